@@ -1,0 +1,6 @@
+"""placeholder, being written."""
+
+
+def demo() -> None:
+    """Being written."""
+    raise NotImplementedError

@@ -1,0 +1,6 @@
+"""placeholder, being written."""
+
+
+def evaluate() -> None:
+    """Being written."""
+    raise NotImplementedError

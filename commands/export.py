@@ -1,0 +1,6 @@
+"""placeholder, being written."""
+
+
+def export() -> None:
+    """Being written."""
+    raise NotImplementedError

@@ -1,0 +1,213 @@
+"""`panoptic make-tfrecords`: a COCO panoptic data set becomes sharded TFRecords."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from panoptic_cli import console
+from panoptic_cli.errors import UsageError
+
+from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
+
+_CUSTOM = "Data laid out otherwise"
+
+
+def make_tfrecords(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            envvar="PANOPTIC_OUTPUT_DIR",
+            help="Where the records go. [default: <data-dir>/tfrecords]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split",
+            metavar="train|val",
+            help="Repeatable. [default: all that are there]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    train_shards: Annotated[int, typer.Option(min=1, max=99999, help="Files of the training split.")] = 32,
+    val_shards: Annotated[int, typer.Option(min=1, max=99999, help="Files of the validation split.")] = 8,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. [default: one per CPU]", show_default=False)
+    ] = None,
+    on_bad_data: Annotated[
+        Literal["fail", "skip"],
+        typer.Option(help="At a picture that cannot be converted: stop, or leave it out and count it."),
+    ] = "fail",
+    image_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="PANOPTIC_IMAGE_DIR", help="Folder of the pictures.", rich_help_panel=_CUSTOM),
+    ] = None,
+    panoptic_annotations: Annotated[
+        Path | None,
+        typer.Option(envvar="PANOPTIC_ANNOTATIONS", help="Panoptic JSON.", rich_help_panel=_CUSTOM),
+    ] = None,
+    panoptic_masks: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PANOPTIC_MASKS",
+            help="Folder of panoptic PNGs. [default: the panoptic JSON's path without .json]",
+            rich_help_panel=_CUSTOM,
+        ),
+    ] = None,
+    object_annotations: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PANOPTIC_OBJECT_ANNOTATIONS",
+            help="Instances JSON. [default: objects from the thing segments]",
+            rich_help_panel=_CUSTOM,
+        ),
+    ] = None,
+    output_prefix: Annotated[
+        str | None,
+        typer.Option(help="First part of the shards' names. [default: train]", rich_help_panel=_CUSTOM),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, max=99999, help="Number of shards. [default: 32]", rich_help_panel=_CUSTOM),
+    ] = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Convert a COCO panoptic data set to sharded TFRecords.
+
+    Without options both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. Interrupt it as
+    you
+    like: the next run goes on with the shards that are missing.
+    """
+    from panoptic_cli.datasets import conversion, layout
+
+    unknown = [name for name in split or [] if name not in layout.SPLITS]
+    if unknown:
+        raise UsageError(f"--split is train or val, not {unknown[0]!r}.")
+    custom = [image_dir, panoptic_annotations, panoptic_masks, object_annotations]
+    target = output_dir or data_dir / "tfrecords"
+    if any(path is not None for path in custom):
+        if split:
+            raise UsageError(
+                "--split goes with COCO's layout, not with --panoptic-annotations.", "Use --output-prefix."
+            )
+        files = [
+            _own_files(image_dir, panoptic_annotations, panoptic_masks, object_annotations, output_prefix)
+        ]
+        counts = [shards or (val_shards if files[0].name == "val" else train_shards)]
+    else:
+        if output_prefix is not None:
+            raise UsageError(
+                "--output-prefix goes with --panoptic-annotations; COCO's splits have their names."
+            )
+        files = layout.find_splits(data_dir, list(dict.fromkeys(split)) if split else None)
+        counts = [shards or (train_shards if f.name == "train" else val_shards) for f in files]
+    plans = [
+        conversion.ConversionPlan(f, target, count, on_bad_data)
+        for f, count in zip(files, counts, strict=True)
+    ]
+    if dry_run:
+        _show_plan(plans, conversion)
+        return
+    processes = workers or os.cpu_count() or 1
+    summaries = []
+    for plan in plans:
+        dataset = conversion.read_plan(plan)
+        summaries.append(conversion.convert(plan, dataset, processes))
+        del dataset  # hundreds of megabytes for COCO: not while the next one is read
+    _show_summaries(target, summaries)
+
+
+def _own_files(
+    image_dir: Path | None,
+    panoptic_annotations: Path | None,
+    panoptic_masks: Path | None,
+    object_annotations: Path | None,
+    prefix: str | None,
+) -> Any:
+    from panoptic_cli.datasets import layout
+    from panoptic_cli.errors import DataError, summarize
+
+    if panoptic_annotations is None or image_dir is None:
+        missing = [
+            name
+            for name, value in (("--panoptic-annotations", panoptic_annotations), ("--image-dir", image_dir))
+            if value is None
+        ]
+        raise UsageError(f"Data laid out otherwise also needs {' and '.join(missing)}.")
+    name = prefix or "train"
+    if not name or any(c in name for c in "/\\*?[]\0") or name.startswith("."):
+        raise UsageError(
+            f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _."
+        )
+    masks = panoptic_masks or panoptic_annotations.with_suffix("")
+    files = layout.SplitFiles(name, panoptic_annotations, masks, image_dir, object_annotations)
+    missing = layout.missing_files(files)
+    if missing:
+        raise DataError(f"Not found: {summarize(missing)}.", "Check the paths.")
+    return files
+
+
+def _show_plan(plans: list[Any], conversion: Any) -> None:
+    from panoptic_cli.datasets.coco import require_sound
+
+    rows, data = [], []
+    for plan in plans:
+        dataset = conversion.read_plan(plan)
+        require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+        count = len(dataset.pictures)
+        rows.append(
+            [plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))]
+        )
+        data.append(
+            {
+                "prefix": plan.files.name,
+                "pictures": count,
+                "shards": plan.shards,
+                "output_dir": str(plan.output_dir),
+            }
+        )
+    table = console.table("Would convert", ["split", "pictures", "shards", "first file"], rows)
+    console.result({"dry_run": True, "splits": data}, table)
+
+
+def _show_summaries(target: Path, summaries: list[Any]) -> None:
+    from dataclasses import asdict
+
+    columns = [
+        "split",
+        "pictures",
+        "objects",
+        "crowds",
+        "segments",
+        "shards",
+        "MB",
+        "seconds",
+        "images/s",
+    ]
+    rows = [
+        [
+            s.prefix,
+            *(f"{n:,}" for n in (s.pictures, s.objects, s.crowds, s.segments, s.shards)),
+            f"{s.bytes / 1e6:,.1f}",
+            f"{s.seconds:,.1f}",
+            f"{s.images_per_second:,.1f}",
+        ]
+        for s in summaries
+    ]
+    lines = [f"{s.prefix}: {s.kept_shards} shards were whole already" for s in summaries if s.kept_shards]
+    lines += [
+        f"{s.prefix}: left out {count:,} {what}: {reason}"
+        for s in summaries
+        for what, reasons in (("objects", s.skipped_objects), ("pictures", s.skipped_pictures))
+        for reason, count in reasons.items()
+    ]
+    table = console.table(f"Records in {target}", columns, rows)
+    console.result({"output_dir": str(target), "splits": [asdict(s) for s in summaries]}, table, *lines)

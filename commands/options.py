@@ -1,0 +1,134 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from panoptic_cli import console
+
+DATA = "Data"
+CONFIG = "Configuration"
+DEVICES = "Devices"
+RUN = "Run"
+
+
+def _json_callback(value: bool) -> bool:
+    if value:
+        console.configure(json_output=True)
+    return value
+
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON object on stdout.", callback=_json_callback, is_eager=True
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")]
+
+DataDir = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir", envvar="PANOPTIC_DATA_DIR", help="The data set's folder (COCO layout).", rich_help_panel=DATA
+    ),
+]
+DEFAULT_DATA_DIR = Path("data/coco")
+
+ModelDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--model-dir",
+        envvar="PANOPTIC_MODEL_DIR",
+        help="The run directory. [default: runs/<experiment>]",
+        rich_help_panel=RUN,
+    ),
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="A checkpoint (prefix or folder) instead of a run directory; takes --experiment, --config, --set.",
+        rich_help_panel=RUN,
+    ),
+]
+ExperimentName = Annotated[
+    str | None,
+    typer.Option("--experiment", help="Preset. [default: panoptic_fpn_coco]", rich_help_panel=CONFIG),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option("--schedule", help="One of the preset's schedules: 1x, 3x.", rich_help_panel=CONFIG),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML file with any part of the configuration.", rich_help_panel=CONFIG),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key; repeatable.", rich_help_panel=CONFIG),
+]
+ParamsOverride = Annotated[
+    str | None,
+    typer.Option(
+        "--params-override",
+        metavar="A.B=C,D.E=F",
+        help="Several overrides with commas, as the TensorFlow Model Garden writes them.",
+        rich_help_panel=CONFIG,
+    ),
+]
+TrainData = Annotated[
+    str | None,
+    typer.Option(
+        "--train-data",
+        envvar="PANOPTIC_TRAIN_DATA",
+        help="Training records, a pattern. [default: <data-dir>/tfrecords/train-*]",
+        rich_help_panel=DATA,
+    ),
+]
+EvalData = Annotated[
+    str | None,
+    typer.Option(
+        "--eval-data",
+        envvar="PANOPTIC_EVAL_DATA",
+        help="Validation records, a pattern. [default: <data-dir>/tfrecords/val-*]",
+        rich_help_panel=DATA,
+    ),
+]
+AnnotationFile = Annotated[
+    str | None,
+    typer.Option(
+        "--annotation-file",
+        envvar="PANOPTIC_ANNOTATION_FILE",
+        help="COCO instances JSON for box and mask AP. [default: from the records]",
+        rich_help_panel=DATA,
+    ),
+]
+CategoriesFile = Annotated[
+    str | None,
+    typer.Option(
+        "--categories",
+        envvar="PANOPTIC_CATEGORIES",
+        help="Panoptic JSON or categories.json with the categories. [default: beside the records]",
+        rich_help_panel=DATA,
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option("--precision", help="Number format of the network.", rich_help_panel=DEVICES),
+]
+Gpus = Annotated[
+    int | None,
+    typer.Option("--gpus", min=0, help="How many GPUs; 0 is the CPU. [default: all]", rich_help_panel=DEVICES),
+]
+Tpu = Annotated[
+    str | None,
+    typer.Option("--tpu", metavar="NAME", help="TPU name or address; local on a TPU VM.", rich_help_panel=DEVICES),
+]
+
+
+def given(*pairs: tuple[str, Any]) -> list[tuple[str, Any]]:
+    """Keeps the (configuration key, value) pairs whose option was given."""
+    return [(key, value) for key, value in pairs if value is not None]

@@ -1,0 +1,6 @@
+"""placeholder, being written."""
+
+
+def predict() -> None:
+    """Being written."""
+    raise NotImplementedError

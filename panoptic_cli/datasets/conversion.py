@@ -1,0 +1,312 @@
+"""Conversion of a panoptic data set to sharded TFRecords: parallel, repeatable, safe to interrupt.
+
+Picture i of the list sorted by id goes to shard i % shards, so the shards' content does not depend on the
+number of workers. A shard is one unit of work: written under a temporary name, renamed when whole, then
+entered in the manifest `{prefix}.manifest.json`. A later run keeps shards whose manifest entry fits inputs
+and options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from panoptic_cli import console
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.datasets.coco import PanopticDataset, Picture, read_dataset, require_sound
+from panoptic_cli.datasets.layout import SplitFiles
+from panoptic_cli.datasets.picture_records import PictureEncoder, PictureError
+from panoptic_cli.datasets.tfrecord import TFRecordWriter
+from panoptic_cli.datasets.workers import run_units
+from panoptic_cli.errors import DataError
+from panoptic_cli.files import atomic_path, read_json, remove, sha256, write_json
+
+SCHEMA_VERSION = 1  # raise it when the same input gives other records
+CATEGORIES_FILE = "categories.json"
+OnBadData = Literal["fail", "skip"]
+_PROGRESS_EVERY = 8  # pictures
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What is to be converted.
+
+    Attributes:
+        files: the split; its name is the shards' prefix.
+        output_dir: where the shards go.
+        shards: how many.
+        on_bad_data: "fail" at the first picture that cannot be converted, or "skip" and count it.
+    """
+
+    files: SplitFiles
+    output_dir: Path
+    shards: int
+    on_bad_data: OnBadData = "fail"
+
+    def shard_name(self, index: int) -> str:
+        """File name of a shard: {prefix}-00000-of-00032.tfrecord."""
+        return f"{self.files.name}-{index:05d}-of-{self.shards:05d}.tfrecord"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest of the split."""
+        return self.output_dir / f"{self.files.name}.manifest.json"
+
+
+@dataclass
+class ConversionSummary:
+    """What a conversion did.
+
+    Attributes:
+        prefix: of the shards.
+        shards: how many there are.
+        kept_shards: how many were whole already.
+        pictures: in the records, kept shards included; so are the counts below.
+        objects: object annotations, crowds included.
+        crowds: of them, crowds.
+        segments: panoptic segments.
+        bytes: size of the shards.
+        skipped_objects: by reason.
+        skipped_pictures: by reason.
+        seconds: wall time.
+        images_per_second: converted now, per second of wall time.
+    """
+
+    prefix: str
+    shards: int
+    kept_shards: int = 0
+    pictures: int = 0
+    objects: int = 0
+    crowds: int = 0
+    segments: int = 0
+    bytes: int = 0
+    skipped_objects: dict[str, int] = field(default_factory=dict)
+    skipped_pictures: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One unit of work."""
+
+    index: int
+    path: Path
+    pictures: tuple[Picture, ...]
+    fingerprint: str
+
+
+def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> ConversionSummary:
+    """Converts a split.
+
+    Args:
+        plan: what and where to.
+        dataset: the split as read_dataset(plan.files) returned it.
+        workers: processes; 1 works in this one.
+
+    Returns:
+        The counts of all shards.
+
+    Raises:
+        DataError: the annotations have problems, a picture cannot be converted (with on_bad_data "fail"), or
+            output_dir holds shards of this prefix that no manifest of ours explains.
+    """
+    begun = time.monotonic()
+    require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    common = _fingerprint(plan, dataset)
+    try:
+        plan.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The output folder {plan.output_dir} cannot be made: {error.strerror}.",
+            "Give another --output-dir.",
+        ) from None
+    done = _clear_stale(plan)
+    shards = [
+        _Shard(
+            index,
+            plan.output_dir / plan.shard_name(index),
+            pictures,
+            _shard_fingerprint(common, plan, pictures),
+        )
+        for index in range(plan.shards)
+        for pictures in [dataset.pictures[index :: plan.shards]]
+    ]
+    entries = {s.index: done[s.path.name] for s in shards if _is_whole(s, done.get(s.path.name))}
+    kept = sum(entry["counts"]["pictures"] for entry in entries.values())
+    todo = [shard for shard in shards if shard.index not in entries]
+    for shard in todo:
+        remove(shard.path)  # stale: if this run is interrupted, old and new must not lie side by side
+    write_json(plan.output_dir / CATEGORIES_FILE, dataset.table.to_list())
+    _write_manifest(plan, entries)
+    work = partial(_convert_shard, plan, dataset.table)
+    total = len(dataset.pictures)
+    already = total - sum(len(shard.pictures) for shard in todo)
+    with console.progress(f"Converting {plan.files.name}", total, "images", start=already) as advance:
+        for index, entry in run_units(work, todo, min(workers, len(todo)), advance):
+            entries[index] = entry
+            _write_manifest(plan, entries)
+    summary = _summarize(plan, dataset, entries)
+    summary.kept_shards = plan.shards - len(todo)
+    summary.seconds = time.monotonic() - begun
+    summary.images_per_second = (summary.pictures - kept) / max(summary.seconds, 1e-9)
+    return summary
+
+
+def read_plan(plan: ConversionPlan) -> PanopticDataset:
+    """Reads the data set of a plan and makes sure that its category ids fit 16-bit label pictures."""
+    dataset = read_dataset(plan.files)
+    if dataset.table.max_id > 65535:
+        raise DataError(
+            f"{plan.files.panoptic_annotations} has a category id of {dataset.table.max_id}; "
+            "records hold ids up to 65535.",
+            "Number the categories anew.",
+        )
+    return dataset
+
+
+def _convert_shard(
+    plan: ConversionPlan, table: CategoryTable, shard: _Shard, advance: Callable[[int], None]
+) -> tuple[int, dict[str, Any]]:
+    """Writes one shard; returns its index and its manifest entry."""
+    encoder = PictureEncoder(plan.files, table)
+    counts: Counter[str] = Counter()
+    skipped_pictures: Counter[str] = Counter()
+    pending = 0
+    with atomic_path(shard.path) as partial_path, TFRecordWriter(partial_path) as writer:
+        for picture in shard.pictures:
+            try:
+                record, found = encoder.encode(picture)
+            except PictureError as error:
+                if plan.on_bad_data == "fail":
+                    raise DataError(
+                        f"Picture {picture.id} ({picture.file_name}) cannot be converted: {error}.",
+                        "Repair it ('panoptic inspect' lists all such pictures), or give --on-bad-data skip.",
+                    ) from None
+                skipped_pictures[error.reason] += 1
+            else:
+                writer.write(record)
+                counts.update(found)
+            pending += 1
+            if pending == _PROGRESS_EVERY:
+                advance(pending)
+                pending = 0
+    advance(pending)
+    prefix = "skipped: "
+    return shard.index, {
+        "name": shard.path.name,
+        "fingerprint": shard.fingerprint,
+        "bytes": writer.bytes,
+        "sha256": writer.sha256,
+        "counts": {"pictures": writer.records, **{k: counts[k] for k in ("objects", "crowds", "segments")}},
+        "skipped_objects": {
+            k.removeprefix(prefix): n for k, n in sorted(counts.items()) if k.startswith(prefix)
+        },
+        "skipped_pictures": dict(sorted(skipped_pictures.items())),
+    }
+
+
+def _fingerprint(plan: ConversionPlan, dataset: PanopticDataset) -> str:
+    """Digest of everything that all shards depend on."""
+    files = plan.files
+    objects = files.object_annotations
+    parts = {
+        "schema": SCHEMA_VERSION,
+        "panoptic": sha256(files.panoptic_annotations),
+        "objects": None if objects is None else sha256(objects),
+        "shards": plan.shards,
+        "on_bad_data": plan.on_bad_data,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _shard_fingerprint(common: str, plan: ConversionPlan, pictures: tuple[Picture, ...]) -> str:
+    """Digest of what one shard depends on: the pictures' and masks' sizes and times of change, too."""
+    digest = hashlib.sha256(common.encode())
+    for picture in pictures:
+        for path in (plan.files.image_dir / picture.file_name, plan.files.panoptic_masks / picture.mask_name):
+            try:
+                stat = path.stat()
+                state = f"{stat.st_size} {stat.st_mtime_ns}"
+            except OSError:
+                state = "missing"
+            digest.update(f"{path.name} {state}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_whole(shard: _Shard, entry: dict[str, Any] | None) -> bool:
+    if entry is None or entry.get("fingerprint") != shard.fingerprint:
+        return False
+    return shard.path.is_file() and shard.path.stat().st_size == entry.get("bytes")
+
+
+def _clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
+    """Removes shards that earlier runs left and this one will not overwrite; returns the manifest's entries.
+
+    Shards of another count would be read together with ours by a pattern like val-*, so they have to go:
+    those that our manifest lists are removed, others are not ours to remove.
+    """
+    prefix = plan.files.name
+    entries: dict[str, dict[str, Any]] = {}
+    if plan.manifest_path.is_file():
+        value = read_json(plan.manifest_path, "manifest")
+        listed = value.get("shards") if isinstance(value, dict) else None
+        for entry in listed if isinstance(listed, list) else []:
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str) and "counts" in entry:
+                entries[entry["name"]] = entry
+    ours = {plan.shard_name(index) for index in range(plan.shards)}
+    others = [path for path in _shard_files(plan.output_dir, prefix) if path.name not in ours]
+    strange = [path.name for path in others if path.name not in entries]
+    if strange:
+        raise DataError(
+            f"{plan.output_dir} holds shards of another conversion: {', '.join(sorted(strange)[:3])}"
+            f"{' ...' if len(strange) > 3 else ''}.",
+            "Remove them, or give another --output-dir.",
+        )
+    for path in others:
+        remove(path)
+    for path in plan.output_dir.glob(f".{prefix}-*.partial"):
+        remove(path)
+    return entries
+
+
+def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:
+    pattern = re.compile(rf"{re.escape(prefix)}-\d{{5}}-of-\d{{5}}\.tfrecord")
+    return (path for path in folder.iterdir() if pattern.fullmatch(path.name))
+
+
+def _write_manifest(plan: ConversionPlan, entries: dict[int, dict[str, Any]]) -> None:
+    value = {
+        "schema": SCHEMA_VERSION,
+        "prefix": plan.files.name,
+        "num_shards": plan.shards,
+        "complete": len(entries) == plan.shards,
+        "shards": [entries[index] for index in sorted(entries)],
+    }
+    write_json(plan.manifest_path, value)
+
+
+def _summarize(
+    plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]
+) -> ConversionSummary:
+    summary = ConversionSummary(plan.files.name, plan.shards)
+    objects: Counter[str] = Counter(dataset.ignored_objects)
+    # A picture with several problems is left out once.
+    pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())
+    for entry in entries.values():
+        for name, count in entry["counts"].items():
+            setattr(summary, name, getattr(summary, name) + count)
+        summary.bytes += entry["bytes"]
+        objects.update(entry["skipped_objects"])
+        pictures.update(entry["skipped_pictures"])
+    summary.skipped_objects = dict(sorted(objects.items()))
+    summary.skipped_pictures = dict(sorted(pictures.items()))
+    return summary

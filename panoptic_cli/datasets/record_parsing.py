@@ -1,0 +1,107 @@
+"""The reading side of the record schema, inside tf.data (the names and the writing side are in records.py)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from panoptic_cli.categories import LabelSpace
+from panoptic_cli.datasets import records
+from panoptic_cli.datasets.preprocessing import decode_image
+
+_BIT_DEPTH_BYTE = (
+    24  # of a PNG: signature (8), IHDR length and name (8), width and height (8), then the bit depth
+)
+
+
+def parse_record(serialized: tf.Tensor, label_space: LabelSpace) -> dict[str, tf.Tensor]:
+    """Parses what training needs of one record, ours or the reference's.
+
+    Args:
+        serialized: string scalar, a tf.train.Example.
+        label_space: from category ids to classes.
+
+    Returns:
+        image uint8 [h, w, 3]; boxes float32 [n, 4] as fractions (y1, x1, y2, x2); classes int32 [n] of the box head
+        (0: no thing of the table); is_crowd bool [n]; masks string [n], PNGs of 0 and 1;
+        semantic int32 [h, w], classes of the semantic head.
+    """
+    strings = tf.io.RaggedFeature(tf.string)
+    floats = tf.io.RaggedFeature(tf.float32)
+    integers = tf.io.RaggedFeature(tf.int64)
+    optional = tf.io.FixedLenFeature([], tf.string, default_value="")
+    parsed = tf.io.parse_single_example(
+        serialized,
+        {
+            records.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
+            records.OBJECT_YMIN: floats,
+            records.OBJECT_XMIN: floats,
+            records.OBJECT_YMAX: floats,
+            records.OBJECT_XMAX: floats,
+            records.OBJECT_LABEL: integers,
+            records.OBJECT_IS_CROWD: integers,
+            records.OBJECT_MASK: strings,
+            records.SEGMENT_MASK: optional,
+            records.SEGMENT_CATEGORY: integers,
+            records.CATEGORY_MASK: optional,
+            records.SEMANTIC_MASK: optional,
+        },
+    )
+    edges = (records.OBJECT_YMIN, records.OBJECT_XMIN, records.OBJECT_YMAX, records.OBJECT_XMAX)
+    labels = parsed[records.OBJECT_LABEL]
+    # Records without the crowd flags hold no crowds.
+    crowd = tf.cond(
+        tf.size(parsed[records.OBJECT_IS_CROWD]) > 0,
+        lambda: parsed[records.OBJECT_IS_CROWD] > 0,
+        lambda: tf.zeros_like(labels, tf.bool),
+    )
+    return {
+        "image": decode_image(parsed[records.IMAGE_ENCODED]),
+        "boxes": tf.stack([parsed[edge] for edge in edges], axis=-1),
+        "classes": _lookup(label_space.thing_class_of_id, labels),
+        "is_crowd": crowd,
+        "masks": parsed[records.OBJECT_MASK],
+        "semantic": _semantic(parsed, label_space),
+    }
+
+
+def _lookup(table: object, ids: tf.Tensor) -> tf.Tensor:
+    """Looks ids up; those beyond the table are 0."""
+    table = tf.constant(table, tf.int32)
+    known = (ids >= 0) & (ids < tf.size(table, out_type=ids.dtype))
+    return tf.where(known, tf.gather(table, tf.where(known, ids, 0)), 0)
+
+
+def decode_label_png(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a greyscale PNG of 8 or 16 bits to its values: int32 [height, width]."""
+    wide = tf.strings.substr(encoded, _BIT_DEPTH_BYTE, 1) == b"\x10"
+
+    def decode(dtype: tf.DType) -> tf.Tensor:
+        return tf.cast(tf.io.decode_png(encoded, channels=1, dtype=dtype)[..., 0], tf.int32)
+
+    labels = tf.cond(wide, lambda: decode(tf.uint16), lambda: decode(tf.uint8))
+    labels.set_shape([None, None])
+    return labels
+
+
+def _semantic(parsed: dict[str, tf.Tensor], label_space: LabelSpace) -> tf.Tensor:
+    """Semantic classes from our segments; from the reference's category mask or semantic mask without them."""
+    table = label_space.semantic_class_of_id
+
+    def from_segments() -> tf.Tensor:
+        classes = tf.concat([[0], _lookup(table, parsed[records.SEGMENT_CATEGORY])], axis=0)
+        return tf.gather(classes, decode_label_png(parsed[records.SEGMENT_MASK]))
+
+    def from_categories() -> tf.Tensor:
+        return _lookup(table, decode_label_png(parsed[records.CATEGORY_MASK]))
+
+    def as_stored() -> tf.Tensor:
+        return decode_label_png(parsed[records.SEMANTIC_MASK])
+
+    def present(key: str) -> tf.Tensor:
+        return tf.strings.length(parsed[key]) > 0
+
+    return tf.cond(
+        present(records.SEGMENT_MASK),
+        from_segments,
+        lambda: tf.cond(present(records.CATEGORY_MASK), from_categories, as_stored),
+    )

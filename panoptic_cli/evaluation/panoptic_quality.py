@@ -1,0 +1,285 @@
+"""Panoptic quality as COCO measures it.
+
+Source: Kirillov et al., "Panoptic Segmentation" (arXiv 1801.00868), section 4, with the rules of COCO's own
+tool, panopticapi, for unlabelled pixels and crowds. The figures equal panopticapi's to 1e-12 with two
+differences: a group of categories without a single segment gives zeros with n = 0 instead of a division
+by zero, and the area of a ground truth segment is the number of its pixels, whatever its JSON says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.errors import DataError
+from panoptic_cli.evaluation.label_runs import MAX_ID, JointRuns, joint_runs
+
+VOID = 0  # id of unlabelled pixels
+_NOTES_KEPT = 10
+# An IoU above 0.5 is a double in (0.5, 1], thus a whole multiple of 2**-53. Summed as integers, the total
+# does not depend on the order of the pictures, nor on how many processes or devices shared them.
+_IOU_UNIT = 2**53
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map.
+
+    Attributes:
+        id: its value in the map, 1 .. 2**24 - 1.
+        category_id: the category it belongs to.
+        iscrowd: a region of many things that are not told apart (ground truth only; ignored in predictions).
+        area: pixels as stated by a file, None when not stated. Never used for the figures.
+    """
+
+    id: int
+    category_id: int
+    iscrowd: bool = False
+    area: int | None = None
+
+    @classmethod
+    def list_from_json(cls, segments_info: Any, image: str | int, kind: str) -> list[Segment]:
+        """Reads the `segments_info` of a COCO panoptic annotation.
+
+        Args:
+            segments_info: the list as parsed from JSON.
+            image: name or id of the picture, for messages.
+            kind: "ground truth" or "prediction", for messages.
+
+        Raises:
+            DataError: an entry has no integer id or category_id.
+        """
+        try:
+            return [
+                cls(int(s["id"]), int(s["category_id"]), s.get("iscrowd", 0) == 1, s.get("area"))
+                for s in segments_info
+            ]
+        except (TypeError, KeyError, ValueError, AttributeError):
+            raise DataError(
+                f"Image {image}: segments_info of the {kind} is no list of objects with id and category_id.",
+                "Each segment needs id and category_id, as in COCO's panoptic format.",
+            ) from None
+
+
+class PanopticQuality:
+    """Sums up what panoptic quality needs, picture by picture.
+
+    Args:
+        table: the categories that are scored.
+    """
+
+    def __init__(self, table: CategoryTable) -> None:
+        self.table = table
+        self.images = 0
+        self.area_differences = 0
+        self.area_notes: list[str] = []
+        self._place = {category.id: place for place, category in enumerate(table.categories)}
+        count = len(table.categories)
+        self._tp = np.zeros(count, np.int64)
+        self._fp = np.zeros(count, np.int64)
+        self._fn = np.zeros(count, np.int64)
+        self._iou = [0] * count  # in units of 1 / _IOU_UNIT
+
+    def add(
+        self,
+        gt_map: np.ndarray,
+        gt_segments: Sequence[Segment],
+        pred_map: np.ndarray,
+        pred_segments: Sequence[Segment],
+        *,
+        image: str | int = "?",
+    ) -> None:
+        """Adds one picture; one that raises adds nothing.
+
+        Args:
+            gt_map: integer [H, W], segment ids of the ground truth, 0 where unlabelled.
+            gt_segments: every segment of `gt_map`.
+            pred_map: integer [H, W], segment ids of the prediction, 0 where void.
+            pred_segments: every segment of `pred_map`.
+            image: name or id of the picture, for messages.
+
+        Raises:
+            DataError: the maps differ in size, an id is in a map but not in its segments or the reverse, is
+                listed twice or out of range, or a category is unknown; names picture and id.
+        """
+        if gt_map.shape != pred_map.shape or gt_map.ndim != 2:
+            raise _size_error(image, gt_map.shape, pred_map.shape)
+        self.add_runs(joint_runs(gt_map, pred_map), gt_segments, pred_segments, image=image)
+
+    def add_runs(
+        self,
+        runs: JointRuns,
+        gt_segments: Sequence[Segment],
+        pred_segments: Sequence[Segment],
+        *,
+        image: str | int = "?",
+    ) -> None:
+        """Adds one picture given as the joint runs of its two maps; otherwise as `add`."""
+        gt_places = self._compact(runs.gt_ids, gt_segments, image, "ground truth")
+        pred_places = self._compact(runs.pred_ids, pred_segments, image, "prediction")
+        rows, columns = len(gt_segments) + 1, len(pred_segments) + 1
+        # Weights are summed as doubles, which is exact below 2**53 pixels.
+        joint = np.bincount(gt_places * columns + pred_places, runs.lengths, rows * columns)
+        overlap = joint.astype(np.int64).reshape(rows, columns)
+        gt_area, pred_area = overlap.sum(1)[1:], overlap.sum(0)[1:]
+        _require_pixels(gt_area, gt_segments, image, "ground truth")
+        _require_pixels(pred_area, pred_segments, image, "prediction")
+        self._note_areas(gt_area, gt_segments, image)
+
+        gt_class = self._classes(gt_segments)
+        pred_class = self._classes(pred_segments)
+        crowd = np.array([s.iscrowd for s in gt_segments], bool)
+        on_void = overlap[VOID, 1:]
+        intersection = overlap[1:, 1:]
+        # Unlabelled pixels under a prediction count neither for nor against it.
+        union = gt_area[:, None] + pred_area - intersection - on_void
+        candidate = (gt_class[:, None] == pred_class) & ~crowd[:, None]
+        matched_gt, matched_pred = np.nonzero(candidate & (2 * intersection > union))
+        for gt, pred in zip(matched_gt.tolist(), matched_pred.tolist(), strict=True):
+            iou = float(intersection[gt, pred] / union[gt, pred])
+            self._iou[gt_class[gt]] += int(iou * _IOU_UNIT)
+        np.add.at(self._tp, gt_class[matched_gt], 1)
+
+        missed = ~crowd
+        missed[matched_gt] = False
+        np.add.at(self._fn, gt_class[missed], 1)
+
+        ignorable = on_void.copy()
+        # Of several crowds of one category panopticapi remembers the last one listed only; so do we.
+        last_crowd = {int(gt_class[gt]): gt for gt in np.flatnonzero(crowd).tolist()}
+        for pred, label in enumerate(pred_class.tolist()):
+            if label in last_crowd:
+                ignorable[pred] += intersection[last_crowd[label], pred]
+        false = 2 * ignorable <= pred_area
+        false[matched_pred] = False
+        np.add.at(self._fp, pred_class[false], 1)
+        self.images += 1
+
+    def merge(self, other: PanopticQuality) -> None:
+        """Adds what another one summed up; any order and grouping gives the same bits.
+
+        Raises:
+            ValueError: the two score different category tables.
+        """
+        if other.table != self.table:
+            raise ValueError("panoptic qualities over different category tables cannot be merged")
+        self._tp += other._tp
+        self._fp += other._fp
+        self._fn += other._fn
+        self._iou = [mine + theirs for mine, theirs in zip(self._iou, other._iou, strict=True)]
+        self.images += other.images
+        self.area_differences += other.area_differences
+        self.area_notes = (self.area_notes + other.area_notes)[:_NOTES_KEPT]
+
+    def result(self) -> dict[str, Any]:
+        """Returns the figures, each in 0..1.
+
+        Returns:
+            "All", "Things", "Stuff": {"pq", "sq", "rq", "n"}, averaged over the n categories that have a
+            segment in the ground truth or a counted one in the predictions; zeros where n is 0.
+            "per_class": {category id: {"pq", "sq", "rq", "iou" (summed over matches), "tp", "fp", "fn"}} for
+            every category of the table.
+        """
+        per_class: dict[int, dict[str, float]] = {}
+        for category in self.table.categories:
+            place = self._place[category.id]
+            tp, fp, fn = int(self._tp[place]), int(self._fp[place]), int(self._fn[place])
+            iou = self._iou[place] / _IOU_UNIT
+            weight = tp + 0.5 * fp + 0.5 * fn
+            per_class[category.id] = {
+                "pq": iou / weight if weight else 0.0,
+                "sq": iou / tp if tp else 0.0,
+                "rq": tp / weight if weight else 0.0,
+                "iou": iou,
+                "tp": tp,
+                "fp": fp,
+                "fn": fn,
+            }
+        return {
+            "All": _average([per_class[c.id] for c in self.table.categories]),
+            "Things": _average([per_class[c.id] for c in self.table.things]),
+            "Stuff": _average([per_class[c.id] for c in self.table.stuff]),
+            "per_class": per_class,
+        }
+
+    def _classes(self, segments: Sequence[Segment]) -> np.ndarray:
+        return np.array([self._place[s.category_id] for s in segments], np.int64)
+
+    def _compact(
+        self, ids: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str
+    ) -> np.ndarray:
+        """Maps ids [R] to their 1-based place in `segments`, void to 0; int64 [R]."""
+        if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+            worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
+            raise DataError(f"Image {image}: id {worst} in the {kind} map is not in 0..{MAX_ID}.")
+        numbers = [s.id for s in segments]
+        for segment in segments:
+            if not VOID < segment.id <= MAX_ID:
+                raise DataError(
+                    f"Image {image}: {kind} segment id {segment.id} is not in 1..{MAX_ID}.",
+                    "Id 0 stands for void.",
+                )
+            if segment.category_id not in self._place:
+                raise DataError(
+                    f"Image {image}: {kind} segment {segment.id} has the unknown category "
+                    f"{segment.category_id}.",
+                    "Categories are those of the ground truth's panoptic JSON.",
+                )
+        if len(set(numbers)) != len(numbers):
+            twice = next(n for n in numbers if numbers.count(n) > 1)
+            raise DataError(f"Image {image}: {kind} segment {twice} is listed twice.")
+        if not numbers:
+            places, known = np.zeros(ids.size, np.int64), ids == VOID
+        else:
+            ascending = np.argsort(numbers)
+            listed = np.array(numbers, np.int64)[ascending]
+            nearest = np.minimum(np.searchsorted(listed, ids.astype(np.int64)), len(numbers) - 1)
+            found = listed[nearest] == ids
+            places, known = np.where(found, ascending[nearest] + 1, VOID), found | (ids == VOID)
+        stray = ids[~known]
+        if stray.size:
+            raise DataError(
+                f"Image {image}: id {int(stray[0])} is in the {kind} map but not in its segments_info.",
+                "The PNG and the JSON do not belong together, or the PNG is not RGB-encoded.",
+            )
+        return places
+
+    def _note_areas(self, areas: np.ndarray, segments: Sequence[Segment], image: str | int) -> None:
+        for area, segment in zip(areas.tolist(), segments, strict=True):
+            if segment.area is not None and segment.area != area:
+                self.area_differences += 1
+                if len(self.area_notes) < _NOTES_KEPT:
+                    self.area_notes.append(
+                        f"image {image}: segment {segment.id} has {area} pixels, its JSON says {segment.area}"
+                    )
+
+
+def _average(classes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    present = [c for c in classes if c["tp"] + c["fp"] + c["fn"]]
+    count = len(present)
+    figures: dict[str, float] = {
+        key: sum(c[key] for c in present) / count if count else 0.0 for key in ("pq", "sq", "rq")
+    }
+    return {**figures, "n": count}
+
+
+def _require_pixels(areas: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str) -> None:
+    empty = np.flatnonzero(areas == 0)
+    if empty.size:
+        raise DataError(
+            f"Image {image}: {kind} segment {segments[int(empty[0])].id} is in segments_info but has "
+            "no pixel in the map.",
+            "The PNG and the JSON do not belong together.",
+        )
+
+
+def _size_error(image: str | int, gt_shape: tuple[int, ...], pred_shape: tuple[int, ...]) -> DataError:
+    gt, pred = (" x ".join(str(n) for n in shape) for shape in (gt_shape, pred_shape))
+    return DataError(
+        f"Image {image}: the ground truth is {gt} (height x width), the prediction {pred}.",
+        "Predictions have to be at the picture's own size.",
+    )

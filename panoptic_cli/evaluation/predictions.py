@@ -1,0 +1,330 @@
+"""Predictions in COCO's formats: panoptic PNGs with their JSON, and detections.
+
+The panoptic format is the one of https://cocodataset.org/#format-results: a PNG a picture whose pixels hold
+the segment id as r + 256 g + 65536 b, and a JSON that lists the segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.errors import DataError
+from panoptic_cli.evaluation.label_runs import MAX_ID, run_starts
+from panoptic_cli.evaluation.panoptic_quality import Segment
+from panoptic_cli.files import remove
+
+
+@functools.cache
+def _fast_decoder() -> Any:
+    """The PNG decoder of kornia-rs, four times as fast as Pillow's on panoptic PNGs; None without it."""
+    try:
+        from kornia_rs.io import decode_image_png_u8
+    except ImportError:
+        return None
+    return decode_image_png_u8
+
+
+def encode_ids_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Encodes segment ids as colours.
+
+    Args:
+        ids: integer [H, W], each 0 .. 2**24 - 1.
+
+    Returns:
+        uint8 [H, W, 3], id = r + 256 g + 65536 b.
+
+    Raises:
+        ValueError: an id does not fit three bytes.
+    """
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+        raise ValueError(f"segment ids must be in 0..{MAX_ID}, these go from {ids.min()} to {ids.max()}")
+    return np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+
+
+def decode_rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
+    """Decodes colours, uint8 [H, W, 3], to segment ids, uint32 [H, W]; the inverse of `encode_ids_to_rgb`."""
+    padded = np.zeros((*rgb.shape[:-1], 4), np.uint8)
+    for channel in range(3):
+        padded[..., channel] = rgb[..., channel]
+    return padded.view("<u4")[..., 0].astype(np.uint32, copy=False)
+
+
+def read_panoptic_png(path: Path) -> np.ndarray:
+    """Reads a panoptic PNG.
+
+    Args:
+        path: an 8-bit RGB PNG; a fourth channel (alpha) is left out.
+
+    Returns:
+        uint8 [H, W, 3], see `decode_rgb_to_ids`.
+
+    Raises:
+        DataError: the file is missing, broken or not RGB.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"The panoptic PNG {path} does not exist.", "Check the folder of the PNGs.") from None
+    except OSError as error:
+        raise DataError(f"The panoptic PNG {path} cannot be read: {error.strerror}.") from error
+    # Header of an 8-bit RGB picture that is not interlaced; whatever else there is, Pillow reads or refuses.
+    plain = content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:29] == b"\x08\x02\x00\x00\x00"
+    width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
+    decode = _fast_decoder()
+    if decode is not None and plain and 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 0):
+        # It raises bare exceptions; Pillow then decides and words the message.
+        with contextlib.suppress(Exception):
+            return np.asarray(decode(content, (height, width), "rgb"))
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.mode not in ("RGB", "RGBA"):
+                raise DataError(
+                    f"The panoptic PNG {path} is of mode {picture.mode}, not RGB.",
+                    "Segment ids are stored as colours: id = r + 256 g + 65536 b.",
+                )
+            return np.asarray(picture)[..., :3]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"The panoptic PNG {path} is broken: {error}.", "Write or fetch it again.") from None
+
+
+def segments_from_maps(
+    category_map: np.ndarray, instance_map: np.ndarray, table: CategoryTable | None = None
+) -> tuple[np.ndarray, list[Segment]]:
+    """Gives every segment of a fused prediction an id of its own.
+
+    Args:
+        category_map: integer [H, W], category ids, 0 where void.
+        instance_map: integer [H, W], instance numbers of the things, 0 for stuff.
+        table: the categories that exist; pixels of any other become void. A network whose label space has
+            gaps (COCO's has) may predict such. None to keep all.
+
+    Returns:
+        int32 [H, W], segment ids from 1 in the order of (category, instance), 0 where void; and the segments,
+        one per thing instance and one per stuff category, with their areas.
+
+    Raises:
+        ValueError: the maps differ in shape or hold negative numbers.
+    """
+    if category_map.shape != instance_map.shape or category_map.ndim != 2:
+        raise ValueError(
+            f"maps of one shape [H, W] wanted, not {category_map.shape} and {instance_map.shape}"
+        )
+    categories, instances = category_map.reshape(-1), instance_map.reshape(-1)
+    starts = run_starts(categories, instances)
+    category, instance = categories[starts].astype(np.int64), instances[starts].astype(np.int64)
+    if (category < 0).any() or (instance < 0).any():
+        raise ValueError("category and instance maps must not be negative")
+    if table is not None:
+        category = np.where(np.isin(category, list(table.by_id)), category, 0)
+    lengths = np.diff(starts, append=categories.size)
+    span = int(instance.max(initial=0)) + 1
+    keys, places = np.unique(np.where(category == 0, 0, category * span + instance), return_inverse=True)
+    first = 0 if keys.size and keys[0] == 0 else 1  # the id of the first key: void, where there is any
+    areas = np.bincount(places, lengths, keys.size).astype(np.int64)
+    id_map = np.repeat((places + first).astype(np.int32), lengths).reshape(category_map.shape)
+    segments = [
+        Segment(id=place + first, category_id=int(key // span), area=int(area))
+        for place, (key, area) in enumerate(zip(keys.tolist(), areas.tolist(), strict=True))
+        if key
+    ]
+    return id_map, segments
+
+
+def segments_info(id_map: np.ndarray, segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """Describes segments as COCO's panoptic JSON does.
+
+    Args:
+        id_map: integer [H, W] with ids 0 .. len(segments), as `segments_from_maps` gives it.
+        segments: its segments, each with at least one pixel.
+
+    Returns:
+        One {"id", "category_id", "area" (pixels), "bbox" (x, y, width, height in pixels), "iscrowd"} a
+        segment.
+    """
+    height, width = id_map.shape
+    boundaries = np.ones((height, width), bool)  # every row starts a run, so that each run lies in one row
+    np.not_equal(id_map[:, 1:], id_map[:, :-1], out=boundaries[:, 1:])
+    starts = np.flatnonzero(boundaries)
+    ids, lengths = id_map.reshape(-1)[starts], np.diff(starts, append=id_map.size)
+    row, left = np.divmod(starts, width)
+    count = int(ids.max(initial=0)) + 1
+    area = np.bincount(ids, lengths, count).astype(np.int64)
+    low = np.full((2, count), np.iinfo(np.int64).max)
+    high = np.zeros((2, count), np.int64)
+    for axis, (begin, end) in enumerate(((left, left + lengths), (row, row + 1))):
+        np.minimum.at(low[axis], ids, begin)
+        np.maximum.at(high[axis], ids, end)
+    return [
+        {
+            "id": s.id,
+            "category_id": s.category_id,
+            "area": int(area[s.id]),
+            "bbox": [*low[:, s.id].tolist(), *(high - low)[:, s.id].tolist()],
+            "iscrowd": int(s.iscrowd),
+        }
+        for s in segments
+    ]
+
+
+class PredictionWriter:
+    """Writes `pred.json` with `pred/*.png`, and `detections.json`, into one folder.
+
+    Everything goes to a temporary folder beside it and takes its place at `close`; `abort`, or an exception
+    inside a `with` block, leaves the folder as it was. Other files in the folder are kept.
+
+    Args:
+        output_dir: the folder; made when missing, older predictions in it are replaced.
+        table: the categories that exist: pixels of any other become void, and pred.json lists them, so that
+            it describes itself. None to keep all pixels.
+    """
+
+    def __init__(self, output_dir: Path, table: CategoryTable | None = None) -> None:
+        if output_dir.exists() and not output_dir.is_dir():
+            raise DataError(f"{output_dir} is a file, not a folder.", "Give another --output.")
+        self.output_dir = output_dir
+        self._table = table
+        self._annotations: list[dict[str, Any]] = []
+        self._file_names: set[str] = set()
+        self._image_ids: set[int | str] = set()
+        self._partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
+        try:
+            remove(self._partial)
+            (self._partial / "pred").mkdir(parents=True)
+            # Streamed: with a hundred masks a picture they are too many to keep.
+            self._detections = (self._partial / "detections.json").open("w", encoding="utf-8")
+        except OSError as error:
+            raise DataError(
+                f"Predictions cannot be written to {output_dir}: {error.strerror}.", "Give another --output."
+            ) from error
+        self._detections.write("[")
+        self._separator = "\n"
+        self._open = True
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def add(
+        self, image_id: int | str, file_name: str, category_map: np.ndarray, instance_map: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """Writes the panoptic prediction of one picture.
+
+        Args:
+            image_id: the data set's id of the picture.
+            file_name: the picture's file name; the PNG takes its stem.
+            category_map: int32 [H, W], category ids, 0 where void.
+            instance_map: int32 [H, W], instance numbers, 0 for stuff and void.
+
+        Returns:
+            The picture's `segments_info`.
+
+        Raises:
+            DataError: the picture was added before.
+        """
+        if image_id in self._image_ids:
+            raise DataError(f"Image {image_id} is there twice.", "Each picture can have one prediction only.")
+        name = f"{Path(file_name).stem}.png"
+        if name in self._file_names:  # pictures of one name in two folders
+            name = f"{Path(file_name).stem}-{image_id}.png"
+        id_map, segments = segments_from_maps(category_map, instance_map, self._table)
+        info = segments_info(id_map, segments)
+        picture = Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(id_map)))
+        picture.save(self._partial / "pred" / name, compress_level=3)
+        self._image_ids.add(image_id)
+        self._file_names.add(name)
+        self._annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
+        return info
+
+    def add_detections(
+        self,
+        image_id: int | str,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        category_ids: np.ndarray,
+        masks: Sequence[Mapping[str, Any]] | None,
+    ) -> list[dict[str, Any]]:
+        """Writes the detections of one picture in COCO's results format.
+
+        Args:
+            image_id: the data set's id of the picture.
+            boxes: float [N, 4], y1, x1, y2, x2 in pixels of the picture.
+            scores: float [N], 0..1.
+            category_ids: integer [N].
+            masks: N RLEs as `coco_ap.paste_masks_rle` gives them, or None.
+
+        Returns:
+            The entries written: image_id, category_id, bbox (x, y, width, height), score and segmentation.
+        """
+        entries = detection_entries(image_id, boxes, scores, category_ids, masks)
+        for entry in entries:
+            self._detections.write(self._separator + json.dumps(entry))
+            self._separator = ",\n"
+        return entries
+
+    def close(self) -> None:
+        """Finishes the files and puts them in place."""
+        if not self._open:
+            return
+        try:
+            self._detections.write("\n]\n")
+            self._detections.close()
+            content: dict[str, Any] = {"annotations": self._annotations}
+            if self._table is not None:
+                content["categories"] = self._table.to_list()
+            (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            # The JSON last: where it is, its PNGs are.
+            remove(self.output_dir / "pred.json")
+            for name in ("pred", "detections.json", "pred.json"):
+                remove(self.output_dir / name)
+                (self._partial / name).rename(self.output_dir / name)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Drops everything that was not put in place; harmless after `close`."""
+        self._open = False
+        self._detections.close()
+        remove(self._partial)
+
+
+def detection_entries(
+    image_id: int | str,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    category_ids: np.ndarray,
+    masks: Sequence[Mapping[str, Any]] | None,
+) -> list[dict[str, Any]]:
+    """Builds COCO results entries; arguments and result as `PredictionWriter.add_detections`."""
+    y1, x1, y2, x2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    xywh = np.stack((x1, y1, x2 - x1, y2 - y1), axis=1).round(3).tolist()
+    entries: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": int(category), "bbox": box, "score": float(score)}
+        for box, score, category in zip(xywh, scores, category_ids, strict=True)
+    ]
+    if masks is not None:
+        for entry, mask in zip(entries, masks, strict=True):
+            entry["segmentation"] = dict(mask)
+    return entries

@@ -1,0 +1,166 @@
+"""The losses of Panoptic FPN, as the reference computes them; all in float32.
+
+Sums are divided by counts that are averaged over the replicas, so that the mean over replicas of the losses equals
+the loss of the whole batch on one device.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from panoptic_cli.config.schema import Losses
+
+_COUNT_EPSILON = 0.01  # keeps a batch without targets finite
+_SEMANTIC_EPSILON = 1e-5
+
+
+def _mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+
+def huber(error: tf.Tensor, delta: float) -> tf.Tensor:
+    """Huber loss: quadratic within `delta`, linear beyond; element-wise."""
+    size = tf.abs(error)
+    return tf.where(size <= delta, 0.5 * tf.square(size), delta * size - 0.5 * delta * delta)
+
+
+def rpn_score_loss(
+    logits: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], batch_size_per_image: int
+) -> tf.Tensor:
+    """Sigmoid cross-entropy over the kept anchors, divided by batch * batch_size_per_image; levels added.
+
+    Args:
+        logits: {level: float32 [batch, h, w, a]}.
+        targets: {level: int [batch, h, w, a]}: 1, 0; -1 is left out.
+        batch_size_per_image: sample size of the anchors.
+
+    Returns:
+        Scalar float32.
+    """
+    losses = []
+    for level, level_logits in logits.items():
+        labels = targets[level]
+        entropy = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels=tf.cast(tf.maximum(labels, 0), tf.float32), logits=level_logits
+        )
+        batch = tf.cast(tf.shape(level_logits)[0], tf.float32)
+        losses.append(
+            tf.reduce_sum(tf.where(labels >= 0, entropy, 0.0)) / (batch * float(batch_size_per_image))
+        )
+    return tf.add_n(losses)
+
+
+def rpn_box_loss(offsets: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], delta: float) -> tf.Tensor:
+    """Huber loss of the positive anchors; each level divided by its number of coordinates; levels added.
+
+    Args:
+        offsets: {level: float32 [batch, h, w, a * 4]}.
+        targets: the same shapes, zero where an anchor has no box.
+        delta: Huber's delta.
+
+    Returns:
+        Scalar float32.
+    """
+    losses = []
+    for level, level_offsets in offsets.items():
+        wanted = targets[level]
+        shape = tf.concat([tf.shape(wanted)[:-1], [-1, 4]], axis=0)
+        has_box = tf.reduce_any(tf.abs(tf.reshape(wanted, shape)) > 1e-6, axis=-1)
+        loss = tf.reduce_sum(tf.reshape(huber(wanted - level_offsets, delta), shape), axis=-1)
+        count = 4.0 * tf.reduce_sum(tf.cast(has_box, tf.float32))
+        losses.append(
+            tf.reduce_sum(tf.where(has_box, loss, 0.0)) / (_mean_over_replicas(count) + _COUNT_EPSILON)
+        )
+    return tf.add_n(losses)
+
+
+def box_class_loss(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Mean softmax cross-entropy of the sampled ROIs: logits [batch, k, c], classes int32 [batch, k]."""
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits))
+
+
+def box_regression_loss(offsets: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor, delta: float) -> tf.Tensor:
+    """Huber loss of the target class's box.
+
+    Args:
+        offsets: float32 [batch, k, c, 4].
+        classes: int32 [batch, k], 0 is background and does not count.
+        targets: float32 [batch, k, 4].
+        delta: Huber's delta.
+
+    Returns:
+        Scalar float32: the sum divided by the number of coordinates.
+    """
+    chosen = tf.gather(offsets, classes, batch_dims=2)
+    foreground = classes > 0
+    loss = tf.reduce_sum(huber(targets - chosen, delta), axis=-1)
+    count = 4.0 * tf.reduce_sum(tf.cast(foreground, tf.float32))
+    return tf.reduce_sum(tf.where(foreground, loss, 0.0)) / (_mean_over_replicas(count) + _COUNT_EPSILON)
+
+
+def mask_loss(logits: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Sigmoid cross-entropy of the target class's mask, averaged over the pixels of real targets.
+
+    Args:
+        logits: float32 [batch, k, s, s].
+        targets: float32 [batch, k, s, s] in 0..1.
+        classes: int32 [batch, k], 0 is no target.
+
+    Returns:
+        Scalar float32.
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+    real = tf.cast(classes > 0, tf.float32)
+    pixels = tf.cast(tf.shape(logits)[2] * tf.shape(logits)[3], tf.float32)
+    count = tf.reduce_sum(real) * pixels
+    total = tf.reduce_sum(entropy * real[:, :, None, None])
+    return total / (_mean_over_replicas(count) + _COUNT_EPSILON)
+
+
+def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf.Tensor:
+    """Softmax cross-entropy over the pixels that are not ignored, logits resized to the labels.
+
+    Args:
+        logits: float32 [batch, h, w, c].
+        labels: int [batch, H, W] or [batch, H, W, 1].
+        ignore_label: label of pixels that do not count.
+
+    Returns:
+        Scalar float32.
+    """
+    if len(labels.shape) == 4:
+        labels = labels[..., 0]
+    labels = tf.cast(labels, tf.int32)
+    resized = tf.image.resize(logits, tf.shape(labels)[1:3], method="bilinear")
+    counted = labels != ignore_label
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=tf.where(counted, labels, 0), logits=resized
+    )
+    count = tf.reduce_sum(tf.cast(counted, tf.float32))
+    return tf.reduce_sum(tf.where(counted, entropy, 0.0)) / (_mean_over_replicas(count) + _SEMANTIC_EPSILON)
+
+
+def weighted_total(parts: dict[str, tf.Tensor], config: Losses) -> tf.Tensor:
+    """Adds the parts with their weights.
+
+    Args:
+        parts: rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss, semantic_loss.
+        config: the weights.
+
+    Returns:
+        Scalar float32, without weight decay.
+    """
+    instance = (
+        config.rpn_score_weight * parts["rpn_score_loss"]
+        + config.rpn_box_weight * parts["rpn_box_loss"]
+        + config.frcnn_class_weight * parts["frcnn_class_loss"]
+        + config.frcnn_box_weight * parts["frcnn_box_loss"]
+        + config.mask_weight * parts["mask_loss"]
+    )
+    return (
+        config.instance_segmentation_weight * instance
+        + config.semantic_segmentation_weight * parts["semantic_loss"]
+    )

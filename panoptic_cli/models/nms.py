@@ -1,0 +1,79 @@
+"""Non-maximum suppression: a static-shape form for the training step, the CPU kernel for inference."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def suppress_sorted(
+    boxes: tf.Tensor, scores: tf.Tensor, max_output_size: int, iou_threshold: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Suppresses within one class; static shapes, compiles under XLA on every device.
+
+    Args:
+        boxes: float32 [batch, n, 4], sorted by descending score.
+        scores: float32 [batch, n].
+        max_output_size: how many boxes to keep.
+        iou_threshold: a box that overlaps a better one at least this much goes.
+
+    Returns:
+        Boxes [batch, max_output_size, 4] and scores [batch, max_output_size], zeros behind the last one kept.
+    """
+    indices, count = tf.image.non_max_suppression_padded(
+        boxes,
+        scores,
+        max_output_size=max_output_size,
+        iou_threshold=iou_threshold,
+        score_threshold=float("-inf"),
+        pad_to_max_output_size=True,
+        sorted_input=True,
+        canonicalized_coordinates=True,
+    )
+    kept = tf.range(max_output_size)[None, :] < count[:, None]
+    boxes = tf.where(kept[..., None], tf.gather(boxes, indices, batch_dims=1), 0.0)
+    scores = tf.where(kept, tf.gather(scores, indices, batch_dims=1), 0.0)
+    return boxes, scores
+
+
+def suppress_by_class(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    max_output_size_per_class: int,
+    max_output_size: int,
+    iou_threshold: float,
+    score_threshold: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Suppresses class by class with TensorFlow's combined kernel (a CPU kernel: inference only).
+
+    Args:
+        boxes: float32 [batch, n, classes or 1, 4].
+        scores: float32 [batch, n, classes].
+        max_output_size_per_class: kept of a class.
+        max_output_size: kept of all.
+        iou_threshold: overlap with a better box of the class above which a box goes.
+        score_threshold: boxes at or below it are not considered; at least 0.
+
+    Returns:
+        Boxes [batch, max_output_size, 4], scores, int32 classes [batch, max_output_size] (0 is the first class
+        given) by descending score, zeros behind the last; int32 counts [batch].
+    """
+    # The reference counts a box without a positive coordinate (clipped away wholly) as padding.
+    scores = tf.where(tf.reduce_any(boxes > 0.0, axis=-1), scores, 0.0)
+    # soft placement keeps the rest of the network on the accelerator; the kernel exists for the CPU alone
+    with tf.device("CPU:0"):
+        result = tf.image.combined_non_max_suppression(
+            boxes,
+            scores,
+            max_output_size_per_class=max_output_size_per_class,
+            max_total_size=max_output_size,
+            iou_threshold=iou_threshold,
+            score_threshold=score_threshold,
+            pad_per_class=False,
+            clip_boxes=False,
+        )
+    return (
+        result.nmsed_boxes,
+        result.nmsed_scores,
+        tf.cast(result.nmsed_classes, tf.int32),
+        result.valid_detections,
+    )

@@ -1,0 +1,68 @@
+"""Batch normalisation with the fused kernel where one replica sees the whole batch."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from panoptic_cli.config.schema import NormActivation
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalisation over the last axis of rank-4 inputs, in one kernel.
+
+    Same variables and results as `keras.layers.BatchNormalization` (population variance everywhere; statistics in
+    float32 whatever the input). The fused kernel reads the activations once instead of three times, and at
+    inference TensorFlow can fold it with the convolution before it. Several replicas with `synchronized` statistics,
+    and inputs that are not rank 4, take Keras' own path.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Normalises.
+
+        Args:
+            inputs: [batch, height, width, channels] or [..., channels], float32, float16 or bfloat16.
+            training: True uses and collects the batch's statistics.
+
+        Returns:
+            Same shape and dtype as the inputs.
+        """
+        training = bool(training) and self.trainable
+        if len(inputs.shape) != 4 or (training and self.synchronized and _num_replicas() > 1):
+            return super().call(inputs, training=training)
+        gamma, beta = tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32)
+        if not training:
+            return tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=gamma,
+                offset=beta,
+                mean=tf.cast(self.moving_mean, tf.float32),
+                variance=tf.cast(self.moving_variance, tf.float32),
+                epsilon=self.epsilon,
+                is_training=False,
+            ).y
+        empty = tf.constant([], tf.float32)
+        outputs = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=self.epsilon, is_training=True
+        )
+        # The kernel reports the sample variance (n - 1); the moving average keeps the population's, as Keras does.
+        count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
+        variance = outputs.batch_variance * ((count - 1.0) / count)
+        momentum = self.momentum
+        self.moving_mean.assign(self.moving_mean * momentum + outputs.batch_mean * (1.0 - momentum))
+        self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
+        return outputs.y
+
+
+def _num_replicas() -> int:
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def batch_norm(config: NormActivation, name: str) -> BatchNormalization:
+    """Makes a batch normalisation layer from the configuration."""
+    return BatchNormalization(
+        momentum=config.norm_momentum,
+        epsilon=config.norm_epsilon,
+        synchronized=config.use_sync_bn,
+        name=name,
+    )

@@ -1,0 +1,105 @@
+"""What a training reads, checked before TensorFlow is imported: records, categories, initial weights."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment
+from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.training import storage
+
+_REACH_SECONDS = 10.0
+INIT_HINT = (
+    "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
+)
+
+
+def check_records(pattern: str) -> int:
+    """Checks that every part of a record pattern matches a file.
+
+    Args:
+        pattern: glob patterns with commas between them.
+
+    Returns:
+        The number of files; remote patterns are listed through TensorFlow.
+
+    Raises:
+        DataError: the pattern is empty or a part of it matches nothing.
+    """
+    hint = "Run panoptic make-tfrecords first, or give --train-data 'FOLDER/train-*'."
+    parts = [part.strip() for part in pattern.split(",") if part.strip()]
+    if not parts:
+        raise DataError("No training records are given (task.train_data.input_path is empty).", hint)
+    if any(storage.is_remote(part) for part in parts):
+        from panoptic_cli.datasets.pipeline import record_files
+
+        return len(record_files(pattern))
+    counts = [sum(os.path.isfile(path) for path in glob.glob(part)) for part in parts]
+    for part, count in zip(parts, counts, strict=True):
+        if count == 0:
+            raise DataError(f"No training records match {part}.", hint)
+    return sum(counts)
+
+
+def load_categories(experiment: Experiment) -> CategoryTable:
+    """Reads the category table that a configuration points to.
+
+    Args:
+        experiment: `task.categories_file`, or else categories.json beside the first training records.
+
+    Raises:
+        DataError: the file is missing or holds no usable table.
+    """
+    given = experiment.task.categories_file
+    first = experiment.task.train_data.input_path.split(",")[0].strip()
+    path = given or f"{os.path.dirname(first) or '.'}/categories.json"
+    if not storage.exists(path):
+        where = "" if given else " beside the training records"
+        raise DataError(
+            f"There is no categories file{where}: {path} does not exist.",
+            "make-tfrecords writes one; or give --categories with a COCO panoptic JSON or a categories.json.",
+        )
+    if not storage.is_remote(path):
+        return CategoryTable.from_file(Path(path))
+    try:
+        value = json.loads(storage.read_text(path) or "")
+    except json.JSONDecodeError as error:
+        raise DataError(f"The categories file {path} is not valid JSON: {error}.") from None
+    entries = value.get("categories") if isinstance(value, dict) else value
+    return CategoryTable.from_list(entries if isinstance(entries, list) else [], path)
+
+
+def check_init_checkpoint(checkpoint: str, timeout: float = _REACH_SECONDS) -> None:
+    """Checks that initial weights can be there: the bucket answers, or the local path exists.
+
+    TensorFlow's own access to a bucket without a network tries again for minutes before it fails.
+
+    Args:
+        checkpoint: a prefix, file or folder, local or gs://.
+        timeout: seconds to wait for the bucket.
+
+    Raises:
+        RunError: it is not there or cannot be reached.
+    """
+    if not storage.is_remote(checkpoint):
+        if not (os.path.exists(checkpoint) or glob.glob(glob.escape(checkpoint) + ".*")):
+            raise RunError(f"The initial weights {checkpoint} do not exist.", INIT_HINT)
+        return
+    scheme, _, rest = checkpoint.partition("://")
+    if scheme != "gs":
+        return
+    bucket = rest.partition("/")[0]
+    request = urllib.request.Request(f"https://storage.googleapis.com/{bucket}", method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return  # it answered; whether we may read the object is for its reader to find out
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise RunError(f"The initial weights {checkpoint} cannot be reached: {reason}.", INIT_HINT) from None

@@ -1,0 +1,126 @@
+"""Learning-rate schedules and optimizers from the configuration."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import keras
+from keras import ops
+
+from panoptic_cli.config.schema import LearningRate, OptimizerConfig
+
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
+
+
+@keras.saving.register_keras_serializable("panoptic_cli")
+class LinearWarmup(Schedule):
+    """A straight line up to another schedule, which counts from step 0 all the same.
+
+    With s the step, w the warm-up steps and r0 the first rate:
+    `r0 + s / w * (schedule(w) - r0)` for s < w, `schedule(s)` from step w on. This is `LinearWarmup` of the
+    TensorFlow Model Garden (official/modeling/optimization/lr_schedule.py): the line aims at the rate that
+    the schedule has at step w, and the schedule is not shifted by w.
+
+    Args:
+        schedule: the schedule after the warm-up.
+        warmup_steps: length of the warm-up in optimizer steps, at least 1.
+        warmup_learning_rate: the rate at step 0.
+    """
+
+    def __init__(self, schedule: Schedule, warmup_steps: int, warmup_learning_rate: float) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.warmup_learning_rate = warmup_learning_rate
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the float32 rate at `step`, a scalar."""
+        position = ops.cast(step, "float32")
+        line = self.warmup_learning_rate + position / self.warmup_steps * (
+            self.schedule(self.warmup_steps) - self.warmup_learning_rate
+        )
+        # A select, not a branch: both sides are a few scalars, and a TPU compiles it without a conditional.
+        return ops.where(position < self.warmup_steps, line, self.schedule(step))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs."""
+        return {
+            "schedule": keras.optimizers.schedules.serialize(self.schedule),
+            "warmup_steps": self.warmup_steps,
+            "warmup_learning_rate": self.warmup_learning_rate,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LinearWarmup:
+        """Builds the schedule that `get_config` described."""
+        inner = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(inner, config["warmup_steps"], config["warmup_learning_rate"])
+
+
+def build_schedule(config: OptimizerConfig, train_steps: int) -> Schedule:
+    """Builds the rate as a function of the optimizer's step (0 for the first update).
+
+    Args:
+        config: rate and warm-up.
+        train_steps: length of the training, for a cosine without `decay_steps`.
+
+    Returns:
+        The schedule; stepwise rates hold up to and including their boundary.
+    """
+    schedule = _decay(config.learning_rate, train_steps)
+    linear = config.warmup.linear
+    if config.warmup.type == "linear" and linear.warmup_steps:
+        return LinearWarmup(schedule, linear.warmup_steps, linear.warmup_learning_rate)
+    return schedule
+
+
+def _decay(config: LearningRate, train_steps: int) -> Schedule:
+    if config.type == "cosine":
+        cosine = config.cosine
+        return keras.optimizers.schedules.CosineDecay(
+            cosine.initial_learning_rate, cosine.decay_steps or train_steps, alpha=cosine.alpha
+        )
+    boundaries, values = list(config.stepwise.boundaries), list(config.stepwise.values)
+    if not boundaries:  # Keras' schedule needs one: the same rate on both sides of it
+        boundaries, values = [1], values * 2
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+
+
+def build_optimizer(
+    config: OptimizerConfig, train_steps: int, precision: str = "float32"
+) -> keras.optimizers.Optimizer:
+    """Builds the optimizer; call it in the scope of the distribution strategy.
+
+    Args:
+        config: optimizer, rate and warm-up.
+        train_steps: length of the training in optimizer steps.
+        precision: "float32", "bfloat16" or "float16"; float16 gets dynamic loss scaling (arXiv 1710.03740).
+
+    Returns:
+        SGD with momentum or AdamW (arXiv 1711.05101), with a fixed name so that the names of its variables do
+        not depend on how many optimizers the process made before.
+    """
+    schedule = build_schedule(config, train_steps)
+    optimizer: keras.optimizers.Optimizer
+    if config.optimizer.type == "sgd":
+        sgd = config.optimizer.sgd
+        optimizer = keras.optimizers.SGD(
+            schedule,
+            momentum=sgd.momentum,
+            nesterov=sgd.nesterov,
+            global_clipnorm=sgd.global_clipnorm,
+            name="sgd",
+        )
+    else:
+        adamw = config.optimizer.adamw
+        optimizer = keras.optimizers.AdamW(
+            schedule,
+            weight_decay=adamw.weight_decay_rate,
+            beta_1=adamw.beta_1,
+            beta_2=adamw.beta_2,
+            global_clipnorm=adamw.global_clipnorm,
+            name="adamw",
+        )
+    if precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
+    return optimizer

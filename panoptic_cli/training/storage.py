@@ -1,0 +1,113 @@
+"""Small files on the local disk or, with TensorFlow's file systems, in a bucket.
+
+A local path never imports TensorFlow; one with a scheme (gs://) does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from panoptic_cli import files
+from panoptic_cli.errors import RunError
+
+
+def normalize(path: str | Path) -> str:
+    """Returns a path as text, without a trailing slash; mends the `gs:/` that pathlib makes of `gs://`."""
+    text = re.sub(r"^([a-z][a-z0-9]+):/+", r"\1://", str(path))
+    return text.rstrip("/") or "/"
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path has a scheme, as gs://bucket/run has."""
+    return "://" in path
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a directory."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            return bool(gfile.exists(path))
+    return os.path.exists(path)
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a directory."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            return bool(gfile.isdir(path))
+    return os.path.isdir(path)
+
+
+def list_directory(path: str) -> list[str]:
+    """Returns the names in a directory; none where there is no such directory."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            return [name.rstrip("/") for name in gfile.listdir(path)] if gfile.isdir(path) else []
+    if os.path.isdir(path):
+        return os.listdir(path)
+    return [os.path.basename(path) + " (a file)"] if os.path.exists(path) else []
+
+
+def make_directory(path: str) -> None:
+    """Makes a directory and its parents where they are missing."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            gfile.makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+def read_text(path: str) -> str | None:
+    """Returns a UTF-8 file's text, None where there is no file."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            if not gfile.exists(path):
+                return None
+            with gfile.GFile(path, "r") as stream:
+                return str(stream.read())
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a UTF-8 file whole or not at all."""
+    if is_remote(path):
+        partial = f"{path}.partial"
+        with _remote(path) as gfile:
+            with gfile.GFile(partial, "w") as stream:
+                stream.write(text)
+            gfile.rename(partial, path, overwrite=True)
+    else:
+        files.write_text(Path(path), text)
+
+
+def append_text(path: str, text: str) -> None:
+    """Appends to a file and hands it to the operating system at once."""
+    if is_remote(path):
+        with _remote(path) as gfile, gfile.GFile(path, "a") as stream:
+            stream.write(text)
+    else:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+@contextlib.contextmanager
+def _remote(path: str) -> Iterator[Any]:
+    """Yields `tf.io.gfile`; its failures become a RunError."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on start; its errors stay
+    import tensorflow as tf
+
+    try:
+        yield tf.io.gfile
+    except tf.errors.OpError as error:
+        reason = " ".join(error.message.split())[:300]
+        raise RunError(
+            f"{path} cannot be reached: {reason}.", "Check the address, the network and the credentials."
+        ) from error

@@ -1,0 +1,219 @@
+"""Zip extraction that stays inside its folder, can be taken up again, and never shows half of anything."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from panoptic_cli import files
+from panoptic_cli.errors import TransferError, summarize
+from panoptic_cli.transfer.manifest import Output
+from panoptic_cli.transfer.sizes import human_size, require_free_space
+
+# Deflate cannot pack tighter than 1:1032; annotation JSON packs about 1:10. More than this is no data set.
+MAX_UNPACK_RATIO = 200
+_SMALL_TOTAL = 64 << 20  # below this many bytes no ratio is suspicious
+_BATCH = 64  # members a thread takes at a time
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one output holds now: number of files and their bytes."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    info: zipfile.ZipInfo
+    target: Path
+
+
+def extract(
+    archive: Path, output: Output, data_dir: Path, workers: int, report: Report | None = None
+) -> Extracted:
+    """Extracts one output of an archive. Files already there with the declared size are not written again.
+
+    A new folder is filled under a temporary name and renamed when it is complete; a folder already there is
+    completed in place, file by file, each under a temporary name first.
+
+    Args:
+        archive: the zip file.
+        output: what to take and where to put it.
+        data_dir: the folder that `output.to` is relative to.
+        workers: threads.
+        report: called with the number of files done since the last call.
+
+    Returns:
+        The count and size of the output's files.
+
+    Raises:
+        TransferError: the archive is broken or unsafe (nothing of it is written), lacks the members, or the
+            disk is full.
+    """
+    advance = report or (lambda count: None)
+    with contextlib.ExitStack() as stack:
+        if output.archive is not None:
+            archive = stack.enter_context(_nested(archive, output.archive, data_dir))
+        opened = stack.enter_context(open_archive(archive))
+        target = data_dir / output.to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not output.is_folder:
+            jobs = [_Job(_member(opened, output.members, archive), target)]
+            _write_all(opened, archive, jobs, 1, advance, data_dir)
+        else:
+            staging = target.with_name(f".{target.name}.partial")
+            root = target if target.is_dir() else staging
+            jobs = [
+                _Job(info, root / info.filename[len(output.members) :])
+                for info in opened.infolist()
+                if info.filename.startswith(output.members) and not info.is_dir() and not _is_litter(info)
+            ]
+            if not jobs:
+                raise TransferError(f"{archive} holds nothing below {output.members}.", "Check the manifest.")
+            _write_all(opened, archive, jobs, workers, advance, data_dir)
+            if root == staging:
+                staging.replace(target)
+            else:
+                files.remove(staging)
+        return Extracted(len(jobs), sum(job.info.file_size for job in jobs))
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip file after checking every member.
+
+    Raises:
+        TransferError: not a zip file, or a member leaves the folder, is a link, is encrypted, comes twice, or
+            the declared sizes are out of all proportion.
+    """
+    try:
+        opened = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise TransferError(
+            f"{path} is not a whole zip file: {error}.", "Delete it and fetch it again."
+        ) from None
+    with opened:
+        problems = _problems(opened.infolist(), path.stat().st_size)
+        if problems:
+            raise TransferError(
+                f"{path} is not safe to extract; nothing was extracted: {summarize(problems)}",
+                "Do not use this archive: get it from a source you trust.",
+            )
+        yield opened
+
+
+def _problems(members: Sequence[zipfile.ZipInfo], archive_size: int) -> list[str]:
+    problems, seen = [], set()
+    for info in members:
+        parts = PurePosixPath(info.filename).parts
+        # orig_filename: zipfile itself cuts a name at a NUL byte.
+        name = info.orig_filename
+        if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
+            problems.append(f"{name!r} points outside the folder")
+        mode = stat.S_IFMT(info.external_attr >> 16)
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            problems.append(f"{name!r} is a link or a special file")
+        if info.flag_bits & 1:
+            problems.append(f"{name!r} is encrypted")
+        if info.filename in seen:
+            problems.append(f"{name!r} comes twice")
+        seen.add(info.filename)
+    total = sum(info.file_size for info in members)
+    if total > max(_SMALL_TOTAL, MAX_UNPACK_RATIO * archive_size):
+        problems.append(f"{human_size(archive_size)} would unpack to {human_size(total)}")
+    return problems
+
+
+def _is_litter(info: zipfile.ZipInfo) -> bool:
+    """Finder's droppings, which some of COCO's archives carry."""
+    name = PurePosixPath(info.filename).name
+    return name == ".DS_Store" or name.startswith("._")
+
+
+def _member(opened: zipfile.ZipFile, name: str, archive: Path) -> zipfile.ZipInfo:
+    try:
+        return opened.getinfo(name)
+    except KeyError:
+        raise TransferError(f"{archive} holds no {name}.", "Check the manifest.") from None
+
+
+@contextlib.contextmanager
+def _nested(archive: Path, member: str, data_dir: Path) -> Iterator[Path]:
+    """Yields the path of a zip file inside a zip file, removed afterwards (on failure kept, to go on)."""
+    path = data_dir / f".{PurePosixPath(member).name}"
+    with open_archive(archive) as outer:
+        jobs = [_Job(_member(outer, member, archive), path)]
+        _write_all(outer, archive, jobs, 1, lambda count: None, data_dir)
+    yield path
+    path.unlink()
+
+
+def _write_all(
+    opened: zipfile.ZipFile, archive: Path, jobs: list[_Job], workers: int, report: Report, data_dir: Path
+) -> None:
+    missing = [job for job in jobs if not _is_complete(job)]
+    report(len(jobs) - len(missing))
+    require_free_space(data_dir, sum(job.info.file_size for job in missing), f"Extracting {archive.name}")
+    for folder in {job.target.parent for job in missing}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(batch: list[_Job]) -> int:
+        for job in batch:
+            _write(opened, archive, job)
+        return len(batch)
+
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    try:
+        batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
+        for future in as_completed([pool.submit(write, batch) for batch in batches]):
+            report(future.result())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _is_complete(job: _Job) -> bool:
+    try:
+        found = job.target.stat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == job.info.file_size
+
+
+def _write(opened: zipfile.ZipFile, archive: Path, job: _Job) -> None:
+    partial = job.target.with_name(f".{job.target.name}.{os.getpid()}.partial")
+    try:
+        # zipfile stops at the declared size and compares the CRC there, so a member cannot grow beyond what
+        # was added up before.
+        with opened.open(job.info) as source, partial.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+        partial.replace(job.target)
+    except _BROKEN as error:
+        raise TransferError(
+            f"{archive} is broken at {job.info.filename}: {error or type(error).__name__}.",
+            "Delete the archive and fetch it again.",
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise TransferError(
+                f"{job.target} cannot be written: {error.strerror}.", "Check the data folder."
+            ) from error
+        raise TransferError(
+            f"The disk is full: {job.target} cannot be written.",
+            "Free space, then run the same command again to go on.",
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""What to download: a manifest of archives, their sizes and checksums, and what each one extracts to.
+
+The official COCO 2017 manifest ships as data; `--manifest FILE` takes any other of the same form, for example
+one of a reduced mirror.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from panoptic_cli.errors import ConfigError, summarize
+from panoptic_cli.files import read_json
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+def _relative(value: str) -> str:
+    parts = PurePosixPath(value).parts
+    if (
+        not parts
+        or "\\" in value
+        or ":" in parts[0]
+        or value.startswith("/")
+        or ".." in parts
+        or parts == (".",)
+    ):
+        raise ValueError("must be a relative path with forward slashes that stays inside its folder")
+    return value
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Output(_Model):
+    """One file or folder that an archive extracts to.
+
+    Attributes:
+        members: what to take from the archive: one member, or everything below a folder (ends with "/").
+        to: where it goes in the data folder; ends with "/" exactly when `members` does.
+        split: the split that needs it; None when both do.
+        archive: the member that is a zip file and holds `members`; None when the archive itself does.
+        files: how many files the folder holds when complete, when known.
+    """
+
+    members: RelativePath
+    to: RelativePath
+    split: Split | None = None
+    archive: RelativePath | None = None
+    files: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _same_kind(self) -> Output:
+        if self.is_folder != self.to.endswith("/"):
+            raise ValueError(
+                f"members and to must both end with '/' (folders) or neither: {self.members}, {self.to}"
+            )
+        return self
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether this is a folder rather than one file."""
+        return self.members.endswith("/")
+
+
+class Archive(_Model):
+    """One zip file to fetch.
+
+    Attributes:
+        path: its URL relative to the base URL.
+        size: bytes; None when unknown.
+        sha256: hexadecimal SHA-256; None when unknown (then only the zip's own CRCs are checked).
+        unpack_ratio: estimate of extracted bytes per archive byte, for the disk check before the download.
+        outputs: what it extracts to.
+    """
+
+    path: RelativePath
+    size: int | None = Field(default=None, ge=1)
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    unpack_ratio: float = Field(default=2.0, ge=0)
+    outputs: tuple[Output, ...] = Field(min_length=1)
+
+    @property
+    def filename(self) -> str:
+        """The archive's file name."""
+        return PurePosixPath(self.path).name
+
+    def outputs_for(self, splits: Sequence[str]) -> tuple[Output, ...]:
+        """Returns the outputs that these splits need."""
+        return tuple(output for output in self.outputs if output.split is None or output.split in splits)
+
+
+class Manifest(_Model):
+    """A data set as a list of archives.
+
+    Attributes:
+        name: what it is.
+        base_url: where the archives' paths start; may be missing when --base-url is given.
+        archives: the archives, in the order in which they are fetched.
+        source: where sizes and checksums come from.
+    """
+
+    name: str
+    base_url: str | None = None
+    archives: tuple[Archive, ...] = Field(min_length=1)
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _no_clash(self) -> Manifest:
+        for what, names in (
+            ("archives have the file name", [archive.filename for archive in self.archives]),
+            ("outputs go to", [output.to for archive in self.archives for output in archive.outputs]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"several {what} {', '.join(twice)}")
+        return self
+
+
+def official_manifest() -> Manifest:
+    """Returns the manifest of COCO 2017 with panoptic annotations."""
+    text = (resources.files("panoptic_cli.transfer") / "manifests" / "coco2017.json").read_text(
+        encoding="utf-8"
+    )
+    return Manifest.model_validate(json.loads(text))
+
+
+def load_manifest(path: Path | None) -> Manifest:
+    """Reads a manifest.
+
+    Args:
+        path: the JSON file; None takes the official COCO 2017 manifest.
+
+    Raises:
+        DataError: the file is missing or not JSON.
+        ConfigError: it does not have the form of a manifest; every problem is listed.
+    """
+    if path is None:
+        return official_manifest()
+    try:
+        return Manifest.model_validate(read_json(path, "manifest"))
+    except ValidationError as error:
+        problems = [_describe(item) for item in error.errors()]
+        raise ConfigError(
+            f"The manifest {path} is not valid: {summarize(problems)}",
+            "It needs name and archives, each with path and outputs (members, to), size and sha256.",
+        ) from None
+
+
+def _describe(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message

@@ -1,0 +1,86 @@
+"""What Cloud Storage's errors mean to the user, and the command that helps.
+
+Messages are written here from the kind of error alone. The libraries' own texts are not passed on: they can
+hold request URLs with upload ids, and they name what failed inside rather than what to do.
+"""
+
+from __future__ import annotations
+
+import http
+
+from panoptic_cli.errors import TransferError
+
+_LOGIN = "Run: gcloud auth application-default login (or set GOOGLE_APPLICATION_CREDENTIALS to a key file)."
+_AGAIN = "Check the network, then run the same command again."
+
+
+class ChecksumMismatchError(Exception):
+    """An object in the bucket does not have the file's CRC32C."""
+
+
+def as_transfer_error(error: Exception, bucket: str) -> TransferError:
+    """Translates an error of the client library; see `describe`."""
+    message, hint = describe(error, bucket)
+    return TransferError(message[0].upper() + message[1:] + ".", hint)
+
+
+def describe(error: BaseException, bucket: str) -> tuple[str, str]:
+    """Says what an error of the client library means.
+
+    Args:
+        error: what it raised.
+        bucket: the bucket's name, empty when none was asked yet.
+
+    Returns:
+        (what is wrong, what to do). The first has no capital and no full stop.
+
+    Raises:
+        BaseException: `error` itself when it comes from neither the network, nor Cloud Storage, nor the disk.
+    """
+    import google.api_core.exceptions as api
+    import google.auth.exceptions as auth
+    import requests
+    from google.cloud.storage import exceptions as storage
+
+    if isinstance(error, (ChecksumMismatchError, storage.DataCorruption)):
+        return (
+            "the object in the bucket does not have the file's CRC32C",
+            "The file changed meanwhile, or the transfer was damaged: run the same command again.",
+        )
+    if isinstance(error, auth.DefaultCredentialsError):
+        return "there are no Google Cloud credentials, or they cannot be read", _LOGIN
+    if isinstance(error, auth.TransportError):
+        return "Google's sign-in server does not answer", _AGAIN
+    if isinstance(error, auth.GoogleAuthError):
+        return "the Google Cloud credentials are expired or revoked", _LOGIN
+    if isinstance(error, api.RetryError) and error.cause is not None:
+        return describe(error.cause, bucket)
+    if isinstance(error, api.GoogleAPICallError):
+        return _of_status(int(error.code or 0), bucket)
+    if isinstance(error, storage.InvalidResponse):
+        return _of_status(int(getattr(error.response, "status_code", 0)), bucket)
+    if isinstance(error, requests.RequestException):
+        return "Cloud Storage does not answer", _AGAIN
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or type(error).__name__}", "Check the file and the network."
+    raise error
+
+
+def _of_status(status: int, bucket: str) -> tuple[str, str]:
+    if status == http.HTTPStatus.UNAUTHORIZED:
+        return "Cloud Storage does not accept the credentials", _LOGIN
+    if status == http.HTTPStatus.FORBIDDEN:
+        return (
+            f"no permission to list and write objects in gs://{bucket}",
+            "Ask its owner to run: gcloud storage buckets add-iam-policy-binding "
+            f"gs://{bucket} --member=user:YOU --role=roles/storage.objectUser",
+        )
+    if status == http.HTTPStatus.NOT_FOUND:
+        return (
+            f"there is no bucket gs://{bucket}",
+            f"Check the name, or make it with: gcloud storage buckets create gs://{bucket}",
+        )
+    if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
+        return f"Cloud Storage is busy or out of order (HTTP {status})", "Run the same command again later."
+    return f"Cloud Storage refused the request (HTTP {status})", "Check the bucket's name and its settings."

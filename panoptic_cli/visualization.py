@@ -1,0 +1,216 @@
+"""Drawing panoptic maps over their pictures."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from panoptic_cli.categories import CategoryTable
+
+_MIN_FONT, _MAX_FONT = 7, 40  # pixels
+_UNKNOWN_COLOR = (160, 160, 160)
+_GRID = 48  # labels are placed on masks of about this size
+
+
+@dataclass(frozen=True)
+class _Region:
+    """One segment as it is drawn."""
+
+    mask: np.ndarray  # bool [h, w], within its bounding box
+    top: int
+    left: int
+    area: int
+    category_id: int
+    instance: int
+    color: tuple[int, int, int]
+
+
+def draw_panoptic(
+    image: np.ndarray,
+    category_map: np.ndarray,
+    instance_map: np.ndarray,
+    table: CategoryTable,
+    *,
+    scores: Mapping[int, float] | None = None,
+    alpha: float = 0.5,
+    outlines: bool = True,
+    labels: bool = True,
+) -> Image.Image:
+    """Draws a panoptic map over its picture.
+
+    Stuff has exactly its category's colour, every instance its own shade of it. Instances are outlined on
+    their boundary pixels. Labels (name and score) are white on a dark plate, so that they can be read on
+    anything; their size follows the picture's. A label that would cover another one, or is far too
+    large for its segment, is left out. Unlabelled pixels stay as they are.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        category_map: int32 [H, W], category ids, 0 where void.
+        instance_map: int32 [H, W], instance numbers of the things, 0 for stuff.
+        table: names and colours; ids it does not have are drawn grey and labelled with their number.
+        scores: 0..1 by instance number, shown in percent.
+        alpha: opacity of the colours, 0..1.
+        outlines: whether to outline the instances.
+        labels: whether to write labels.
+
+    Returns:
+        An RGB picture of the same size. With `alpha` 0 and neither outlines nor labels it equals `image`.
+
+    Raises:
+        ValueError: shapes do not fit, or alpha is out of range.
+    """
+    height, width = image.shape[:2]
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
+        raise ValueError(f"image must be uint8 [H, W, 3], not {image.dtype} {image.shape}")
+    if category_map.shape != (height, width) or instance_map.shape != (height, width):
+        raise ValueError(
+            f"maps {category_map.shape} and {instance_map.shape} do not fit an image of {height} x {width}"
+        )
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in 0..1, not {alpha}")
+    places, regions = _regions(category_map, instance_map, table)
+    colors = np.array([(0, 0, 0), *(r.color for r in regions)], np.float32)
+    opacity = np.array([0.0] + [alpha] * len(regions), np.float32)[places][..., None]
+    canvas = np.rint(image * (1 - opacity) + colors[places] * opacity).astype(np.uint8)
+    if outlines:
+        _outline(canvas, places, regions)
+    picture = Image.fromarray(canvas)
+    if labels:
+        _label(picture, regions, table, scores or {})
+    return picture
+
+
+def instance_color(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
+    """Returns the shade of a category's colour for its `rank`-th instance in a picture.
+
+    Rank 0 has the colour itself. Lightness and hue of the others move in golden-ratio steps, which keeps
+    neighbours apart however many there are, and all of them near the category's colour.
+    """
+    if rank == 0:
+        return color
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+    middle = min(max(lightness, 0.3), 0.7)  # room to both sides
+    lightness = middle + 0.4 * ((rank * 0.618033988749895 + 0.5) % 1.0 - 0.5)
+    hue = (hue + 0.08 * ((rank * 0.754877666246693 + 0.5) % 1.0 - 0.5)) % 1.0
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, max(saturation, 0.25))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _regions(
+    category_map: np.ndarray, instance_map: np.ndarray, table: CategoryTable
+) -> tuple[np.ndarray, list[_Region]]:
+    """Returns the 1-based place of each pixel's region, int64 [H, W], 0 for void; and the regions."""
+    category, instance = category_map.astype(np.int64), instance_map.astype(np.int64)
+    span = int(instance.max(initial=0)) + 1
+    keys, places = np.unique(np.where(category > 0, category * span + instance, 0), return_inverse=True)
+    places = places.reshape(category.shape)
+    if not keys.size or keys[0] != 0:
+        places = places + 1
+        keys = np.concatenate(([0], keys))
+    ranks: dict[int, int] = {}
+    regions = []
+    for place, key in enumerate(keys[1:].tolist(), start=1):
+        category_id, number = divmod(key, span)
+        known = table.by_id.get(category_id)
+        color = known.color if known else _UNKNOWN_COLOR
+        if number:
+            rank = ranks.setdefault(category_id, 0)
+            ranks[category_id] += 1
+            color = instance_color(color, rank)
+        mask = places == place
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        regions.append(
+            _Region(box, int(rows[0]), int(columns[0]), int(box.sum()), category_id, number, color)
+        )
+    return places, regions
+
+
+def _outline(canvas: np.ndarray, places: np.ndarray, regions: list[_Region]) -> None:
+    """Draws a line along the inner side of every instance's boundary, light or dark to stand out."""
+    edge = np.zeros(places.shape, bool)
+    for _ in range(max(1, round(min(places.shape) / 400))):
+        # Seen from inside: a pixel is on the edge when a neighbour is of another region or on the edge
+        # already.
+        inner = np.where(edge, -1, places)
+        for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+            differs = inner[near] != inner[far]
+            edge[near] |= differs
+            edge[far] |= differs
+    is_thing = np.array([False, *(r.instance > 0 for r in regions)])
+    tones = np.array([(0, 0, 0), *(_tone(r.color) for r in regions)], np.uint8)
+    edge &= is_thing[places]
+    canvas[edge] = tones[places[edge]]
+
+
+def _tone(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A tone that stands out from a surface of the colour: far lighter, or darker where it is light."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.9 if lightness < 0.62 else 0.15, saturation)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _label(
+    picture: Image.Image, regions: list[_Region], table: CategoryTable, scores: Mapping[int, float]
+) -> None:
+    size = min(max(round(min(picture.size) * 0.028), _MIN_FONT), _MAX_FONT)
+    font = ImageFont.load_default(size=size)
+    pad = max(1, size // 5)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    taken: list[tuple[int, int, int, int]] = []
+    # Things before stuff and large before small: what matters most keeps its label where there is no room for
+    # all.
+    for region in sorted(regions, key=lambda r: (r.instance == 0, -r.area)):
+        known = table.by_id.get(region.category_id)
+        text = known.name if known else f"category {region.category_id}"
+        if region.instance in scores:
+            text += f" {scores[region.instance]:.0%}"
+        x0, y0, x1, y1 = font.getbbox(text)
+        width, height = round(x1 - x0) + 2 * pad, round(y1 - y0) + 2 * pad
+        if width > picture.width or height > picture.height:
+            continue
+        room = 2 * width * height if region.instance == 0 else width * height / 16
+        if region.area < room:
+            continue
+        for x, y in _spots(region, width, height, picture.size):
+            box = (x, y, x + width, y + height)
+            if not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                draw.rectangle((x, y, x + width - 1, y + height - 1), fill=(0, 0, 0, 170))
+                draw.text((x + pad - x0, y + pad - y0), text, fill=(255, 255, 255, 255), font=font)
+                break
+
+
+def _spots(region: _Region, width: int, height: int, picture_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Top-left corners to try for a label, best first: inside the region, then above and below that."""
+    row, column = _inside(region.mask)
+    x, y = region.left + column - width // 2, region.top + row - height // 2
+    spots = [(x, y), (x, y - height), (x, y + height)]
+    if region.instance:
+        spots += [(region.left, region.top - height), (region.left, region.top + region.mask.shape[0])]
+    right, bottom = picture_size[0] - width, picture_size[1] - height
+    return [(min(max(x, 0), right), min(max(y, 0), bottom)) for x, y in spots]
+
+
+def _inside(mask: np.ndarray) -> tuple[int, int]:
+    """A pixel of the mask far from its border: eroded on a coarse grid for as long as anything is left."""
+    step = max(1, -(-max(mask.shape) // _GRID))
+    left = np.pad(mask[::step, ::step], 1)
+    if not left.any():  # thinner than the grid
+        step, left = 1, np.pad(mask, 1)
+    while True:
+        core = left[1:-1, 1:-1] & left[:-2, 1:-1] & left[2:, 1:-1] & left[1:-1, :-2] & left[1:-1, 2:]
+        if not core.any():
+            break
+        left = np.pad(core, 1)
+    rows, columns = np.nonzero(left[1:-1, 1:-1])
+    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+    return int(rows[nearest]) * step, int(columns[nearest]) * step
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

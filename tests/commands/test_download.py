@@ -1,0 +1,88 @@
+"""`panoptic download` without any server: dry runs, usage, and what must be there first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from panoptic_cli.commands.main import run
+
+
+def test_a_dry_run_names_sizes_and_total_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "coco"
+    assert run(["download", "--data-dir", str(data), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "19.3 GB" in out
+    assert "21.3 GB" in out
+    assert not data.exists()
+
+
+def test_the_json_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run(["download", "--data-dir", str(tmp_path / "coco"), "--split", "val", "--dry-run", "--json"]) == 0
+    )
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["dry_run"] is True
+    assert plan["bytes_to_fetch"] == 815_585_330 + 252_907_541 + 860_725_834  # 1.9 GB, as --help says
+    assert plan["archives"][0]["url"] == "http://images.cocodataset.org/zips/val2017.zip"
+    assert {name for archive in plan["archives"] for name in archive["outputs"]} == {
+        *("val2017/", "annotations/instances_val2017.json"),
+        *("panoptic_val2017/", "annotations/panoptic_val2017.json"),
+    }
+
+
+def test_a_complete_folder_laid_out_by_hand_is_not_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "val2017"
+    folder.mkdir()
+    for number in range(5000):
+        (folder / f"{number}.jpg").touch()
+    assert run(["download", "--data-dir", str(tmp_path), "--split", "val", "--dry-run", "--json"]) == 0
+    states = {a["file"]: a["state"] for a in json.loads(capsys.readouterr().out)["archives"]}
+    assert states["val2017.zip"] == "complete"
+    (folder / "0.jpg").unlink()
+    assert run(["download", "--data-dir", str(tmp_path), "--split", "val", "--dry-run", "--json"]) == 0
+    states = {a["file"]: a["state"] for a in json.loads(capsys.readouterr().out)["archives"]}
+    assert states["val2017.zip"] == "to fetch"
+
+
+def test_without_aria2c_the_error_is_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "m.json"
+    archive = {"path": "a.zip", "size": 10, "outputs": [{"members": "a/", "to": "a/"}]}
+    manifest.write_text(json.dumps({"name": "x", "base_url": "http://127.0.0.1:9/", "archives": [archive]}))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "darwin")
+    data = tmp_path / "data"
+    assert run(["download", "--data-dir", str(data), "--manifest", str(manifest)]) == 1
+    assert "brew install aria2" in " ".join(capsys.readouterr().err.split())
+    assert not data.exists()
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("panoptic_cli.transfer.sizes.free_space", lambda path: 1_000_000_000)
+    monkeypatch.setattr("panoptic_cli.transfer.download.require_aria2c", lambda: "aria2c")
+    assert run(["download", "--data-dir", str(tmp_path / "coco"), "--split", "val"]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "only 1.0 GB is free" in error
+    assert not (tmp_path / "coco" / "zips").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--split", "test"], "--split"),
+        (["--connections", "17"], "--connections"),
+        (["--base-url", "file:///tmp"], "--base-url"),
+    ],
+)
+def test_usage_errors(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["download", *arguments]) == 2
+    assert word in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from panoptic_cli.commands.main import run
+
+from panoptic_cli.config import load_experiment
+from panoptic_cli.training import inputs
+
+CATEGORIES = [
+    {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]},
+    {"id": 92, "name": "banner", "isthing": 0, "color": [1, 2, 3]},
+]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A data folder with (empty) record shards; the command is run beside it."""
+    records = tmp_path / "data" / "coco" / "tfrecords"
+    records.mkdir(parents=True)
+    for split in ("train", "val"):
+        (records / f"{split}-00000-of-00001.tfrecord").write_bytes(b"")
+    (records / "categories.json").write_text(json.dumps(CATEGORIES))
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "DATA_DIR",
+        "MODEL_DIR",
+        "TRAIN_DATA",
+        "EVAL_DATA",
+        "ANNOTATION_FILE",
+        "CATEGORIES",
+        "INIT_CHECKPOINT",
+    ):
+        monkeypatch.delenv(f"PANOPTIC_{name}", raising=False)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    return records
+
+
+def dry_run(capsys, *arguments):
+    """The effective configuration of a command line, as a tree, and what was told."""
+    assert run(["train", "--dry-run", "--init-checkpoint", "none", *arguments]) == 0
+    captured = capsys.readouterr()
+    return yaml.safe_load(captured.out), captured.err
+
+
+def fails(capsys, *arguments, code=1):
+    assert run(["train", "--init-checkpoint", "none", *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_defaults(data, capsys):
+    tree, told = dry_run(capsys)
+    assert tree == load_experiment(
+        options=[
+            ("task.init_checkpoint", None),
+            ("task.train_data.input_path", "data/coco/tfrecords/train-*"),
+            ("task.validation_data.input_path", "data/coco/tfrecords/val-*"),
+        ]
+    ).model_dump(mode="json")
+    assert "runs/panoptic_fpn_coco" in told
+    assert not Path("runs").exists()
+
+
+def test_every_option_sets_its_field(data, capsys):
+    tree, _ = dry_run(
+        capsys,
+        *(
+            "--experiment",
+            "panoptic_fpn_shapes",
+            "--train-data",
+            f"{data}/train-*",
+            "--eval-data",
+            f"{data}/val-*",
+        ),
+        *("--annotation-file", "instances.json", "--categories", f"{data}/categories.json", "--steps", "7"),
+        *("--precision", "bfloat16", "--gpus", "0", "--batch-size", "8"),
+        *("--set", "trainer.seed=3", "--set", "task.losses.mask_weight=2"),
+        *(
+            "--params-override",
+            "task.model.input_size=[64,64,3], runtime.enable_xla=true,\n trainer.max_to_keep=1",
+        ),
+    )
+    task, trainer, runtime = tree["task"], tree["trainer"], tree["runtime"]
+    assert tree["experiment"] == "panoptic_fpn_shapes"
+    assert task["train_data"]["input_path"] == f"{data}/train-*"
+    assert task["validation_data"]["input_path"] == f"{data}/val-*"
+    assert task["annotation_file"] == "instances.json"
+    assert task["categories_file"] == f"{data}/categories.json"
+    assert task["train_data"]["global_batch_size"] == 8
+    assert task["model"]["input_size"] == [64, 64, 3]
+    assert task["losses"]["mask_weight"] == 2
+    assert (trainer["train_steps"], trainer["seed"], trainer["max_to_keep"]) == (7, 3, 1)
+    assert (runtime["mixed_precision_dtype"], runtime["num_gpus"], runtime["enable_xla"]) == (
+        "bfloat16",
+        0,
+        True,
+    )
+
+
+def test_tpu_options(data, capsys):
+    tree, _ = dry_run(
+        capsys, "--tpu", "n1", "--tpu-zone", "z", "--tpu-project", "p", "--model-dir", "gs://bucket/run-x"
+    )
+    assert [tree["runtime"][k] for k in ("tpu", "tpu_zone", "tpu_project")] == ["n1", "z", "p"]
+
+
+def test_data_dir_and_paths_of_the_configuration(data, capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text(f"task: {{train_data: {{input_path: '{data}/train-*'}}}}")
+    tree, _ = dry_run(capsys, "--config", str(tmp_path / "c.yaml"), "--data-dir", "elsewhere")
+    assert tree["task"]["train_data"]["input_path"] == f"{data}/train-*"
+    assert tree["task"]["validation_data"]["input_path"] == "elsewhere/tfrecords/val-*"
+
+
+def test_dry_run_json_is_one_object(data, capsys):
+    assert run(["train", "--dry-run", "--init-checkpoint", "none", "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["trainer"]["train_steps"] == 22500
+
+
+def test_rates_follow_the_batch_size(data, capsys):
+    tree, told = dry_run(capsys, "--schedule", "3x", "--batch-size", "16")
+    config = tree["trainer"]["optimizer_config"]
+    assert config["learning_rate"]["stepwise"] == {
+        "boundaries": [45000, 60000],
+        "values": pytest.approx([0.03, 0.003, 0.0003]),
+    }
+    assert config["warmup"]["linear"]["warmup_learning_rate"] == pytest.approx(0.0067 / 4)
+    assert "scaled by 0.25" in told
+    assert "0.12 -> 0.03" in told
+
+
+def test_rates_of_the_user_stay(data, capsys):
+    key = "trainer.optimizer_config.learning_rate.stepwise.values"
+    tree, told = dry_run(capsys, "--batch-size", "32", "--set", f"{key}=[0.5,0.4,0.3]")
+    config = tree["trainer"]["optimizer_config"]
+    assert config["learning_rate"]["stepwise"]["values"] == [0.5, 0.4, 0.3]
+    assert config["warmup"]["linear"]["warmup_learning_rate"] == pytest.approx(0.0067 / 2)
+    assert "stepwise" not in told
+    same, told = dry_run(capsys, "--batch-size", "64")
+    assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(
+        mode="json"
+    )
+    assert "scaled" not in told
+
+
+def test_dry_run_and_usage_errors_do_not_import_tensorflow(data):
+    code = (
+        "import sys; from panoptic_cli.commands.main import run;"
+        "assert run(['train', '--dry-run', '--init-checkpoint', 'none']) == 0;"
+        "assert run(['train', '--tpu', 'local', '--gpus', '2', '--init-checkpoint', 'none']) == 2;"
+        "assert run(['train', '--set', 'trainer.stepz=1']) == 2;"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+def test_missing_records(data, capsys):
+    assert "No training records match none/tfrecords/train-*" in fails(capsys, "--data-dir", "none")
+    told = fails(capsys, "--train-data", f"{data}/train-*,{data}/extra-*")
+    assert "extra-*" in told
+    assert "make-tfrecords" in told
+
+
+def test_missing_categories(data, capsys):
+    (data / "categories.json").unlink()
+    told = fails(capsys)
+    assert "tfrecords/categories.json does not exist" in told
+    assert "--categories" in told
+    assert "x.json does not exist" in fails(capsys, "--categories", "x.json")
+
+
+def test_categories_that_do_not_fit_the_heads(data, capsys):
+    (data / "categories.json").write_text(json.dumps([{"id": 300, "name": "ufo", "isthing": 1}]))
+    assert "300 (ufo)" in fails(capsys, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--tpu", "local", "--gpus", "2"], "exclude"),
+        (["--tpu", "local", "--precision", "float16"], "float16"),
+        (["--tpu", "node"], "local directory"),
+        (["--gpus", "3", "--batch-size", "64"], "does not divide"),
+        (["--experiment", "nope"], "no experiment"),
+        (["--schedule", "9x"], "9x"),
+        (["--set", "trainer.train_stepz=1"], "train_steps"),
+        (["--precision", "int8"], "int8"),
+        (["--batch-size", "0"], "batch-size"),
+    ],
+)
+def test_usage_errors(data, capsys, arguments, word):
+    assert word in fails(capsys, *arguments, code=2)
+    assert not Path("runs").exists()
+
+
+def test_run_of_another_configuration(data, capsys):
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.training.run_directory import RunDirectory
+
+    tree, _ = dry_run(capsys)
+    from panoptic_cli.config import validate
+
+    RunDirectory("runs/panoptic_fpn_coco").create_or_resume(
+        validate(tree, "test"), CategoryTable.from_list(CATEGORIES, "test")
+    )
+    dry_run(capsys)
+    told = fails(capsys, "--set", "task.losses.mask_weight=3")
+    assert "task.losses.mask_weight: 3.0 here, 1.0 there" in told
+    assert "--model-dir" in told
+
+
+def test_initial_weights_that_cannot_be_reached(data, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(inputs.urllib.request, "urlopen", refuse)
+    assert run(["train", "--dry-run"]) == 1
+    told = capsys.readouterr().err
+    assert "gs://cloud-tpu-checkpoints" in told
+    assert "no network" in told
+    assert "--init-checkpoint none" in told

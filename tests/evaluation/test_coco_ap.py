@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from panoptic_cli.errors import DataError
+from panoptic_cli.evaluation.coco_ap import METRICS, coco_average_precision, paste_masks_rle
+
+
+def instances(*annotations: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "height": 200, "width": 200} for i in (1, 2)],
+        "categories": [{"id": 4, "name": "cat"}, {"id": 9, "name": "dog"}],
+        "annotations": list(annotations),
+    }
+
+
+def square(
+    image_id: int, x: float, y: float, side: float, category_id: int = 4, **more: Any
+) -> dict[str, Any]:
+    corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+    return {
+        "id": 0,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x, y, side, side],
+        "area": side * side,
+        "iscrowd": 0,
+        "segmentation": [corners],
+        **more,
+    }
+
+
+def detected(annotation: dict[str, Any], score: float = 0.9, **more: Any) -> dict[str, Any]:
+    rles = mask_utils.frPyObjects(annotation["segmentation"], 200, 200)
+    return {
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "bbox": annotation["bbox"],
+        "score": score,
+        "segmentation": mask_utils.merge(rles),
+        **more,
+    }
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_perfect_detections_score_1_in_their_size(iou_type: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = [square(1, 10, 10, 20), square(2, 50, 50, 60, 9), square(1, 60, 60, 120)]
+    groundtruth = instances(*truth)
+    found = [detected(t) for t in truth]
+    before = copy.deepcopy((groundtruth, found))
+    result = coco_average_precision(groundtruth, found, iou_type)
+    assert set(result) == set(METRICS)
+    for name in METRICS:
+        # One detection an image finds the two cats of picture 1 only half.
+        assert result[name] == pytest.approx(0.75 if name == "AR1" else 1.0), name
+    assert (groundtruth, found) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_a_figure_by_hand() -> None:
+    truth = [square(1, 0, 0, 100), square(2, 0, 0, 100)]
+    # IoU 0.7 in picture 1, nothing in picture 2: up to IoU 0.7 (5 of 10 thresholds) recall is one half, which
+    # covers 51 of the 101 recall points.
+    found = [detected(truth[0], bbox=[0, 0, 100, 70])]
+    result = coco_average_precision(instances(*truth), found, "bbox")
+    assert result["AP50"] == pytest.approx(51 / 101)
+    assert result["AP75"] == 0.0
+    assert result["AP"] == pytest.approx(51 / 101 * 5 / 10)
+    assert result["AR100"] == pytest.approx(0.25)
+    assert result["APs"] is None
+
+
+def test_crowds_are_no_misses_and_excuse_what_lies_in_them() -> None:
+    truth = [square(1, 0, 0, 20), square(1, 100, 100, 90, iscrowd=1)]
+    found = [detected(truth[0], 0.5), detected(square(1, 110, 110, 30), 0.9)]
+    assert coco_average_precision(instances(*truth), found, "bbox")["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_no_detections_is_zero_and_no_ground_truth_is_none(iou_type: Any) -> None:
+    truth = square(1, 0, 0, 20)
+    nothing_found = coco_average_precision(instances(truth), [], iou_type)
+    assert nothing_found["AP"] == nothing_found["APs"] == nothing_found["AR100"] == 0.0
+    assert nothing_found["APl"] is None
+    assert set(coco_average_precision(instances(), [detected(truth)], iou_type).values()) == {None}
+    assert set(coco_average_precision(instances(), [], iou_type).values()) == {None}
+    assert set(coco_average_precision(instances(truth), [], iou_type, image_ids=[]).values()) == {None}
+
+
+def test_only_the_pictures_asked_for_count() -> None:
+    truth = [square(1, 0, 0, 20), square(2, 0, 0, 20)]
+    found = [detected(truth[0])]
+    assert coco_average_precision(instances(*truth), found, "bbox", image_ids=[1])["AP"] == pytest.approx(1.0)
+    assert coco_average_precision(instances(*truth), found, "bbox", image_ids=[2])["AP"] == 0.0
+
+
+def test_what_is_missing_is_named() -> None:
+    truth = square(1, 0, 0, 20)
+    with pytest.raises(DataError, match="image 8"):
+        coco_average_precision(instances(truth), [detected(truth, image_id=8)], "bbox")
+    with pytest.raises(DataError, match="Image 8"):
+        coco_average_precision(instances(truth), [], "bbox", image_ids=[8])
+    with pytest.raises(DataError, match=r"Detection 1 has no score"):
+        coco_average_precision(
+            instances(truth), [{"image_id": 1, "category_id": 4, "bbox": [0, 0, 1, 1]}], "bbox"
+        )
+    del truth["segmentation"]
+    with pytest.raises(DataError, match=r"annotation 0 of image 1 has no segmentation"):
+        coco_average_precision(instances(truth), [], "segm")
+    with pytest.raises(DataError, match="no categories"):
+        coco_average_precision({"images": [], "annotations": []}, [], "bbox")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_real_ground_truth_detects_itself(coco100: Path, iou_type: Any) -> None:
+    truth = json.loads((coco100 / "annotations" / "instances_val2017.json").read_text())
+    size = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    found = []
+    for annotation in truth["annotations"]:
+        shape = annotation["segmentation"]
+        rle = mask_utils.frPyObjects(shape, *size[annotation["image_id"]])
+        rle = mask_utils.merge(rle) if isinstance(rle, list) else rle
+        found.append({**annotation, "score": 0.9, "segmentation": rle})
+    assert coco_average_precision(truth, found, iou_type)["AP"] == pytest.approx(1.0, abs=1e-9)
+
+
+def dense_paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The value at every pixel, one by one, from the definition."""
+    cells = len(mask)
+    y1, x1, y2, x2 = (float(c) for c in box)
+    values = np.zeros((height, width))
+
+    def at(row: int, column: int) -> float:
+        return float(mask[row, column]) if 0 <= row < cells and 0 <= column < cells else 0.0
+
+    for y in range(height):
+        v = (y + 0.5 - y1) / (y2 - y1) * cells - 0.5
+        for x in range(width):
+            u = (x + 0.5 - x1) / (x2 - x1) * cells - 0.5
+            row, column = int(np.floor(v)), int(np.floor(u))
+            fy, fx = v - row, u - column
+            top = at(row, column) * (1 - fx) + at(row, column + 1) * fx
+            bottom = at(row + 1, column) * (1 - fx) + at(row + 1, column + 1) * fx
+            values[y, x] = top * (1 - fy) + bottom * fy
+    return values
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.1])
+def test_pasting_equals_the_dense_definition(threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    height, width, cells = 37, 50, 28
+    corner = rng.uniform(-15, 40, (40, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(0.2, 60, (40, 2))), axis=1).astype(np.float32)
+    boxes[0] = (0, 0, height, width)
+    boxes[1] = (-100, -100, -50, -50)  # outside
+    masks = rng.random((40, cells, cells), np.float32)
+    masks[::2] = (masks[::2] > 0.3).astype(np.float32)
+    masks[2] = 1.0
+    seen = 0
+    for mask, box, rle in zip(
+        masks, boxes, paste_masks_rle(masks, boxes, height, width, threshold), strict=True
+    ):
+        json.dumps(rle)
+        assert rle["size"] == [height, width]
+        expected = dense_paste(mask, box, height, width)
+        decoded = mask_utils.decode(rle).astype(bool)
+        certain = np.abs(expected - threshold) > 1e-9  # where rounding cannot decide
+        np.testing.assert_array_equal(decoded[certain], (expected > threshold)[certain])
+        seen += int(decoded.sum())
+    assert seen > 5000
+
+
+def test_pasted_masks_are_canonical_rle() -> None:
+    """What pycocotools itself would write for the same mask, so that files compare byte by byte."""
+    rng = np.random.default_rng(1)
+    boxes = np.array([[0, 0, 30, 20], [5.5, 3.2, 29, 19], [0, 0, 1, 1], [29, 19, 30, 20]], np.float32)
+    masks = (rng.random((4, 28, 28)) > 0.4).astype(np.float32)
+    for rle in paste_masks_rle(masks, boxes, 30, 20):
+        own = mask_utils.encode(np.asfortranarray(mask_utils.decode(rle)))
+        assert own["counts"].decode() == rle["counts"]
+
+
+def test_a_full_mask_fills_its_box_to_the_pixel() -> None:
+    (rle,) = paste_masks_rle(np.ones((1, 28, 28), np.float32), np.array([[2, 3, 12, 23]]), 20, 40)
+    expected = np.zeros((20, 40), np.uint8)
+    expected[2:12, 3:23] = 1
+    np.testing.assert_array_equal(mask_utils.decode(rle), expected)
+
+
+@pytest.mark.parametrize("box", [[5, 5, 5, 9], [5, 9, 9, 5], [np.nan, 0, 5, 5], [0, 0, np.inf, 5]])
+def test_a_box_without_area_gives_an_empty_mask(box: list[float]) -> None:
+    (rle,) = paste_masks_rle(np.ones((1, 28, 28), np.float32), np.array([box]), 20, 40)
+    assert mask_utils.area(rle) == 0
+    assert paste_masks_rle(np.zeros((0, 28, 28)), np.zeros((0, 4)), 20, 40) == []

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panoptic_cli.errors import DataError
+from panoptic_cli.evaluation.predictions import encode_ids_to_rgb
+from panoptic_cli.evaluation.result_files import score_files
+
+CATEGORIES = [{"id": 5, "name": "cat", "isthing": 1}, {"id": 190, "name": "sky", "isthing": 0}]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """Writes three pictures twice, as ground truth and prediction; `change` may spoil the JSONs first."""
+
+    def write(
+        change: Callable[[dict[str, Any], dict[str, Any]], None] = lambda gt, pred: None,
+    ) -> tuple[Path, Path]:
+        contents = []
+        for name in ("gt", "pred"):
+            (tmp_path / name).mkdir()
+            annotations = []
+            for image_id in (1, 2, 3):
+                ids = np.full((6, 8), 70_000 + image_id)
+                ids[:3] = 12
+                Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(ids))).save(
+                    tmp_path / name / f"{image_id}.png"
+                )
+                segments = [
+                    {"id": 12, "category_id": 190, "area": 24, "iscrowd": 0},
+                    {"id": 70_000 + image_id, "category_id": 5, "area": 24, "iscrowd": 0},
+                ]
+                annotations.append(
+                    {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments}
+                )
+            contents.append({"annotations": annotations, "categories": CATEGORIES})
+        change(*contents)
+        for name, content in zip(("gt", "pred"), contents, strict=True):
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return tmp_path / "pred.json", tmp_path / "gt.json"
+
+    return write
+
+
+def score(paths: tuple[Path, Path]) -> dict[str, Any]:
+    return score_files(paths[0], None, paths[1], None, workers=1)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("workers", [1, 2])
+def test_equals_panopticapi_on_real_pictures(shared: Path, coco100: Path, workers: int) -> None:
+    folder = shared / "conformance" / "panoptic_quality"
+    result = score_files(
+        folder / "pred.json",
+        None,
+        coco100 / "annotations" / "panoptic_val2017.json",
+        coco100 / "panoptic_val2017",
+        workers,
+    )
+    expected = json.loads((folder / "expected_pq.json").read_text())
+    for group in ("All", "Things", "Stuff"):
+        assert result[group] == pytest.approx(expected[group], abs=1e-12)
+    assert len(result["per_class"]) == len(expected["per_class"])
+    for category, figures in expected["per_class"].items():
+        ours = result["per_class"][int(category)]
+        assert {key: ours[key] for key in figures} == pytest.approx(figures, abs=1e-12)
+    assert result["images"] == 50
+
+
+@pytest.mark.shared
+def test_real_ground_truth_as_its_own_prediction_is_exactly_1(coco100: Path) -> None:
+    annotations = coco100 / "annotations" / "panoptic_val2017.json"
+    masks = coco100 / "panoptic_val2017"
+    result = score_files(annotations, masks, annotations, masks)
+    for group in ("All", "Things", "Stuff"):
+        assert {key: result[group][key] for key in ("pq", "sq", "rq")} == {"pq": 1.0, "sq": 1.0, "rq": 1.0}
+    assert result["warnings"] == []
+
+
+def test_folders_default_to_the_jsons_without_suffix(files: Callable[..., tuple[Path, Path]]) -> None:
+    predictions, annotations = files()
+    assert score((predictions, annotations))["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
+    moved = predictions.parent / "elsewhere"
+    (predictions.parent / "pred").rename(moved)
+    assert score_files(predictions, moved, annotations, None)["All"]["pq"] == 1.0
+    with pytest.raises(
+        DataError, match=r"pred with the PNGs of .*pred\.json does not exist.*--predictions-dir"
+    ):
+        score((predictions, annotations))
+
+
+def test_pictures_in_one_file_only_are_named(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        del pred["annotations"][1]
+        pred["annotations"].append({**pred["annotations"][0], "image_id": 77})
+
+    with pytest.raises(
+        DataError, match=r"no prediction for 1 images: 2; .*not have 1 of the predicted images: 77"
+    ):
+        score(files(change))
+
+
+def test_every_bad_picture_is_named(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        pred["annotations"][0]["segments_info"][1]["category_id"] = 6
+        pred["annotations"][1]["segments_info"].pop()
+        gt["annotations"][2]["segments_info"][0]["id"] = 13
+
+    paths = files(change)
+    for workers in (1, 2):
+        with pytest.raises(DataError) as caught:
+            score_files(paths[0], None, paths[1], None, workers)
+        text = str(caught.value)
+        assert "Image 1: prediction segment 70001 has the unknown category 6" in text
+        assert "Image 2: id 70002 is in the prediction map" in text
+        assert "Image 3: id 12 is in the ground truth map" in text
+
+
+def test_a_missing_png_and_one_of_another_size(files: Callable[..., tuple[Path, Path]]) -> None:
+    predictions, annotations = files()
+    (predictions.parent / "pred" / "2.png").unlink()
+    Image.new("RGB", (8, 7)).save(predictions.parent / "pred" / "3.png")
+    with pytest.raises(DataError, match=r"(?s)2\.png does not exist.*Image 3: .* 8 x 6 .* 8 x 7"):
+        score((predictions, annotations))
+
+
+def test_a_wrong_area_in_the_json_is_told_and_changes_nothing(
+    files: Callable[..., tuple[Path, Path]],
+) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        gt["annotations"][0]["segments_info"][0]["area"] = 3
+
+    result = score(files(change))
+    assert result["All"]["pq"] == 1.0
+    assert len(result["warnings"]) == 1
+    assert "segment 12 has 24 pixels, its JSON says 3" in result["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda gt, pred: pred.pop("annotations"), r"pred\.json has no list of annotations"),
+        (
+            lambda gt, pred: pred["annotations"][1].pop("file_name"),
+            r"annotations\[1\] of .*pred\.json has no file_name",
+        ),
+        (
+            lambda gt, pred: pred["annotations"].append(4),
+            r"annotations\[3\] of .*pred\.json is not an object",
+        ),
+        (lambda gt, pred: gt.pop("categories"), r"gt\.json has no list of categories"),
+        (
+            lambda gt, pred: pred["annotations"].append(pred["annotations"][2]),
+            r"pred\.json lists images twice: 3",
+        ),
+        (
+            lambda gt, pred: pred["annotations"][0]["segments_info"][0].pop("category_id"),
+            "Image 1: segments_info",
+        ),
+    ],
+)
+def test_broken_files_are_described(
+    files: Callable[..., tuple[Path, Path]], change: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        score(files(change))

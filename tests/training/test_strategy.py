@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from panoptic_cli.config.schema import Runtime
+from panoptic_cli.errors import DeviceError, UsageError
+from panoptic_cli.training import strategy
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"tpu": "local", "num_gpus": 1}, "--gpus"),
+        ({"tpu": "local", "mixed_precision_dtype": "float16"}, "float16"),
+        ({"tpu": "local", "distribution_strategy": "mirrored"}, "mirrored"),
+        ({"distribution_strategy": "tpu"}, "--tpu"),
+        ({"tpu_zone": "z"}, "--tpu-zone"),
+        ({"distribution_strategy": "one_device", "num_gpus": 2}, "one_device"),
+        ({"distribution_strategy": "mirrored", "num_gpus": 0}, "mirrored"),
+        ({"distribution_strategy": "multi_worker_mirrored"}, "TF_CONFIG"),
+    ],
+)
+def test_contradictions_are_usage_errors(settings, word):
+    with pytest.raises(UsageError, match=word) as caught:
+        strategy.check_devices(Runtime(**settings))
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_batch_must_divide():
+    with pytest.raises(UsageError, match="10 images does not divide by 4"):
+        strategy.check_devices(Runtime(num_gpus=4), batch_size=10)
+    strategy.check_devices(Runtime(num_gpus=4), batch_size=8)
+
+
+def test_remote_tpu_cannot_write_here():
+    with pytest.raises(UsageError, match="local directory runs/x"):
+        strategy.check_devices(Runtime(tpu="node-1"), model_dir="runs/x")
+    strategy.check_devices(Runtime(tpu="node-1"), model_dir="gs://bucket/x")
+    strategy.check_devices(Runtime(tpu="local"), model_dir="runs/x")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"cluster": {}, "task": {}}', '{"cluster": {"worker": ["a:1"]}}']
+)
+def test_broken_tf_config(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UsageError, match="TF_CONFIG"):
+        strategy.check_devices(Runtime())
+
+
+def test_checks_do_not_import_tensorflow():
+    code = (
+        "import sys; from panoptic_cli.training import strategy, trainer, inputs, run_directory;"
+        "from panoptic_cli.config.schema import Runtime;"
+        "strategy.check_devices(Runtime(num_gpus=2), batch_size=4);"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_gpus_that_are_not_there():
+    import tensorflow as tf
+
+    count = len(tf.config.list_physical_devices("GPU"))
+    with pytest.raises(DeviceError, match=f"--gpus {count + 3}: .* visible"):
+        strategy.create_strategy(Runtime(num_gpus=count + 3))
+
+
+def test_gpus_zero_is_the_cpu():
+    made = strategy.create_strategy(Runtime(num_gpus=0))
+    assert strategy.describe(made)["replicas"] == 1
+    assert strategy.on_cpu(made)
+    assert strategy.is_chief(made)
+
+
+class _Resolver:
+    calls: list[tuple] = []  # noqa: RUF012 - reset by the test
+
+    def __init__(self, tpu, zone, project):
+        self.calls.append(("resolver", tpu, zone, project))
+
+
+@pytest.mark.parametrize("name", ["local", "node-1"])
+def test_tpu_is_connected_initialised_and_wrapped(monkeypatch, name):
+    import tensorflow as tf
+
+    _Resolver.calls = calls = []
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", _Resolver)
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda r: calls.append(("connect",)))
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", lambda r: calls.append(("initialize",)))
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda r: ("strategy", r))
+    made = strategy.create_strategy(Runtime(tpu=name, tpu_zone="z", tpu_project="p"))
+    assert made[0] == "strategy"
+    connect = [] if name == "local" else [("connect",)]
+    assert calls == [("resolver", name, "z", "p"), *connect, ("initialize",)]
+
+
+def test_tpu_that_does_not_answer_is_one_error(monkeypatch):
+    import tensorflow as tf
+
+    def refuse(**_):
+        raise ValueError("Could not lookup TPU metadata")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", refuse)
+    with pytest.raises(DeviceError, match="node-9 cannot be used: Could not lookup"):
+        strategy.create_strategy(Runtime(tpu="node-9"))
+
+
+@pytest.mark.parametrize(("dtype", "compute"), [("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_precision_keeps_float32_variables(dtype, compute):
+    import keras
+
+    before = keras.config.dtype_policy()
+    try:
+        strategy.set_precision(Runtime(mixed_precision_dtype=dtype))
+        layer = keras.layers.Dense(2)
+        assert (layer.compute_dtype, layer.variable_dtype) == (compute, "float32")
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_float16_on_a_cpu_names_bfloat16(capsys):
+    import keras
+
+    before = keras.config.dtype_policy()
+    try:
+        strategy.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert "bfloat16" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""`panoptic download` from a local mirror: fetched, verified, extracted, and never twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from panoptic_cli.commands.main import run
+
+from panoptic_cli.transfer.aria2c import find_aria2c
+
+pytestmark = pytest.mark.skipif(find_aria2c() is None, reason="the program aria2c is not installed")
+VAL_ZIP = "zips/val2017.zip"
+
+
+def _arguments(mirror: Any, data: Path, *more: str) -> list[str]:
+    manifest = str(mirror.root / "manifest.json")
+    return ["download", "--data-dir", str(data), "--base-url", mirror.url, "--manifest", manifest, *more]
+
+
+def _run_json(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = run([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def _tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_from_nothing_to_the_tree_and_then_nothing_to_do(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "coco"
+    code, result = _run_json(capsys, _arguments(mirror, data))
+    assert code == 0
+    assert len(result["extracted"]) == 8
+    assert result["bytes_fetched"] == sum(path.stat().st_size for path in mirror.root.rglob("*.zip"))
+    found = _tree(data)
+    assert len([name for name in found if name.startswith("train2017/")]) == 5
+    assert len([name for name in found if name.startswith("panoptic_val2017/")]) == 3
+    assert {name for name in found if name.startswith("annotations/")} == {
+        f"annotations/{kind}_{split}2017.json"
+        for kind in ("instances", "panoptic")
+        for split in ("train", "val")
+    }
+    assert {name.split("/")[0] for name in found} == {
+        *("annotations", "train2017", "val2017", "panoptic_train2017", "panoptic_val2017", ".download.json")
+    }
+    requests = len(mirror.sent)
+    code, again = _run_json(capsys, _arguments(mirror, data))
+    assert (code, again["extracted"], again["fetched"]) == (0, [], [])
+    assert len(mirror.sent) == requests
+
+
+def test_kept_zips_are_used_again_after_a_folder_is_lost(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "coco"
+    assert run(_arguments(mirror, data, "--split", "val", "--keep-zips")) == 0
+    assert (data / "zips/val2017.zip").read_bytes() == (mirror.root / VAL_ZIP).read_bytes()
+    assert not (data / "train2017").exists()
+    requests = len(mirror.sent)
+    next((data / "val2017").iterdir()).unlink()
+    code, result = _run_json(capsys, _arguments(mirror, data, "--split", "val"))
+    assert (code, result["extracted"], result["fetched"]) == (0, ["val2017/"], [])
+    assert len(list((data / "val2017").iterdir())) == 3
+    assert len(mirror.sent) == requests
+    assert (data / "zips/val2017.zip").exists()  # kept by an earlier wish: not ours to delete now
+
+
+def test_a_wrong_checksum_is_kept_aside_and_fetched_anew(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "coco"
+    good = (mirror.root / VAL_ZIP).read_bytes()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 1
+    (mirror.root / VAL_ZIP).write_bytes(bad)
+    assert run(_arguments(mirror, data, "--split", "val")) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "val2017.zip has SHA-256" in message
+    assert "val2017.zip.corrupt" in message
+    assert (data / "zips/val2017.zip.corrupt").read_bytes() == bytes(bad)
+    assert not (data / "val2017").exists()
+    (mirror.root / VAL_ZIP).write_bytes(good)
+    sent = mirror.bytes_sent("annotations/annotations_trainval2017.zip")
+    assert run(_arguments(mirror, data, "--split", "val")) == 0
+    assert len(list((data / "val2017").iterdir())) == 3
+    assert mirror.bytes_sent("annotations/annotations_trainval2017.zip") == sent  # that one was right
+
+
+def test_a_wrong_size_is_named(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+    file = mirror.root / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["archives"][1].update(size=manifest["archives"][1]["size"] + 1)
+    file.write_text(json.dumps(manifest))
+    assert run(_arguments(mirror, tmp_path / "coco", "--split", "val")) == 1
+    assert "instead of" in capsys.readouterr().err
+    assert (tmp_path / "coco/zips/val2017.zip.corrupt").exists()
+
+
+def test_a_missing_archive_is_named_and_the_others_are_kept(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "coco"
+    mirror.status[VAL_ZIP] = 404
+    code, result = _run_json(capsys, _arguments(mirror, data, "--split", "val"))
+    assert code == 1
+    assert f"{mirror.url}{VAL_ZIP}" in result["error"]["message"]
+    assert "--base-url" in result["error"]["hint"]
+    assert (data / "zips/annotations_trainval2017.zip").exists()
+
+
+def test_a_folder_of_another_data_set_is_not_mixed_with(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "coco"
+    assert run(_arguments(mirror, data, "--split", "val")) == 0
+    assert run(["download", "--data-dir", str(data), "--split", "val", "--dry-run"]) == 1
+    assert "another archive" in capsys.readouterr().err
+
+
+def _processes_with(text: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if text in line:
+            found.append(line)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_download_is_resumed_and_leaves_no_daemon(
+    mirror: Any, tmp_path: Path, end: signal.Signals
+) -> None:
+    import hashlib
+    import zipfile
+
+    data, scratch, size = tmp_path / "coco", tmp_path / "scratch", 12 << 20
+    scratch.mkdir()
+    with zipfile.ZipFile(
+        mirror.root / VAL_ZIP, "w"
+    ) as archive:  # stored: the archive is as large as its content
+        for number in range(3):
+            archive.writestr(f"val2017/{number}.jpg", np.random.default_rng(number).bytes(size // 3))
+    content = (mirror.root / VAL_ZIP).read_bytes()
+    manifest = json.loads((mirror.root / "manifest.json").read_text())
+    manifest["archives"][1].update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    (mirror.root / "manifest.json").write_text(json.dumps(manifest))
+
+    mirror.bytes_per_second = 150_000  # 8 connections: 1.2 MB/s
+    command = [sys.executable, "-m", "panoptic_cli", *_arguments(mirror, data, "--split", "val")]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    part = data / "zips/val2017.zip.part"
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_blocks * 512 > size // 3):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert _processes_with(str(scratch))
+    process.send_signal(end)
+    process.communicate(timeout=30)
+    assert process.returncode == (-9 if end == signal.SIGKILL else 130)
+    deadline = time.monotonic() + 15  # aria2c looks for its parent every second
+    while _processes_with(str(scratch)):
+        assert time.monotonic() < deadline, "the daemon outlived us"
+        time.sleep(0.1)
+    assert not (data / "val2017").exists()
+
+    # Not without any limit: the mirror would fill the sockets' buffers with bytes that nobody reads.
+    mirror.bytes_per_second = 2_000_000
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    # Sent twice may be what was under way when connections closed: for each of 8 connections, twice, 128 KiB.
+    assert mirror.bytes_sent(VAL_ZIP) < size + 2 * 8 * (128 << 10)
+    assert (data / "val2017/1.jpg").read_bytes() == np.random.default_rng(1).bytes(size // 3)

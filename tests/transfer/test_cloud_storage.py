@@ -1,0 +1,183 @@
+"""Uploads against a Cloud Storage emulator: everything arrives and is verified, nothing is sent twice."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from panoptic_cli.commands.main import run
+
+from panoptic_cli.errors import DataError, TransferError, UsageError
+from panoptic_cli.transfer import upload as uploads
+from panoptic_cli.transfer.storage_errors import describe
+from panoptic_cli.transfer.upload import Destination, list_files, parse_destination, plan_uploads, run_uploads
+
+BUCKET = "records"
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an emulator of our own, with one bucket."""
+    emulator = pytest.importorskip(
+        "gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    try:
+        yield uploads.make_client()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Three shards, one of them large enough for a resumable upload, and what must not be sent."""
+    folder = tmp_path / "tfrecords"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    (folder / "train-0").write_bytes(rng.bytes(9 << 20))
+    (folder / "val-0").write_bytes(rng.bytes(1000))
+    (folder / "sub" / "empty").write_bytes(b"")
+    (folder / ".hidden").write_bytes(b"secret")
+    (folder / "link").symlink_to(folder / "val-0")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_bytes(b"secret")
+    return folder
+
+
+def _run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = run([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_every_byte_arrives_and_a_second_run_sends_nothing(storage: Any, records: Path, capsys: Any) -> None:
+    place = f"gs://{BUCKET}/coco/v1/"
+    code, result = _run_json(capsys, "upload", str(records), place)
+    assert code == 0
+    assert result["files_sent"] == 3
+    assert result["bytes_sent"] == (9 << 20) + 1000
+    there = {blob.name: blob for blob in storage.list_blobs(BUCKET)}
+    assert sorted(there) == ["coco/v1/sub/empty", "coco/v1/train-0", "coco/v1/val-0"]
+    for name, blob in there.items():
+        assert blob.download_as_bytes() == (records / name.removeprefix("coco/v1/")).read_bytes()
+
+    generations = {blob.name: blob.generation for blob in storage.list_blobs(BUCKET)}
+    assert all(generations.values())
+    code, again = _run_json(capsys, "upload", str(records), place)
+    assert (code, again["files_sent"], again["files_unchanged"]) == (0, 0, 3)
+    assert {blob.name: blob.generation for blob in storage.list_blobs(BUCKET)} == generations
+
+    (records / "val-0").write_bytes(b"other" * 200)  # of the same size
+    code, third = _run_json(capsys, "upload", str(records), place)
+    assert (code, third["files_sent"]) == (0, 1)
+    assert [item["object"] for item in third["files"] if item["action"] == "replace"] == ["coco/v1/val-0"]
+    assert storage.bucket(BUCKET).blob("coco/v1/val-0").download_as_bytes() == b"other" * 200
+
+
+def test_many_small_files_with_many_workers(
+    storage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02d}").write_bytes(bytes([number]) * 1000)
+    place = Destination(BUCKET, "many/")
+    sent = run_uploads(storage, plan_uploads(storage, list_files(folder), folder, place), place, workers=24)
+    assert len(sent) == 60
+    there = {blob.name: blob.crc32c for blob in storage.list_blobs(BUCKET, prefix="many/")}
+    assert there == {item.name: item.crc32c for item in sent}
+    assert "pool is full" not in caplog.text
+
+
+def test_a_dry_run_sends_nothing(storage: Any, records: Path, capsys: Any) -> None:
+    assert run(["upload", str(records), f"gs://{BUCKET}", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "3 files (9.4 MB) would be sent" in out
+    assert "train-0" in out
+    assert list(storage.list_blobs(BUCKET)) == []
+
+
+def test_the_source_defaults_to_the_records_of_the_data_dir(storage: Any, records: Path, capsys: Any) -> None:
+    code, result = _run_json(capsys, "upload", f"gs://{BUCKET}/x", "--data-dir", str(records.parent))
+    assert code == 0
+    assert {item["object"] for item in result["files"]} == {"x/train-0", "x/val-0", "x/sub/empty"}
+
+
+def test_a_missing_bucket_has_its_own_message(storage: Any, records: Path, capsys: Any) -> None:
+    assert run(["upload", str(records), "gs://nowhere/x"]) == 1
+    assert "gcloud storage buckets create gs://nowhere" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_object_that_arrives_damaged_is_named_and_the_rest_is_sent(
+    storage: Any, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = list_files(records)
+    planned = plan_uploads(storage, paths, records, Destination(BUCKET, ""))
+    (records / "val-0").write_bytes(bytes(1000))  # changes after its checksum was taken
+    with pytest.raises(TransferError, match=r"(?s)1 of 3 files.*val-0.*CRC32C"):
+        run_uploads(storage, planned, Destination(BUCKET, ""))
+    assert {"train-0", "sub/empty"} <= {blob.name for blob in storage.list_blobs(BUCKET)}
+
+
+def test_hidden_files_and_links_stay_here(records: Path) -> None:
+    assert [path.name for path in list_files(records)] == ["empty", "train-0", "val-0"]
+    with pytest.raises(DataError, match="does not exist"):
+        list_files(records / "nothing")
+    (records.parent / "void").mkdir()
+    with pytest.raises(DataError, match="nothing to upload"):
+        list_files(records.parent / "void")
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix"), [("gs://b", ""), ("gs://b/", ""), ("gs://b/x", "x/"), ("gs://b/x/y/", "x/y/")]
+)
+def test_destinations(url: str, prefix: str) -> None:
+    assert parse_destination(url) == Destination("b", prefix)
+
+
+@pytest.mark.parametrize("url", ["b/x", "s3://b/x", "gs://", "gs:///x", "gs://b//x"])
+def test_what_is_no_destination(url: str) -> None:
+    with pytest.raises(UsageError, match="gs://BUCKET/PREFIX"):
+        parse_destination(url)
+
+
+def test_each_error_has_its_own_message_and_none_repeats_the_library() -> None:
+    import google.api_core.exceptions as api
+    import google.auth.exceptions as auth
+    import requests
+
+    secret = "upload_id=s3cret"
+    errors = [
+        auth.DefaultCredentialsError(secret),
+        auth.RefreshError(secret),
+        auth.TransportError(secret),
+        api.Unauthorized(secret),
+        api.Forbidden(secret),
+        api.NotFound(secret),
+        api.ServiceUnavailable(secret),
+        api.BadRequest(secret),
+        requests.ConnectionError(secret),
+        uploads.ChecksumMismatchError(secret),
+        OSError(5, "Input/output error", "shard"),
+    ]
+    messages = [describe(error, "b") for error in errors]
+    assert len({message for message, _ in messages}) == len(errors)
+    assert all(hint and "s3cret" not in message + hint for message, hint in messages)
+    wrapped = api.RetryError("gave up", api.Forbidden(secret))
+    assert describe(wrapped, "b") == messages[4]
+
+
+def test_a_bug_is_not_taken_for_a_transfer_error() -> None:
+    with pytest.raises(ZeroDivisionError):
+        describe(ZeroDivisionError(), "b")
