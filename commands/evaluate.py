@@ -1,6 +1,205 @@
-"""placeholder, being written."""
+"""`panoptic evaluate`: PQ, box AP and mask AP of a model or of a result file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from panoptic_cli import console
+from panoptic_cli.errors import UsageError
+
+from . import options as o
+from .model_source import find_model
+from .quality_table import average_precision_table, class_table, quality_table
+
+_TPU = (
+    "--tpu: evaluation does not run on TPUs. The fusion of things and stuff works at each picture's own size, and "
+    "TPUs need shapes that are known when a program is compiled."
+)
 
 
-def evaluate() -> None:
-    """Being written."""
-    raise NotImplementedError
+def evaluate(
+    model_dir: o.ModelDir = None,
+    checkpoint: o.Checkpoint = None,
+    experiment: o.ExperimentName = None,
+    config_file: o.ConfigFile = None,
+    settings: o.Settings = None,
+    params_override: o.ParamsOverride = None,
+    data_dir: o.DataDir = o.DEFAULT_DATA_DIR,
+    eval_data: o.EvalData = None,
+    annotation_file: o.AnnotationFile = None,
+    categories: o.CategoriesFile = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N pictures.", rich_help_panel=o.DATA)
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Pictures at once.", rich_help_panel=o.DEVICES)
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            envvar="PANOPTIC_OUTPUT",
+            help="Write COCO-format predictions and metrics.json to this folder.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            help="Score this COCO panoptic result JSON; no model is run.",
+            rich_help_panel="Score a result file",
+        ),
+    ] = None,
+    predictions_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions-dir",
+            help="Its PNGs.",
+            show_default="the JSON's path without .json",
+            rich_help_panel="Score a result file",
+        ),
+    ] = None,
+    panoptic_annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--panoptic-annotations", help="The ground truth's panoptic JSON.", rich_help_panel="Score a result file"
+        ),
+    ] = None,
+    panoptic_masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--panoptic-masks",
+            help="Its PNGs.",
+            show_default="the JSON's path without .json",
+            rich_help_panel="Score a result file",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes.", rich_help_panel="Score a result file")
+    ] = 2,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print every category.")] = False,
+    precision: o.Precision = None,
+    gpus: o.Gpus = None,
+    tpu: o.Tpu = None,
+    dry_run: o.DryRun = False,
+    json_output: o.Json = False,
+) -> None:
+    """Measure panoptic quality, box AP and mask AP.
+
+    Without options: the run in runs/panoptic_fpn_coco on data/coco/tfrecords/val-*. With --predictions a result
+    file of any model is scored instead.
+    """
+    if tpu is not None:
+        raise UsageError(_TPU, "Use --gpus N, or leave it out for the CPU.")
+    if predictions is not None:
+        if model_dir is not None and checkpoint is not None:
+            raise UsageError("--predictions scores a file: leave --model-dir and --checkpoint out.")
+        _score_file(
+            predictions, predictions_dir, panoptic_annotations, panoptic_masks, workers, per_class, output, dry_run
+        )
+        return
+    stray = [name for name, value in (("--predictions-dir", predictions_dir),) if value is not None]
+    if stray:
+        raise UsageError(f"{stray[0]} goes with --predictions.")
+
+    source = find_model(
+        model_dir,
+        checkpoint,
+        experiment=experiment,
+        config_file=config_file,
+        params_override=params_override,
+        settings=settings,
+        options=o.given(
+            ("task.validation_data.input_path", eval_data),
+            ("task.annotation_file", annotation_file),
+            ("task.categories_file", categories),
+            ("runtime.mixed_precision_dtype", precision),
+            ("runtime.num_gpus", gpus),
+        ),
+        records_dir=Path(data_dir) / "tfrecords",
+    )
+    pattern = source.experiment.task.validation_data.input_path or f"{data_dir}/tfrecords/val-*"
+    from panoptic_cli.training import inputs
+
+    shards = inputs.check_records(pattern)
+    if dry_run:
+        plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}
+        console.result(plan, f"Would evaluate {source.checkpoint} on {pattern} ({shards} shards).")
+        return
+    from panoptic_cli.training import strategy
+
+    strategy.check_devices(source.experiment.runtime)
+    from panoptic_cli.evaluation.evaluator import evaluate as run_evaluation
+    from panoptic_cli.inference import load_model
+
+    strategy.create_strategy(source.experiment.runtime)
+    model = load_model(source.experiment, source.table, source.checkpoint)
+    annotations = source.experiment.task.annotation_file
+    result = run_evaluation(
+        model,
+        pattern,
+        batch_size=batch_size,
+        limit=limit,
+        annotation_file=Path(annotations) if annotations else None,
+        output_dir=output,
+    )
+    data = result.to_dict()
+    _write_metrics(data, output)
+    tables = [quality_table(data["panoptic"]), average_precision_table(data["box"], data["mask"])]
+    if per_class:
+        tables.append(class_table(data["panoptic"], source.table))
+    mean_iou = data["semantic"]["mIoU"]
+    console.result(
+        data,
+        *tables,
+        f"{result.images} images, {result.images_per_second:.2f} images/s"
+        + (f", semantic mIoU {100 * mean_iou:.1f}" if mean_iou is not None else "")
+        + (f", step {result.step}" if result.step is not None else "")
+        + (f", predictions in {output}" if output else ""),
+    )
+
+
+def _score_file(
+    predictions: Path,
+    predictions_dir: Path | None,
+    annotations: Path | None,
+    masks_dir: Path | None,
+    workers: int,
+    per_class: bool,
+    output: Path | None,
+    dry_run: bool,
+) -> None:
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.evaluation.result_files import score_files
+
+    if annotations is None:
+        raise UsageError(
+            "--predictions needs the ground truth.", "Give --panoptic-annotations panoptic_val2017.json."
+        )
+    if dry_run:
+        console.result(
+            {"predictions": str(predictions), "panoptic_annotations": str(annotations)},
+            f"Would score {predictions} against {annotations}.",
+        )
+        return
+    result = score_files(predictions, predictions_dir, annotations, masks_dir, workers)
+    for warning in result.pop("warnings", []):
+        console.warn(warning)
+    images, rate = result.pop("images"), result.pop("images_per_second")
+    result.pop("seconds", None)
+    data: dict[str, Any] = {"panoptic": result, "images": images, "images_per_second": rate}
+    _write_metrics(data, output)
+    tables = [quality_table(result)]
+    if per_class:
+        tables.append(class_table(result, CategoryTable.from_file(annotations)))
+    console.result(data, *tables, f"{images} images, {rate:.1f} images/s")
+
+
+def _write_metrics(data: dict[str, Any], output: Path | None) -> None:
+    if output is not None:
+        from panoptic_cli.files import write_json
+
+        write_json(output / "metrics.json", data)

@@ -42,7 +42,7 @@ ModelDir = Annotated[
     typer.Option(
         "--model-dir",
         envvar="PANOPTIC_MODEL_DIR",
-        help="The run directory. [default: runs/<experiment>]",
+        help="The run directory.", show_default="runs/<experiment>",
         rich_help_panel=RUN,
     ),
 ]
@@ -56,7 +56,7 @@ Checkpoint = Annotated[
 ]
 ExperimentName = Annotated[
     str | None,
-    typer.Option("--experiment", help="Preset. [default: panoptic_fpn_coco]", rich_help_panel=CONFIG),
+    typer.Option("--experiment", help="Preset.", show_default="panoptic_fpn_coco", rich_help_panel=CONFIG),
 ]
 Schedule = Annotated[
     str | None,
@@ -84,7 +84,7 @@ TrainData = Annotated[
     typer.Option(
         "--train-data",
         envvar="PANOPTIC_TRAIN_DATA",
-        help="Training records, a pattern. [default: <data-dir>/tfrecords/train-*]",
+        help="Training records, a pattern.", show_default="<data-dir>/tfrecords/train-*",
         rich_help_panel=DATA,
     ),
 ]
@@ -93,7 +93,7 @@ EvalData = Annotated[
     typer.Option(
         "--eval-data",
         envvar="PANOPTIC_EVAL_DATA",
-        help="Validation records, a pattern. [default: <data-dir>/tfrecords/val-*]",
+        help="Validation records, a pattern.", show_default="<data-dir>/tfrecords/val-*",
         rich_help_panel=DATA,
     ),
 ]
@@ -102,7 +102,7 @@ AnnotationFile = Annotated[
     typer.Option(
         "--annotation-file",
         envvar="PANOPTIC_ANNOTATION_FILE",
-        help="COCO instances JSON for box and mask AP. [default: from the records]",
+        help="COCO instances JSON for box and mask AP.", show_default="from the records",
         rich_help_panel=DATA,
     ),
 ]
@@ -111,7 +111,7 @@ CategoriesFile = Annotated[
     typer.Option(
         "--categories",
         envvar="PANOPTIC_CATEGORIES",
-        help="Panoptic JSON or categories.json with the categories. [default: beside the records]",
+        help="Panoptic JSON or categories.json with the categories.", show_default="beside the records",
         rich_help_panel=DATA,
     ),
 ]
@@ -121,7 +121,7 @@ Precision = Annotated[
 ]
 Gpus = Annotated[
     int | None,
-    typer.Option("--gpus", min=0, help="How many GPUs; 0 is the CPU. [default: all]", rich_help_panel=DEVICES),
+    typer.Option("--gpus", min=0, help="How many GPUs; 0 is the CPU.", show_default="all", rich_help_panel=DEVICES),
 ]
 Tpu = Annotated[
     str | None,

@@ -1,6 +1,87 @@
-"""placeholder, being written."""
+"""`panoptic predict`: overlays, panoptic PNGs and JSON of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panoptic_cli import console
+
+from . import options as o
+from .model_source import find_model
 
 
-def predict() -> None:
-    """Being written."""
-    raise NotImplementedError
+def predict(
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.", show_default=False)],
+    model_dir: o.ModelDir = None,
+    checkpoint: o.Checkpoint = None,
+    experiment: o.ExperimentName = None,
+    config_file: o.ConfigFile = None,
+    settings: o.Settings = None,
+    categories: o.CategoriesFile = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", envvar="PANOPTIC_OUTPUT", help="Folder for overlay/, pred/ and the JSON files."),
+    ] = Path("predictions"),
+    score_threshold: Annotated[
+        float,
+        typer.Option("--score-threshold", min=0.0, max=1.0, help="Detections below are neither drawn nor listed."),
+    ] = 0.5,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the overlay's colours.")
+    ] = 0.5,
+    precision: o.Precision = None,
+    gpus: o.Gpus = None,
+    dry_run: o.DryRun = False,
+    json_output: o.Json = False,
+) -> int:
+    """Segment pictures: an overlay and a panoptic PNG of each, one pred.json in COCO's format for all.
+
+    Example: panoptic predict photos/ --model-dir runs/my_run --output out
+    """
+    from panoptic_cli.pictures import find_pictures
+
+    source = find_model(
+        model_dir,
+        checkpoint,
+        experiment=experiment,
+        config_file=config_file,
+        settings=settings,
+        options=o.given(
+            ("task.categories_file", categories),
+            ("task.model.panoptic_segmentation_generator.score_threshold", score_threshold),
+            ("runtime.mixed_precision_dtype", precision),
+            ("runtime.num_gpus", gpus),
+        ),
+    )
+    files = find_pictures(pictures)
+    if dry_run:
+        console.result(
+            {"checkpoint": source.checkpoint, "pictures": [str(f) for f in files], "output": str(output)},
+            f"Would predict {len(files)} pictures with {source.checkpoint} into {output}.",
+        )
+        return 0
+    from panoptic_cli.training import strategy
+
+    strategy.check_devices(source.experiment.runtime)
+    from panoptic_cli.inference import load_model
+    from panoptic_cli.prediction import predict_pictures
+
+    strategy.create_strategy(source.experiment.runtime)
+    model = load_model(source.experiment, source.table, source.checkpoint)
+    summary = predict_pictures(model, files, output, score_threshold=score_threshold, alpha=alpha)
+    console.result(
+        {
+            "output": str(output),
+            "overlays": [str(path) for path in summary.overlays],
+            "predictions": str(output / "pred.json"),
+            "failed": summary.failed,
+            "step": model.step,
+        },
+        f"{len(summary.overlays)} pictures in {output}: overlay/, pred/, pred.json, detections.json",
+    )
+    if summary.failed:
+        console.warn(f"{len(summary.failed)} of {len(files)} pictures could not be read; the others are done.")
+    return 1 if summary.failed else 0

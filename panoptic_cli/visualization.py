@@ -173,7 +173,7 @@ def _label(
         width, height = round(x1 - x0) + 2 * pad, round(y1 - y0) + 2 * pad
         if width > picture.width or height > picture.height:
             continue
-        room = 2 * width * height if region.instance == 0 else width * height / 16
+        room = 2 * width * height if region.instance == 0 else width * height / 8
         if region.area < room:
             continue
         for x, y in _spots(region, width, height, picture.size):

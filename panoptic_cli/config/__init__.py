@@ -5,23 +5,21 @@ from panoptic_cli.config.load import (
     differences,
     dump,
     load_experiment,
-    load_run_config,
     preset_names,
-    save,
     validate,
 )
-from panoptic_cli.config.overrides import split_params
+from panoptic_cli.config.overrides import apply_overrides, set_key, split_params
 from panoptic_cli.config.schema import Experiment
 
 __all__ = [
     "DEFAULT_EXPERIMENT",
     "Experiment",
+    "apply_overrides",
     "differences",
     "dump",
     "load_experiment",
-    "load_run_config",
     "preset_names",
-    "save",
+    "set_key",
     "split_params",
     "validate",
 ]

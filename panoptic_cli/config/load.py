@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from panoptic_cli.config.overrides import apply_overrides, merge
+from panoptic_cli.config.overrides import apply_overrides, merge, set_key
 from panoptic_cli.config.schema import Experiment
 from panoptic_cli.errors import ConfigError, summarize
-from panoptic_cli.files import write_text
 
 DEFAULT_EXPERIMENT = "panoptic_fpn_coco"
 
@@ -64,11 +63,7 @@ def load_experiment(
     apply_overrides(tree, params_override)
     apply_overrides(tree, settings)
     for key, value in options:
-        *parents, last = key.split(".")
-        section = tree
-        for part in parents:
-            section = section.setdefault(part, {})
-        section[last] = value
+        set_key(tree, key, value)
     tree["experiment"] = experiment
     return validate(tree, " + ".join(sources))
 
@@ -88,20 +83,8 @@ def validate(tree: dict[str, Any], source: str) -> Experiment:
 
 
 def dump(experiment: Experiment) -> str:
-    """Returns the whole configuration as YAML; `load_run_config` reads it back to an equal one."""
+    """Returns the whole configuration as YAML; reading it and `validate` give an equal one."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, width=100)
-
-
-def save(experiment: Experiment, path: Path) -> None:
-    """Writes the whole configuration as YAML, whole or not at all."""
-    write_text(path, dump(experiment))
-
-
-def load_run_config(path: Path, settings: Iterable[str] = ()) -> Experiment:
-    """Reads a configuration that `save` wrote, optionally with overrides on top."""
-    tree = _read_yaml(path)
-    apply_overrides(tree, settings)
-    return validate(tree, str(path))
 
 
 def differences(ours: Experiment, theirs: Experiment) -> list[str]:

@@ -94,6 +94,15 @@ def apply_overrides(tree: dict[str, Any], assignments: Iterable[str]) -> None:
             section[parts[-1]] = value
 
 
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key in a nested dictionary, making the sections on its way."""
+    *parents, last = key.split(".")
+    section = tree
+    for part in parents:
+        section = section.setdefault(part, {})
+    section[last] = value
+
+
 def merge(tree: dict[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     """Merges `update` into `tree` in place, section by section, and returns `tree`."""
     for key, value in update.items():

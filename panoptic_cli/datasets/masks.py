@@ -21,7 +21,7 @@ def encode_png(labels: np.ndarray) -> bytes:
     """Encodes a label picture as a single-channel PNG, 8 bits deep when all values are <= 255, otherwise 16.
 
     Label pictures are runs of equal values, so every row is stored unfiltered and deflated with run-length
-    matching only. That is about four times as fast as Pillow's encoder, which tries all filters, and files
+    matching only. That is two to four times as fast as Pillow's encoder, which tries all filters, and files
     stay as small.
 
     Args:

@@ -18,8 +18,8 @@ from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, PanopticError, summarize
 from panoptic_cli.evaluation.label_runs import joint_runs_rgb
+from panoptic_cli.evaluation.panoptic_png import read_panoptic_png
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
-from panoptic_cli.evaluation.predictions import read_panoptic_png
 from panoptic_cli.files import read_json
 
 _CHUNK = 25  # pictures a task: enough to hide the cost of a task, few enough to share work evenly

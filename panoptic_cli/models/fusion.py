@@ -22,10 +22,12 @@ class PanopticMaps(NamedTuple):
     Attributes:
         category: int32 [height, width], category ids; 0 is void.
         instance: int32 [height, width], 1-based place of the detection; 0 for stuff and void.
+        semantic: int32 [height, width], classes of the semantic head alone.
     """
 
     category: tf.Tensor
     instance: tf.Tensor
+    semantic: tf.Tensor
 
 
 def _source_positions(
@@ -201,4 +203,4 @@ def fuse(
     thing_ids = tf.gather(tf.constant(label_space.thing_ids, tf.int32), classes)
     id_of_owner = tf.concat([[0], thing_ids], axis=0)
     category = tf.where(instance > 0, tf.gather(id_of_owner, instance), tf.gather(stuff_ids, labels))
-    return PanopticMaps(category, instance)
+    return PanopticMaps(category, instance, labels)

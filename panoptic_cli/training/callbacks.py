@@ -240,25 +240,29 @@ class ShowProgress(StepCallback):
     """The progress line, with loss and rate behind it."""
 
     def __init__(
-        self, progress: Progress, advance: Callable[..., None], learning_rate: Callable[[], float]
+        self,
+        progress: Progress,
+        advance: Callable[..., None],
+        learning_rate: Callable[[], float],
+        last_step: int,
     ) -> None:
         super().__init__(progress)
         self.advance = advance
         self.learning_rate = learning_rate
+        self.last_step = last_step
+        self._noted = -math.inf
 
     def after_step(self) -> None:
-        """Moves the line on."""
-        loss = self.progress.losses.get(TOTAL_LOSS, math.nan)
-        self.advance(
-            self.progress.step - self.progress.previous,
-            note=f"loss {loss:.4f}, lr {self.learning_rate():.5f}",
-        )
+        """Moves the line on, with a new note twice a second at most: the schedule takes time."""
+        now, note = time.monotonic(), None
+        if now - self._noted > 0.5 or self.progress.step == self.last_step:
+            loss = self.progress.losses.get(TOTAL_LOSS, math.nan)
+            note, self._noted = f"loss {loss:.4f}, lr {self.learning_rate():.5f}", now
+        self.advance(self.progress.step - self.progress.previous, note=note)
 
 
 def _scalar(tag: str, value: float) -> None:
-    """Writes what TensorBoard's scalar plugin reads; `tf.summary.scalar` would need the tensorboard package."""
-    metadata = tf.compat.v1.SummaryMetadata(
-        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
-        data_class="DATA_CLASS_SCALAR",
-    )
+    """Writes what TensorBoard's scalar plugin reads; `tf.summary.scalar` needs the tensorboard package."""
+    plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class="DATA_CLASS_SCALAR")
     tf.summary.write(tag, tf.constant(value, tf.float32), metadata=metadata)

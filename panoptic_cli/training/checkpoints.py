@@ -145,6 +145,14 @@ def load_network(network: keras.Model, source: str | os.PathLike[str]) -> int:
     return _restore(find_checkpoint(source), {"network": network.variables})
 
 
+def is_own(prefix: str) -> bool:
+    """Whether a checkpoint was written by panoptic train; told by its content."""
+    try:
+        return bool(tf.compat.v1.train.NewCheckpointReader(prefix).has_tensor(_LAYOUT))
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
+        return True  # unreadable: loading it as our own gives the message
+
+
 def find_checkpoint(source: str | os.PathLike[str]) -> str:
     """Returns the prefix of the checkpoint that a run directory, a checkpoint directory or a prefix names.
 

@@ -251,14 +251,17 @@ class _Loop:
     @contextlib.contextmanager
     def _callbacks(self, progress: Progress, signals: Any) -> Iterator[list[StepCallback]]:
         from panoptic_cli.training import callbacks as c
+        from panoptic_cli.training.schedules import build_schedule
 
         trainer, total = self.trainer, self.trainer.train_steps
 
+        schedule = build_schedule(trainer.optimizer_config, total)
+        # Not the host's step: a step that loss scaling skips does not move the schedule on.
+        iterations = self.model.optimizer.iterations
+
         def learning_rate() -> float:
-            # The rate of the last update: Keras' property evaluates the schedule at the next step.
-            optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-            last = max(int(optimizer.iterations) - 1, 0)
-            return float(optimizer._learning_rate(last))
+            """The rate of the last update."""
+            return float(schedule(max(int(iterations.value.numpy()) - 1, 0)))
 
         with contextlib.ExitStack() as stack:
             made: list[StepCallback] = [c.CountSteps(progress), c.StopOnNonFinite(progress, self.checkpoints)]
@@ -276,7 +279,7 @@ class _Loop:
                     learning_rate=learning_rate,
                 )
                 stack.callback(metrics.close)
-                made += [metrics, c.ShowProgress(progress, advance, learning_rate)]
+                made += [metrics, c.ShowProgress(progress, advance, learning_rate, total)]
             made.append(
                 c.SaveCheckpoints(
                     progress, self.checkpoints, interval=trainer.checkpoint_interval, last_step=total

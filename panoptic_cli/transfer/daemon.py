@@ -149,10 +149,10 @@ def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int,
         time.sleep(_POLL)
     if failures:
         problems = [
-            f"{item.url} was not fetched: {text.rstrip('. ') or 'error ' + code}."
-            for item, code, text in failures
+            f"{item.url}: {text.rstrip('. ') or f'aria2 error {code}'}." for item, code, text in failures
         ]
-        raise TransferError(summarize(problems), _HINTS.get(failures[0][1], _RETRY_HINT))
+        message = f"{len(failures)} of {len(files)} archives were not fetched: {summarize(problems)}"
+        raise TransferError(message, _HINTS.get(failures[0][1], _RETRY_HINT))
 
 
 def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Popen, aria2p.Client]:

@@ -176,6 +176,7 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
             _extract(item, plan.data_dir, receipts)
             if not keep_zips and receipts.is_temporary(item.archive):
                 item.path.unlink(missing_ok=True)
+                receipts.set_temporary(item.archive, False)
         zips = plan.data_dir / ZIPS
         if zips.is_dir() and not any(zips.iterdir()):
             zips.rmdir()

@@ -107,7 +107,7 @@ def test_every_option_sets_its_field(data, capsys):
 
 def test_tpu_options(data, capsys):
     tree, _ = dry_run(
-        capsys, "--tpu", "n1", "--tpu-zone", "z", "--tpu-project", "p", "--model-dir", "gs://bucket/run-x"
+        capsys, "--tpu", "n1", "--tpu-zone", "z", "--tpu-project", "p", "--model-dir", "ram://bucket/run-x"
     )
     assert [tree["runtime"][k] for k in ("tpu", "tpu_zone", "tpu_project")] == ["n1", "z", "p"]
 

@@ -76,7 +76,7 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
         for place, annotation in enumerate(objects):
             mask = masks.decode_png(features[records.OBJECT_MASK][place])
             assert mask.sum() == annotation.area == features[records.OBJECT_AREA][place]
-            x, y, w, h = annotation.bbox or (0, 0, 0, 0)
+            x, y, w, _ = annotation.bbox or (0, 0, 0, 0)
             box = [
                 features[key][place]
                 for key in (records.OBJECT_XMIN, records.OBJECT_YMIN, records.OBJECT_XMAX)
@@ -312,7 +312,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_next_run_ends_the_work(tmp_path: Pat
     summary = json.loads(done.stdout)["splits"][0]
     assert summary["pictures"] == 300
     assert summary["kept_shards"] >= len(kept) - 2  # one a worker may be renamed but not yet in the manifest
-    _convert_again = {p.name: p.read_bytes() for p in target.glob("train-*")}
+    resumed = {p.name: p.read_bytes() for p in target.glob("train-*")}
     plan = ConversionPlan(find_splits(data, ["train"])[0], tmp_path / "fresh", 30)
     convert(plan, read_plan(plan), 1)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "fresh").glob("train-*")} == _convert_again
+    assert {p.name: p.read_bytes() for p in (tmp_path / "fresh").glob("train-*")} == resumed

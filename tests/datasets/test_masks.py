@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_both_run_length_forms(seed: int) -> None:
     np.testing.assert_array_equal(masks.rasterize(text, 13, 9), mask)
     flat = mask.ravel(order="F")
     edges = [0, *(np.flatnonzero(np.diff(flat)) + 1), flat.size]
-    runs = [int(b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    runs = [int(b - a) for a, b in pairwise(edges)]
     counts = [0, *runs] if flat[0] else runs
     np.testing.assert_array_equal(masks.rasterize({"size": [13, 9], "counts": counts}, 13, 9), mask)
 

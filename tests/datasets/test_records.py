@@ -42,7 +42,7 @@ def test_equal_features_give_equal_bytes_in_any_order() -> None:
 
 
 def test_garbage_is_no_example() -> None:
-    with pytest.raises(ValueError, match="no tf.train.Example"):
+    with pytest.raises(ValueError, match=r"no tf\.train\.Example"):
         decode_example(b"\xff\xff\xff")
 
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation import predictions
+from panoptic_cli.evaluation import panoptic_png
+from panoptic_cli.evaluation.panoptic_png import read_panoptic_png
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.predictions import (
     PredictionWriter,
     decode_rgb_to_ids,
     encode_ids_to_rgb,
-    read_panoptic_png,
     segments_from_maps,
 )
 from panoptic_cli.evaluation.result_files import score_files
@@ -202,8 +202,8 @@ def test_a_file_in_the_way_is_refused_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_png_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     if not fast:
-        monkeypatch.setattr(predictions, "_fast_decoder", lambda: None)
-    elif predictions._fast_decoder() is None:
+        monkeypatch.setattr(panoptic_png, "_fast_decoder", lambda: None)
+    elif panoptic_png._fast_decoder() is None:
         pytest.skip("kornia-rs is not installed")
     rng = np.random.default_rng(5)
     path = tmp_path / "a.png"

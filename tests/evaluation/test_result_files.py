@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.predictions import encode_ids_to_rgb
+from panoptic_cli.evaluation.panoptic_png import encode_ids_to_rgb
 from panoptic_cli.evaluation.result_files import score_files
 
 CATEGORIES = [{"id": 5, "name": "cat", "isthing": 1}, {"id": 190, "name": "sky", "isthing": 0}]

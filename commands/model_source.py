@@ -1,0 +1,96 @@
+"""From the options of evaluate, export and predict to a configuration, its categories and a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panoptic_cli import config
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment
+from panoptic_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What to load.
+
+    Attributes:
+        experiment: the configuration.
+        table: the categories.
+        checkpoint: run directory or checkpoint.
+    """
+
+    experiment: Experiment
+    table: CategoryTable
+    checkpoint: str
+
+
+def find_model(
+    model_dir: Path | None,
+    checkpoint: str | None,
+    *,
+    experiment: str | None = None,
+    config_file: Path | None = None,
+    params_override: str | None = None,
+    settings: list[str] | None = None,
+    options: list[tuple[str, Any]] | None = None,
+    records_dir: Path | None = None,
+) -> ModelSource:
+    """Finds the model that the options name; does not load it.
+
+    Args:
+        model_dir: a run directory; its own configuration counts, with overrides on top.
+        checkpoint: a checkpoint; without `model_dir` its configuration is built from the options.
+        experiment: preset, for a checkpoint without a run directory. It also names the default run directory.
+        config_file: YAML configuration, likewise.
+        params_override: overrides in the comma form.
+        settings: overrides.
+        options: (key, value) of other options.
+        records_dir: where categories.json may be when a checkpoint comes without a run directory.
+
+    Raises:
+        UsageError: the options contradict each other.
+        RunError: there is no such run.
+    """
+    from panoptic_cli.training import run_directory
+
+    assignments = config.split_params(params_override or "")
+    if checkpoint is not None and model_dir is None:
+        effective = config.load_experiment(
+            experiment or config.DEFAULT_EXPERIMENT,
+            config_file=config_file,
+            params_override=assignments,
+            settings=settings or (),
+            options=options or (),
+        )
+        return ModelSource(effective, _categories(effective, records_dir), checkpoint)
+    if config_file is not None:
+        raise UsageError(
+            "--config goes with --checkpoint: a run directory has its own configuration.",
+            "Override single keys of a run with --set.",
+        )
+    directory = model_dir or Path("runs") / (experiment or config.DEFAULT_EXPERIMENT)
+    effective, table = run_directory.load(directory)
+    if assignments or settings or options:
+        changed = effective.model_dump(mode="json")
+        config.apply_overrides(changed, [*assignments, *(settings or ())])
+        for key, value in options or ():
+            config.set_key(changed, key, value)
+        effective = config.validate(changed, f"{directory}/config.yaml with overrides")
+    return ModelSource(effective, table, checkpoint or str(directory))
+
+
+def _categories(experiment: Experiment, records_dir: Path | None) -> CategoryTable:
+    """The table of --categories, or the one beside the validation or training records."""
+    from panoptic_cli.training import inputs
+
+    task = experiment.task
+    if task.categories_file is None:
+        patterns = (task.validation_data.input_path, task.train_data.input_path)
+        folders = [Path(pattern.split(",")[0]).parent for pattern in patterns if pattern]
+        for folder in [*folders, *([records_dir] if records_dir else [])]:
+            if (folder / "categories.json").is_file():
+                return CategoryTable.from_file(folder / "categories.json")
+    return inputs.load_categories(experiment)

@@ -1,0 +1,152 @@
+"""A trained network ready to run: what evaluate, export and predict share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.config import Experiment
+from panoptic_cli.models.fusion import fuse
+from panoptic_cli.models.panoptic_fpn import PanopticFPN
+
+
+class PicturePrediction(NamedTuple):
+    """Everything predicted for one picture, at the picture's own size.
+
+    Attributes:
+        category_map: int32 [H, W], category ids, 0 void.
+        instance_map: int32 [H, W], 1-based place of the detection, 0 for stuff and void.
+        semantic_map: int32 [H, W], classes of the semantic head alone.
+        boxes: float32 [n, 4] (y1, x1, y2, x2) in pixels of the picture.
+        scores: float32 [n], descending.
+        category_ids: int64 [n].
+        masks: float32 [n, m, m], probabilities within the boxes.
+    """
+
+    category_map: np.ndarray
+    instance_map: np.ndarray
+    semantic_map: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    category_ids: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its weights.
+
+    Attributes:
+        experiment: its configuration.
+        table: its categories.
+        network: the network.
+        source: the checkpoint the weights came from.
+        step: the training step they are from; None where the checkpoint does not tell.
+    """
+
+    experiment: Experiment
+    table: CategoryTable
+    network: PanopticFPN
+    source: str
+    step: int | None
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Classes of the heads."""
+        return self.network.label_space
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        height, width, _ = self.experiment.task.model.input_size
+        return height, width
+
+
+def label_space_of(experiment: Experiment, table: CategoryTable) -> LabelSpace:
+    """Builds the label space that a configuration and a category table decide."""
+    model = experiment.task.model
+    return LabelSpace.create(
+        table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes
+    )
+
+
+def load_model(experiment: Experiment, table: CategoryTable, checkpoint: str | Path) -> LoadedModel:
+    """Builds the network and loads its weights.
+
+    Args:
+        experiment: configuration; its precision becomes the process's.
+        table: categories.
+        checkpoint: a run directory, a folder of checkpoints or one checkpoint's prefix.
+
+    Raises:
+        RunError: the checkpoint is missing or does not fit the network.
+    """
+    from panoptic_cli import weights
+    from panoptic_cli.training import strategy
+
+    strategy.set_precision(experiment.runtime, on_cpu=not tf.config.list_physical_devices("GPU"))
+    network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
+    step = weights.load(network, str(checkpoint))
+    return LoadedModel(experiment, table, network, str(checkpoint), step)
+
+
+class Predictor:
+    """Runs a loaded network and fuses its outputs.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        config = model.experiment.task.model
+        self._forward = tf.function(
+            lambda images, info: model.network(images, info, training=False), reduce_retracing=True
+        )
+
+        @tf.function(reduce_retracing=True)
+        def fuse_one(outputs: dict[str, tf.Tensor], info: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            maps = fuse(
+                outputs["detection_boxes"],
+                outputs["detection_classes"],
+                outputs["detection_scores"],
+                outputs["detection_masks"],
+                outputs["semantic_logits"],
+                info,
+                config.panoptic_segmentation_generator,
+                model.label_space,
+            )
+            return tuple(maps)
+
+        self._fuse = fuse_one
+
+    def __call__(self, images: tf.Tensor, image_info: tf.Tensor) -> Iterator[PicturePrediction]:
+        """Predicts a batch.
+
+        Args:
+            images: float32 [batch, height, width, 3] as `datasets.preprocessing.preprocess` makes them.
+            image_info: float32 [batch, 4, 2].
+
+        Yields:
+            The prediction of each picture, in order.
+        """
+        outputs = self._forward(images, image_info)
+        for place in range(int(images.shape[0])):
+            info = image_info[place]
+            maps = self._fuse({key: value[place] for key, value in outputs.items()}, info)
+            count = int(outputs["num_detections"][place])
+            scale = np.tile(info[2].numpy(), 2)
+            classes = outputs["detection_classes"][place, :count].numpy()
+            yield PicturePrediction(
+                *(m.numpy() for m in maps),
+                boxes=outputs["detection_boxes"][place, :count].numpy() / scale,
+                scores=outputs["detection_scores"][place, :count].numpy(),
+                category_ids=self.model.label_space.thing_ids[classes],
+                masks=outputs["detection_masks"][place, :count].numpy(),
+            )
