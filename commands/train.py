@@ -83,9 +83,7 @@ def train(
         ("runtime.tpu_zone", tpu_zone),
         ("runtime.tpu_project", tpu_project),
     )
-    options = [
-        (key, None if key == "task.init_checkpoint" and value == "none" else value) for key, value in options
-    ]
+    options = [(key, None if key == "task.init_checkpoint" and value == "none" else value) for key, value in options]
     name = experiment or config.DEFAULT_EXPERIMENT
 
     def load(extra: list[tuple[str, Any]]) -> Experiment:
@@ -148,9 +146,7 @@ def _scaled_rates(effective: Experiment, preset: Experiment) -> list[tuple[str, 
     changes: list[tuple[str, Any]] = []
     told: list[str] = []
 
-    def scale(
-        key: str, value: float | tuple[float, ...], preset_value: float | tuple[float, ...], used: bool
-    ) -> None:
+    def scale(key: str, value: float | tuple[float, ...], preset_value: float | tuple[float, ...], used: bool) -> None:
         if value != preset_value:
             return
         scaled = tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
@@ -180,7 +176,6 @@ def _scaled_rates(effective: Experiment, preset: Experiment) -> list[tuple[str, 
     )
     if told:
         console.info(
-            f"Batch {ours} instead of the preset's {theirs}: learning rates scaled by {factor:.6g} "
-            f"({', '.join(told)})."
+            f"Batch {ours} instead of the preset's {theirs}: learning rates scaled by {factor:.6g} ({', '.join(told)})."
         )
     return changes

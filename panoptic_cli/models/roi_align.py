@@ -59,9 +59,10 @@ def roi_align(
     index = level - levels[0]
     height, width = tf.gather(heights, index), tf.gather(widths, index)
 
-    steps = (tf.range(crop_size, dtype=tf.float32) + sample_offset) / crop_size
-    y = scaled[..., 0:1] + steps * (scaled[..., 2:3] - scaled[..., 0:1])
-    x = scaled[..., 1:2] + steps * (scaled[..., 3:4] - scaled[..., 1:2])
+    # Multiplied first and divided then, as the reference does: positions agree to the last bit.
+    steps = tf.range(crop_size, dtype=tf.float32) + sample_offset
+    y = scaled[..., 0:1] + steps * (scaled[..., 2:3] - scaled[..., 0:1]) / crop_size
+    x = scaled[..., 1:2] + steps * (scaled[..., 3:4] - scaled[..., 1:2]) / crop_size
 
     def neighbours(position: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         last = tf.cast(size - 1, tf.float32)[..., None]

@@ -103,11 +103,7 @@ class StopOnNonFinite(StepCallback):
         if all(map(math.isfinite, losses.values())):
             return
         saved = self.checkpoints.saved_step
-        kept = (
-            f"The last good checkpoint is that of step {saved}"
-            if saved is not None
-            else "There is no checkpoint"
-        )
+        kept = f"The last good checkpoint is that of step {saved}" if saved is not None else "There is no checkpoint"
         every = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
         raise TrainingError(
             f"A loss is not finite at step {self.progress.step}: {every}.",
@@ -183,9 +179,7 @@ class WriteMetrics(StepCallback):
 class SaveCheckpoints(StepCallback):
     """Saves every checkpoint interval and at the last step."""
 
-    def __init__(
-        self, progress: Progress, checkpoints: Checkpoints, *, interval: int, last_step: int
-    ) -> None:
+    def __init__(self, progress: Progress, checkpoints: Checkpoints, *, interval: int, last_step: int) -> None:
         super().__init__(progress)
         self.checkpoints = checkpoints
         self.interval = interval

@@ -70,13 +70,9 @@ class Checkpoints:
             "optimizer": optimizer.variables,
             "state": [v for v in model.variables if id(v) not in known],
         }
-        self._layout = _Layout(
-            {"step": 0, **{name: _describe(variables) for name, variables in self._groups.items()}}
-        )
+        self._layout = _Layout({"step": 0, **{name: _describe(variables) for name, variables in self._groups.items()}})
         named = {
-            group: dict(
-                zip([e["name"] for e in self._layout.value[group]], map(_raw, variables), strict=True)
-            )
+            group: dict(zip([e["name"] for e in self._layout.value[group]], map(_raw, variables), strict=True))
             for group, variables in self._groups.items()
         }
         checkpoint = tf.train.Checkpoint(layout=self._layout, **named)
@@ -145,14 +141,6 @@ def load_network(network: keras.Model, source: str | os.PathLike[str]) -> int:
     return _restore(find_checkpoint(source), {"network": network.variables})
 
 
-def is_own(prefix: str) -> bool:
-    """Whether a checkpoint was written by panoptic train; told by its content."""
-    try:
-        return bool(tf.compat.v1.train.NewCheckpointReader(prefix).has_tensor(_LAYOUT))
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-        return True  # unreadable: loading it as our own gives the message
-
-
 def find_checkpoint(source: str | os.PathLike[str]) -> str:
     """Returns the prefix of the checkpoint that a run directory, a checkpoint directory or a prefix names.
 
@@ -170,6 +158,14 @@ def find_checkpoint(source: str | os.PathLike[str]) -> str:
             "Give a run directory, its checkpoints folder, or a prefix such as RUN/checkpoints/ckpt-1000.",
         )
     return str(prefix)
+
+
+def is_own(prefix: str) -> bool:
+    """Whether a checkpoint was written by panoptic train; told by its content."""
+    try:
+        return bool(tf.compat.v1.train.NewCheckpointReader(prefix).has_tensor(_LAYOUT))
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
+        return True  # unreadable: loading it as our own gives the message
 
 
 def _restore(prefix: str, groups: dict[str, Sequence[Any]]) -> int:

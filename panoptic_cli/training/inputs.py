@@ -15,9 +15,7 @@ from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.training import storage
 
 _REACH_SECONDS = 10.0
-INIT_HINT = (
-    "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
-)
+INIT_HINT = "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
 
 
 def check_records(pattern: str) -> int:

@@ -97,9 +97,7 @@ class RunDirectory:
         found = re.search(r'^model_checkpoint_path: "(.*)"$', state or "", re.MULTILINE)
         if found is None:
             return None
-        prefix = (
-            found[1] if found[1].startswith("/") or "://" in found[1] else f"{self.checkpoints}/{found[1]}"
-        )
+        prefix = found[1] if found[1].startswith("/") or "://" in found[1] else f"{self.checkpoints}/{found[1]}"
         return prefix if storage.exists(prefix + ".index") else None
 
     def check(self, experiment: Experiment, table: CategoryTable) -> list[str]:
@@ -124,13 +122,10 @@ class RunDirectory:
         if self._read_table().to_list() != table.to_list():
             bound.append("the category table")
         if bound:
-            started = (
-                "" if self.latest_checkpoint() else " (it has no checkpoint yet: it may also be removed)"
-            )
+            started = "" if self.latest_checkpoint() else " (it has no checkpoint yet: it may also be removed)"
             raise RunError(
                 f"{self.path} holds the run of another configuration. It differs in: {summarize(bound, 20)}.",
-                f"Give another --model-dir, or the settings of {self.file(CONFIG)} to resume that run"
-                f"{started}.",
+                f"Give another --model-dir, or the settings of {self.file(CONFIG)} to resume that run{started}.",
             )
         return differences
 
@@ -197,9 +192,7 @@ class RunDirectory:
             value = yaml.safe_load(text)
             return config.validate(value if isinstance(value, dict) else {"config": value}, self.file(CONFIG))
         except yaml.YAMLError as error:
-            raise RunError(
-                f"{self.file(CONFIG)} is not valid YAML.", "Correct it, or start a new run."
-            ) from error
+            raise RunError(f"{self.file(CONFIG)} is not valid YAML.", "Correct it, or start a new run.") from error
         except UsageError as error:
             raise RunError(
                 f"The configuration of the run cannot be read. {error.message}",
@@ -211,9 +204,7 @@ class RunDirectory:
         try:
             entries = json.loads(storage.read_text(name) or "")
         except json.JSONDecodeError:
-            raise DataError(
-                f"{name} is missing or not JSON.", "Copy it from the training records' folder."
-            ) from None
+            raise DataError(f"{name} is missing or not JSON.", "Copy it from the training records' folder.") from None
         if isinstance(entries, dict):
             entries = entries.get("categories")
         return CategoryTable.from_list(entries if isinstance(entries, list) else [], name)
@@ -243,12 +234,8 @@ def load(path: str | Path) -> tuple[Experiment, CategoryTable]:
     """
     run = RunDirectory(path)
     if not run.is_run:
-        what = (
-            f"has no {CONFIG}: it is no run directory" if storage.is_directory(run.path) else "does not exist"
-        )
-        raise RunError(
-            f"{run.path} {what}.", "Give --model-dir the directory of a training, or run panoptic train."
-        )
+        what = f"has no {CONFIG}: it is no run directory" if storage.is_directory(run.path) else "does not exist"
+        raise RunError(f"{run.path} {what}.", "Give --model-dir the directory of a training, or run panoptic train.")
     if run.latest_checkpoint() is None:
         raise RunError(
             f"The run {run.path} has no checkpoint yet.",
@@ -262,9 +249,7 @@ def _is_free(key: str, ours: Experiment, theirs: Experiment) -> bool:
         return False
     # A cosine without decay_steps stretches over train_steps: another length is another rate at every step.
     rates = [e.trainer.optimizer_config.learning_rate for e in (ours, theirs)]
-    if key == "trainer.train_steps" and any(
-        r.type == "cosine" and r.cosine.decay_steps is None for r in rates
-    ):
+    if key == "trainer.train_steps" and any(r.type == "cosine" and r.cosine.decay_steps is None for r in rates):
         return False
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in _FREE)
 

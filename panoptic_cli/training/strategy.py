@@ -47,9 +47,7 @@ def check_devices(runtime: Runtime, *, batch_size: int | None = None, model_dir:
     elif runtime.tpu_zone is not None or runtime.tpu_project is not None:
         raise UsageError("--tpu-zone and --tpu-project need --tpu.", "Give --tpu NAME.")
     if kind == "one_device" and gpus is not None and gpus > 1:
-        raise UsageError(
-            f"--gpus {gpus} contradicts runtime.distribution_strategy=one_device.", "Use mirrored."
-        )
+        raise UsageError(f"--gpus {gpus} contradicts runtime.distribution_strategy=one_device.", "Use mirrored.")
     if kind == "mirrored" and gpus == 0:
         raise UsageError("--gpus 0 contradicts runtime.distribution_strategy=mirrored.", "Use one_device.")
     if "TF_CONFIG" in os.environ:
@@ -110,8 +108,7 @@ def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
         visible = f"{len(gpus)} are" if len(gpus) > 1 else "1 is" if gpus else "none is"
         raise DeviceError(
             f"--gpus {wanted}: {visible} visible.",
-            "Give a smaller number, leave --gpus out to use all there are, or check the driver with "
-            "panoptic doctor.",
+            "Give a smaller number, leave --gpus out to use all there are, or check the driver with panoptic doctor.",
         )
     for gpu in gpus[:wanted]:
         try:
@@ -126,9 +123,7 @@ def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
             tf.config.set_visible_devices(gpus[:wanted], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "mirrored" and wanted == 0:
-        raise DeviceError(
-            "runtime.distribution_strategy=mirrored: no GPU is visible.", "Use auto or one_device."
-        )
+        raise DeviceError("runtime.distribution_strategy=mirrored: no GPU is visible.", "Use auto or one_device.")
     if kind == "mirrored" or (kind == "auto" and wanted > 1):
         return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(wanted)])
     return tf.distribute.OneDeviceStrategy("/gpu:0" if wanted else "/cpu:0")

@@ -90,9 +90,7 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable) -
     if experiment.task.init_checkpoint is not None and run.latest_checkpoint() is None:
         inputs.check_init_checkpoint(experiment.task.init_checkpoint)
     model = experiment.task.model
-    return LabelSpace.create(
-        table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes
-    )
+    return LabelSpace.create(table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes)
 
 
 def train(
@@ -141,9 +139,7 @@ def train(
         train_steps = experiment.trainer.train_steps
         if start >= train_steps:
             console.info(f"The run {run} is finished already: step {start} of {train_steps}.")
-            return TrainResult(
-                run.path, "already_finished", start, start, train_steps, run.latest_checkpoint(), 0.0
-            )
+            return TrainResult(run.path, "already_finished", start, start, train_steps, run.latest_checkpoint(), 0.0)
         if start:
             console.info(f"Resuming {run} at step {start} of {train_steps}.")
         elif experiment.task.init_checkpoint is not None:
@@ -206,9 +202,7 @@ class _Loop:
         saved = self.checkpoints.saved_step
         if status != "finished":
             kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
-            console.info(
-                f"Stopped at step {progress.step} of {total}. {kept}; the same command goes on from there."
-            )
+            console.info(f"Stopped at step {progress.step} of {total}. {kept}; the same command goes on from there.")
         return TrainResult(
             model_dir=self.directory.path,
             status=status,
@@ -227,9 +221,7 @@ class _Loop:
         parts = [(whole * per_loop, per_loop), (rest, rest)]
         return [part for part in parts if part[0]]
 
-    def _fit(
-        self, dataset: Any, progress: Progress, steps: int, per_loop: int, callbacks: list[StepCallback]
-    ) -> None:
+    def _fit(self, dataset: Any, progress: Progress, steps: int, per_loop: int, callbacks: list[StepCallback]) -> None:
         progress.offset = progress.step
         if self.model.steps_per_execution != per_loop:
             self.model.steps_per_execution = per_loop
@@ -266,9 +258,7 @@ class _Loop:
         with contextlib.ExitStack() as stack:
             made: list[StepCallback] = [c.CountSteps(progress), c.StopOnNonFinite(progress, self.checkpoints)]
             if self.chief:
-                advance = stack.enter_context(
-                    console.progress("Training", total, unit="steps", start=progress.step)
-                )
+                advance = stack.enter_context(console.progress("Training", total, unit="steps", start=progress.step))
                 metrics = c.WriteMetrics(
                     progress,
                     self.directory.metrics,
@@ -281,9 +271,7 @@ class _Loop:
                 stack.callback(metrics.close)
                 made += [metrics, c.ShowProgress(progress, advance, learning_rate, total)]
             made.append(
-                c.SaveCheckpoints(
-                    progress, self.checkpoints, interval=trainer.checkpoint_interval, last_step=total
-                )
+                c.SaveCheckpoints(progress, self.checkpoints, interval=trainer.checkpoint_interval, last_step=total)
             )
             made.append(signals)
             yield made
@@ -300,9 +288,7 @@ def _build(
     model = build_model(experiment, label_space)
     model.build_variables()
     model.built = True  # its variables exist; Keras would otherwise call it on symbolic inputs to make them
-    optimizer = build_optimizer(
-        trainer.optimizer_config, trainer.train_steps, experiment.runtime.mixed_precision_dtype
-    )
+    optimizer = build_optimizer(trainer.optimizer_config, trainer.train_steps, experiment.runtime.mixed_precision_dtype)
     optimizer.build(model.trainable_variables)
     model.compile(
         optimizer=optimizer,

@@ -145,9 +145,7 @@ def test_rates_of_the_user_stay(data, capsys):
     assert config["warmup"]["linear"]["warmup_learning_rate"] == pytest.approx(0.0067 / 2)
     assert "stepwise" not in told
     same, told = dry_run(capsys, "--batch-size", "64")
-    assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(
-        mode="json"
-    )
+    assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(mode="json")
     assert "scaled" not in told
 
 

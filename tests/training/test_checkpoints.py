@@ -10,7 +10,7 @@ from fakes import TABLE, build_model, tiny_experiment
 
 from panoptic_cli.categories import LabelSpace
 from panoptic_cli.errors import RunError
-from panoptic_cli.training.checkpoints import Checkpoints, find_checkpoint, load_network
+from panoptic_cli.training.checkpoints import Checkpoints, find_checkpoint, is_own, load_network
 from panoptic_cli.training.schedules import build_optimizer
 
 
@@ -94,9 +94,7 @@ def test_a_mismatch_names_the_variables(tmp_path):
     checkpoints.save(1)
     inputs = keras.Input((6,))
     other = keras.Model(inputs, keras.layers.Dense(4, name="first")(inputs), name="network")
-    with pytest.raises(
-        RunError, match=r"first/kernel is \[6, 5\] in the checkpoint and \[6, 4\] here"
-    ) as caught:
+    with pytest.raises(RunError, match=r"first/kernel is \[6, 5\] in the checkpoint and \[6, 4\] here") as caught:
         load_network(other, tmp_path)
     assert "last/bias is in the checkpoint only" in caught.value.message
 
@@ -125,8 +123,11 @@ def test_a_lost_checkpoint_does_not_start_over(tmp_path):
 
 
 def test_foreign_checkpoints_are_told_apart(tmp_path):
-    model, _ = build(tmp_path / "x")
+    model, checkpoints = build(tmp_path / "x")
     prefix = tf.train.Checkpoint(v=tf.Variable(1.0)).write(str(tmp_path / "foreign"))
+    assert is_own(checkpoints.save(1))
+    assert not is_own(prefix)
+    assert is_own(str(tmp_path / "nothing"))  # so that loading it says what is wrong
     with pytest.raises(RunError, match="not written by panoptic train") as caught:
         load_network(model.network, prefix)
     assert "--init-checkpoint" in caught.value.hint

@@ -96,9 +96,7 @@ def test_optimizers_take_over_the_settings(precision):
 
 
 def test_adamw():
-    config = OptimizerConfig.model_validate(
-        {"optimizer": {"type": "adamw", "adamw": {"weight_decay_rate": 0.05}}}
-    )
+    config = OptimizerConfig.model_validate({"optimizer": {"type": "adamw", "adamw": {"weight_decay_rate": 0.05}}})
     optimizer = build_optimizer(config, 100)
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert optimizer.weight_decay == 0.05

@@ -48,9 +48,7 @@ def test_remote_tpu_cannot_write_here():
     strategy.check_devices(Runtime(tpu="local"), model_dir="runs/x")
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"cluster": {}, "task": {}}', '{"cluster": {"worker": ["a:1"]}}']
-)
+@pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}, "task": {}}', '{"cluster": {"worker": ["a:1"]}}'])
 def test_broken_tf_config(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match="TF_CONFIG"):

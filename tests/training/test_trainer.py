@@ -56,9 +56,7 @@ def test_a_whole_training(tmp_path, capsys):
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(4, 61, 4))
     total = [line["total_loss"] for line in lines]
-    assert np.mean(total[-5:]) < 0.8 * np.mean(
-        total[:3]
-    )  # batches of 8 with dropout: means, not single steps
+    assert np.mean(total[-5:]) < 0.8 * np.mean(total[:3])  # batches of 8 with dropout: means, not single steps
     assert lines[-1]["mask_loss"] == pytest.approx(0.5 * lines[-1]["total_loss"], rel=1e-5)  # float32
     assert all(line["images_per_second"] > 0 for line in lines[1:])
     assert result.losses["total_loss"] == lines[-1]["total_loss"]
@@ -168,9 +166,7 @@ def test_data_that_ends_is_an_error(tmp_path):
         run(tiny_experiment(), tmp_path, build_dataset=lambda *a, **k: build_dataset(*a, **k).take(4))
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "code"), [("SIGTERM", "preempted", 143), ("SIGINT", "interrupted", 130)]
-)
+@pytest.mark.parametrize(("number", "status", "code"), [("SIGTERM", "preempted", 143), ("SIGINT", "interrupted", 130)])
 def test_signals_save_and_stop(tmp_path, number, status, code, capsys):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
