@@ -1,0 +1,1 @@
+"""One module per subcommand; main.py holds the app."""

@@ -129,9 +129,11 @@ def evaluate(
         plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}
         console.result(plan, f"Would evaluate {source.checkpoint} on {pattern} ({shards} shards).")
         return
+    from panoptic_cli.startup import import_tensorflow
     from panoptic_cli.training import strategy
 
     strategy.check_devices(source.experiment.runtime)
+    import_tensorflow()
     from panoptic_cli.evaluation.evaluator import evaluate as run_evaluation
     from panoptic_cli.inference import load_model
 

@@ -67,6 +67,9 @@ def export(
             f"Would export {source.checkpoint} to {output} for {input_type}.",
         )
         return
+    from panoptic_cli.startup import import_tensorflow
+
+    import_tensorflow()
     from panoptic_cli.export.saved_model import export_saved_model
     from panoptic_cli.inference import load_model
 

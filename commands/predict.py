@@ -63,9 +63,11 @@ def predict(
             f"Would predict {len(files)} pictures with {source.checkpoint} into {output}.",
         )
         return 0
+    from panoptic_cli.startup import import_tensorflow
     from panoptic_cli.training import strategy
 
     strategy.check_devices(source.experiment.runtime)
+    import_tensorflow()
     from panoptic_cli.inference import load_model
     from panoptic_cli.prediction import predict_pictures
 

@@ -67,7 +67,7 @@ def train(
     The run directory holds everything. The same command again resumes at its last checkpoint; Ctrl-C and
     SIGTERM save one first. Several workers: set TF_CONFIG in the environment of each.
     """
-    from panoptic_cli.training import inputs, trainer
+    from panoptic_cli.training import inputs, strategy, trainer
 
     options = o.given(
         ("task.train_data.input_path", train_data),
@@ -103,6 +103,9 @@ def train(
     effective = load(extra) if extra else effective
 
     directory = model_dir or Path("runs") / name
+    strategy.check_devices(
+        effective.runtime, batch_size=effective.task.train_data.global_batch_size, model_dir=str(directory)
+    )
     shards = inputs.check_records(effective.task.train_data.input_path)
     table = inputs.load_categories(effective)
     if dry_run:

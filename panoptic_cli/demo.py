@@ -113,6 +113,8 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
         pictures = find_pictures([str(data / "val2017")])[:_PICTURES_SHOWN]
         summary = predict_pictures(model, pictures, predictions)
         overlay = predictions / "overlay.png"
+        shown = [Image.open(path) for path in summary.overlays]
+        cell = (max(picture.width for picture in shown), max(picture.height for picture in shown))
         with atomic_path(overlay) as partial:
-            contact_sheet([Image.open(path) for path in summary.overlays], columns=3).save(partial, format="PNG")
+            contact_sheet(shown, columns=3, cell=cell).save(partial, format="PNG")
     return DemoResult(evaluation, overlay, run, run / "saved_model", seconds)

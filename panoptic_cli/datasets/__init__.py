@@ -1,0 +1,1 @@
+"""Data sets: COCO files, the generated shapes, records, and the tf.data pipeline."""

@@ -47,7 +47,8 @@ def plan_resizing(
     desired = tf.constant(input_size, tf.float32)
     original = tf.cast(original_size, tf.float32)
     target = desired if random_scale is None else tf.round(random_scale * desired)
-    scaled = tf.round(original * tf.reduce_min(target / original))
+    # At least one pixel, also of a picture so long that its short side would vanish.
+    scaled = tf.maximum(tf.round(original * tf.reduce_min(target / original)), 1.0)
     scale = scaled / original
     offset = tf.zeros([2], tf.int32)
     if random_offset is not None:
@@ -69,9 +70,7 @@ def resize_image(image: tf.Tensor, resizing: Resizing, input_size: tuple[int, in
     """
     height, width = input_size
     image = tf.image.resize(image, resizing.scaled_size)
-    image = image[
-        resizing.offset[0] : resizing.offset[0] + height, resizing.offset[1] : resizing.offset[1] + width
-    ]
+    image = image[resizing.offset[0] : resizing.offset[0] + height, resizing.offset[1] : resizing.offset[1] + width]
     image = normalize(image)
     shape = tf.shape(image)
     image = tf.pad(image, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]])
@@ -84,9 +83,7 @@ def normalize(image: tf.Tensor) -> tf.Tensor:
     return (tf.cast(image, tf.float32) - tf.constant(MEAN, tf.float32) * 255.0) / stddev
 
 
-def resize_labels(
-    labels: tf.Tensor, resizing: Resizing, input_size: tuple[int, int], padding: int
-) -> tf.Tensor:
+def resize_labels(labels: tf.Tensor, resizing: Resizing, input_size: tuple[int, int], padding: int) -> tf.Tensor:
     """Brings a label map to the network's input by nearest neighbours.
 
     Args:
@@ -100,11 +97,9 @@ def resize_labels(
     """
     height, width = input_size
     # The size is truncated where the picture's is rounded: as the reference does it, so that labels agree.
-    size = tf.cast(resizing.scale * tf.cast(tf.shape(labels), tf.float32), tf.int32)
+    size = tf.maximum(tf.cast(resizing.scale * tf.cast(tf.shape(labels), tf.float32), tf.int32), 1)
     scaled = tf.image.resize(labels[..., None], size, method="nearest")[..., 0]
-    scaled = scaled[
-        resizing.offset[0] : resizing.offset[0] + height, resizing.offset[1] : resizing.offset[1] + width
-    ]
+    scaled = scaled[resizing.offset[0] : resizing.offset[0] + height, resizing.offset[1] : resizing.offset[1] + width]
     shape = tf.shape(scaled)
     paddings = [[0, height - shape[0]], [0, width - shape[1]]]
     scaled = tf.pad(scaled, paddings, constant_values=tf.cast(padding, labels.dtype))

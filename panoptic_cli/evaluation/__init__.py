@@ -1,0 +1,1 @@
+"""Panoptic quality, COCO average precision, prediction files, and the evaluation loop."""

@@ -1,0 +1,1 @@
+"""The network: backbone, pyramid, heads, targets, losses and fusion."""

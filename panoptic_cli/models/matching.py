@@ -39,9 +39,7 @@ def match_anchors(
         overlaps = box_ops.iou(anchors, gt_boxes)
         best = tf.reduce_max(overlaps, axis=1)
         matched = tf.argmax(overlaps, axis=1, output_type=tf.int32)
-        labels = tf.where(
-            best >= match_threshold, POSITIVE, tf.where(best < unmatched_threshold, NEGATIVE, IGNORED)
-        )
+        labels = tf.where(best >= match_threshold, POSITIVE, tf.where(best < unmatched_threshold, NEGATIVE, IGNORED))
         forced = tf.argmax(overlaps, axis=0, output_type=tf.int32)
         # The minimum over the boxes that force an anchor: the first of them wins.
         forced_box = tf.math.unsorted_segment_min(tf.range(boxes), forced, count)
@@ -107,9 +105,7 @@ def anchor_targets(
     labels, matched = match_anchors(flat, gt_boxes, config.rpn_match_threshold, config.rpn_unmatched_threshold)
     # Only positives have a box target, so only they are encoded and written into zeros.
     positives = tf.where(labels == POSITIVE)
-    encoded = box_ops.encode(
-        tf.gather(gt_boxes, tf.gather_nd(matched, positives)), tf.gather_nd(flat, positives)
-    )
+    encoded = box_ops.encode(tf.gather(gt_boxes, tf.gather_nd(matched, positives)), tf.gather_nd(flat, positives))
     boxes = tf.scatter_nd(positives, encoded, tf.cast(tf.shape(flat), tf.int64))
     if seed is not None:
         labels = subsample_labels(labels, config.rpn_batch_size_per_im, config.rpn_fg_fraction, seed)
@@ -165,13 +161,14 @@ def sample_rois(
     foreground = best >= config.foreground_iou_threshold
     # An image without ground truth has only overlaps of -1, and all of it is background.
     empty = ~tf.reduce_any(gt_valid, axis=-1, keepdims=True)
-    background = (
-        (best >= config.background_iou_low_threshold) & (best < config.background_iou_high_threshold)
-    ) | (empty & valid)
+    background = ((best >= config.background_iou_low_threshold) & (best < config.background_iou_high_threshold)) | (
+        empty & valid
+    )
 
     # Keys: 3..4 chosen foreground, 2..3 background, 1..2 padding, 0..1 foreground beyond its share. The best k keys
     # are a uniform draw within each kind, with static shapes and no loop.
-    draw = tf.random.stateless_uniform(tf.shape(best), seed)
+    # The algorithm is named because XLA would choose another one, and with it another sample.
+    draw = tf.random.stateless_uniform(tf.shape(best), seed, alg="philox")
     most = int(config.num_sampled_rois * config.foreground_fraction)
     foreground_keys = tf.where(foreground, draw, -1.0)
     most = min(most, int(boxes.shape[1]))
@@ -187,9 +184,7 @@ def sample_rois(
     matched = tf.where(is_foreground, matched, 0)
     classes = tf.where(is_foreground, tf.gather(gt_classes, matched, batch_dims=1), 0)
     matched_boxes = tf.where(is_foreground[..., None], tf.gather(gt_boxes, matched, batch_dims=1), 0.0)
-    return SampledROIs(
-        tf.stop_gradient(boxes), tf.cast(classes, tf.int32), tf.stop_gradient(matched_boxes), matched
-    )
+    return SampledROIs(tf.stop_gradient(boxes), tf.cast(classes, tf.int32), tf.stop_gradient(matched_boxes), matched)
 
 
 def mask_targets(rois: SampledROIs, gt_masks: tf.Tensor, num_masks: int, size: int) -> tuple[tf.Tensor, ...]:
@@ -227,9 +222,7 @@ def mask_targets(rois: SampledROIs, gt_masks: tf.Tensor, num_masks: int, size: i
         return tf.gather(masks, tf.cast(index[..., 0], tf.int32), axis=2, batch_dims=2)
 
     def columns(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-        picked = tf.gather(
-            tf.transpose(values, [0, 1, 3, 2]), tf.cast(index[..., 1], tf.int32), axis=2, batch_dims=2
-        )
+        picked = tf.gather(tf.transpose(values, [0, 1, 3, 2]), tf.cast(index[..., 1], tf.int32), axis=2, batch_dims=2)
         return tf.transpose(picked, [0, 1, 3, 2])
 
     weight_y, weight_x = weight[..., 0][..., :, None], weight[..., 1][..., None, :]

@@ -125,6 +125,7 @@ class PanopticFPN(keras.Model):
         gt_classes: tf.Tensor,
         gt_masks: tf.Tensor,
         seed: tf.Tensor,
+        compiled: bool = False,
     ) -> dict[str, tf.Tensor | dict[int, tf.Tensor]]:
         """Everything the losses need; static shapes throughout.
 
@@ -135,6 +136,7 @@ class PanopticFPN(keras.Model):
             gt_classes: int32 [batch, m], padded with -1.
             gt_masks: [batch, m, s, s], masks cropped to their boxes.
             seed: int32 [2] of the ROI sampling.
+            compiled: whether XLA compiles the step; see `rpn.propose`.
 
         Returns:
             rpn_scores, rpn_boxes by level; class_logits [batch, k, c], box_offsets [batch, k, c, 4],
@@ -150,6 +152,7 @@ class PanopticFPN(keras.Model):
             image_info[:, 1],
             self.config.roi_generator,
             training=True,
+            compiled=compiled,
         )
         rois = sample_rois(proposals, gt_boxes, gt_classes, self.config.roi_sampler, seed)
         align = self.config.roi_aligner

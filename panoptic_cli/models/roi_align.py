@@ -68,7 +68,8 @@ def roi_align(
         last = tf.cast(size - 1, tf.float32)[..., None]
         low = tf.minimum(tf.maximum(tf.floor(position), 0.0), last)
         high = tf.minimum(low + 1.0, last)
-        return tf.cast(low, tf.int32), tf.cast(high, tf.int32), position - low
+        # Beyond the last cell both neighbours are that cell; a weight above 1 would only add rounding.
+        return tf.cast(low, tf.int32), tf.cast(high, tf.int32), tf.minimum(position - low, 1.0)
 
     y0, y1, weight_y = neighbours(y, height)
     x0, x1, weight_x = neighbours(x, width)

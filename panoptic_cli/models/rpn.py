@@ -90,6 +90,7 @@ def propose(
     image_shape: tf.Tensor,
     config: ROIGenerator,
     training: bool,
+    compiled: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Turns RPN outputs into proposals: best of each level, NMS within the level, best over the levels.
 
@@ -99,7 +100,9 @@ def propose(
         anchors: {level: float32 [h, w, anchors, 4]}.
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
         config: how many, and thresholds; training and inference have their own.
-        training: which of the two; the training form has static shapes only.
+        training: which of the two.
+        compiled: use the suppression that XLA can compile (TPUs need it) instead of TensorFlow's CPU kernel, which
+            is twenty times as fast on the CPU; both keep the same boxes.
 
     Returns:
         Boxes float32 [batch, num_proposals, 4] and probabilities [batch, num_proposals], by descending
@@ -121,12 +124,12 @@ def propose(
         level_offsets = tf.gather(tf.reshape(offsets[level], [-1, count, 4]), places, batch_dims=1)
         level_anchors = tf.gather(tf.constant(anchors[level].reshape(-1, 4)), places)
         boxes = box_ops.clip(box_ops.decode(level_offsets, level_anchors), image_shape)
-        keep = min(count, num_proposals)
-        if training:
+        keep = min(count, top_k, num_proposals)
+        if compiled:
             if threshold > 0.0:
                 kept = tf.where(kept > threshold, kept, -1.0)
                 boxes = tf.where((kept > 0.0)[..., None], boxes, 0.0)
-            boxes, kept = suppress_sorted(boxes, kept, min(keep, min(count, top_k)), iou_threshold)
+            boxes, kept = suppress_sorted(boxes, kept, keep, iou_threshold)
         else:
             boxes, kept, _, _ = suppress_by_class(
                 boxes[:, :, None, :], kept[:, :, None], keep, keep, iou_threshold, threshold

@@ -1,0 +1,1 @@
+"""Training: devices, schedules, the step, checkpoints and the run directory."""

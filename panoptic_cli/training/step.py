@@ -25,6 +25,8 @@ class PanopticTrainingModel(keras.Model):
         self.experiment = experiment
         self.network = PanopticFPN(experiment.task.model, label_space)
         self._seed = experiment.trainer.seed
+        runtime = experiment.runtime
+        self._compiled = runtime.enable_xla or runtime.tpu is not None or runtime.distribution_strategy == "tpu"
         # L2 acts on the kernels of convolutions and dense layers, not on biases and normalisations.
         self._decayed = [v for v in self.network.trainable_variables if v.name == "kernel"]
         self.built = True

@@ -101,7 +101,6 @@ def append_text(path: str, text: str) -> None:
 @contextlib.contextmanager
 def _remote(path: str) -> Iterator[Any]:
     """Yields `tf.io.gfile`; its failures become a RunError."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on start; its errors stay
     import tensorflow as tf
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, PanopticError, RunError, TrainingError
+from panoptic_cli.startup import import_tensorflow
 from panoptic_cli.training import inputs
 from panoptic_cli.training import strategy as devices
 from panoptic_cli.training.run_directory import RunDirectory
@@ -119,7 +119,7 @@ def train(
         PanopticError: see `check`; a loss is not finite; the data ended or cannot be read; memory ran out.
     """
     label_space = check(experiment, model_dir, table)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes; its errors stay
+    import_tensorflow()
     import keras
 
     if strategy is None:

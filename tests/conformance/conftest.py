@@ -53,9 +53,7 @@ def reference_variables() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def reference_checkpoint(
-    reference_variables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> str:
+def reference_checkpoint(reference_variables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Prefix of the checkpoint, as the reference itself would load it."""
     import tensorflow as tf
 
@@ -64,9 +62,7 @@ def reference_checkpoint(
     tensors = [tf.constant(variable_value(key, shape, salt)) for key, shape in shapes.items()]
     tensors.append(tf.constant((FIGURES / "object_graph.pb").read_bytes()))
     names = [*shapes, "_CHECKPOINTABLE_OBJECT_GRAPH"]
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
-    )
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
     return str(prefix)
 
 

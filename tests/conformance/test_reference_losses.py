@@ -57,12 +57,8 @@ def test_losses(
         "rpn_score_loss": loss_ops.rpn_score_loss(seeded["scores"], score_targets, 262_144),
         "rpn_box_loss": loss_ops.rpn_box_loss(seeded["boxes"], box_targets, 1 / 9),
         "frcnn_class_loss": loss_ops.box_class_loss(seeded["class_logits"], classes),
-        "frcnn_box_loss": loss_ops.box_regression_loss(
-            seeded["offsets"], classes, seeded["box_targets"], 1.0
-        ),
-        "mask_loss": loss_ops.mask_loss(
-            seeded["mask_logits"], seeded["mask_targets"], seeded["mask_classes"]
-        ),
+        "frcnn_box_loss": loss_ops.box_regression_loss(seeded["offsets"], classes, seeded["box_targets"], 1.0),
+        "mask_loss": loss_ops.mask_loss(seeded["mask_logits"], seeded["mask_targets"], seeded["mask_classes"]),
         "segmentation_loss": loss_ops.semantic_loss(
             seeded["semantic_logits"], targets["gt_segmentation_mask"][:2], 255
         ),
@@ -89,9 +85,7 @@ def test_box_coding(figures: Callable[[str], dict[str, np.ndarray]]) -> None:
 
     stored = figures("ops")
     boxes, anchors = stored["roi_boxes"], stored["encode_anchors"]
-    np.testing.assert_allclose(
-        encode(boxes, anchors, BOX_HEAD_WEIGHTS), stored["encoded"], rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(encode(boxes, anchors, BOX_HEAD_WEIGHTS), stored["encoded"], rtol=0, atol=1e-5)
     # 1e-5 of a value up to 600 is below float32's spacing (6e-5); two spacings are allowed there
     np.testing.assert_allclose(
         decode(stored["encoded"], anchors, BOX_HEAD_WEIGHTS), stored["decoded"], rtol=2.4e-7, atol=1e-5

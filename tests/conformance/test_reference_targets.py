@@ -32,9 +32,7 @@ def examples(shared: Path, coco_config: Any, coco_labels: Any) -> list[dict[str,
     @tf.function
     def make(record: tf.Tensor) -> dict[str, Any]:
         seed = tf.constant([0, 0], tf.int64)
-        return training_example(
-            record, seed, coco_config.task.model, Parser(), coco_labels, 255, subsample=False
-        )
+        return training_example(record, seed, coco_config.task.model, Parser(), coco_labels, 255, subsample=False)
 
     return [tf.nest.map_structure(lambda x: x.numpy(), make(tf.constant(r))) for r in serialized]
 
@@ -79,14 +77,10 @@ def test_ground_truth(examples: list[dict[str, Any]], stored: dict[str, np.ndarr
 
 def test_semantic_labels(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
     for place, example in enumerate(examples):
-        np.testing.assert_array_equal(
-            example["semantic_labels"], stored["gt_segmentation_mask"][place, ..., 0]
-        )
+        np.testing.assert_array_equal(example["semantic_labels"], stored["gt_segmentation_mask"][place, ..., 0])
 
 
-def test_inference_sees_the_same_picture(
-    shared: Path, figures: Callable[[str], dict[str, np.ndarray]]
-) -> None:
+def test_inference_sees_the_same_picture(shared: Path, figures: Callable[[str], dict[str, np.ndarray]]) -> None:
     import tensorflow as tf
 
     from panoptic_cli.datasets import records

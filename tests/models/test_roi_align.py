@@ -38,9 +38,7 @@ def oracle(features: dict[int, np.ndarray], boxes: np.ndarray, crop: int) -> np.
 @pytest.fixture(scope="module")
 def pyramid() -> dict[int, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {
-        level: rng.standard_normal((2, 512 >> level, 384 >> level, 3)).astype(np.float32) for level in LEVELS
-    }
+    return {level: rng.standard_normal((2, 512 >> level, 384 >> level, 3)).astype(np.float32) for level in LEVELS}
 
 
 def rois() -> np.ndarray:

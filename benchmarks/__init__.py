@@ -1,0 +1,1 @@
+"""Speed and memory, run by `make bench`; nothing here is asserted in tests."""

@@ -1,0 +1,139 @@
+"""The command line as a whole: help, exit codes, streams, JSON, and no TensorFlow where none is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from panoptic_cli.commands.main import app, run
+
+COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
+
+# Runs command lines in one process and reports which of them had imported TensorFlow afterwards.
+_WITHOUT_TENSORFLOW = """
+import json, sys
+from panoptic_cli.commands.main import run
+report = []
+for line in json.loads(sys.argv[1]):
+    code = run(line)
+    report.append((code, "tensorflow" in sys.modules))
+sys.stderr.write("REPORT" + json.dumps(report))
+"""
+
+
+def _run_all(lines: list[list[str]], folder: Path) -> list[tuple[int, bool]]:
+    process = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+    assert "REPORT" in process.stderr, process.stderr
+    assert "Traceback" not in process.stderr
+    return json.loads(process.stderr.rpartition("REPORT")[2])
+
+
+def test_every_command_of_the_contract_is_there() -> None:
+    contract = "download inspect make-tfrecords upload train evaluate export predict demo doctor"
+    assert COMMANDS == sorted(contract.split())
+
+
+def test_help_and_usage_errors_do_not_import_tensorflow(tmp_path: Path) -> None:
+    helps = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
+    mistakes = [
+        ["nonsense"],
+        ["train", "--no-such-option"],
+        ["train", "--steps", "many"],
+        ["train", "--precision", "float8"],
+        ["train", "--experiment", "panoptic_fpn_coc"],
+        ["train", "--set", "trainer.stepz=3"],
+        ["train", "--config", "missing.yaml"],
+        ["train", "--tpu", "v3", "--gpus", "2"],
+        ["evaluate", "--tpu", "v3"],
+        ["evaluate", "--predictions", "p.json"],
+        ["export", "--image-size", "large"],
+        ["predict"],
+        ["upload"],
+        ["download", "--connections", "0"],
+    ]
+    failures = [  # things that are not there: exit 1
+        ["evaluate", "--model-dir", "missing"],
+        ["export", "--model-dir", "missing"],
+        ["predict", "picture.jpg", "--model-dir", "missing"],
+        ["train", "--train-data", "missing/train-*"],
+        ["make-tfrecords", "--data-dir", "missing"],
+        ["inspect", "missing"],
+    ]
+    report = _run_all([*helps, *mistakes, *failures], tmp_path)
+    expected = [0] * len(helps) + [2] * len(mistakes) + [1] * len(failures)
+    lines = [*helps, *mistakes, *failures]
+    assert [(line, code) for line, (code, _) in zip(lines, report, strict=True)] == list(
+        zip(lines, expected, strict=True)
+    )
+    assert not any(imported for _, imported in report)
+    assert list(tmp_path.iterdir()) == []  # and nothing was written
+
+
+def test_errors_are_one_line_on_stderr_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--stepz", "3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "--stepz" in captured.err
+    assert "panoptic train --help" in captured.err
+
+
+def test_json_errors_are_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "--json", "--model-dir", "/nowhere/at/all"]) == 1
+    captured = capsys.readouterr()
+    error = json.loads(captured.out)["error"]
+    assert error["type"] == "RunError"
+    assert "/nowhere/at/all" in error["message"]
+    assert error["hint"]
+
+
+def test_the_tpu_refusal_names_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "--tpu", "local"]) == 2
+    assert "shapes" in capsys.readouterr().err
+
+
+def test_unexpected_errors_are_one_line_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from panoptic_cli.datasets import layout
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(layout, "find_splits", broken)
+    monkeypatch.delenv("PANOPTIC_DEBUG", raising=False)
+    assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "boom" in error
+    assert "PANOPTIC_DEBUG=1" in error
+    assert "Traceback" not in error
+    monkeypatch.setenv("PANOPTIC_DEBUG", "1")
+    assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from panoptic_cli.datasets import layout
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layout, "find_splits", interrupted)
+    assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 130
+
+
+def test_python_dash_m() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "panoptic_cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.startswith("panoptic ")

@@ -1,0 +1,170 @@
+"""Checkpoints of tensorflow/models, made here as its trainer lays them out: found by attribute names, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from panoptic_cli import weights
+from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.config import load_experiment
+from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.errors import RunError
+from panoptic_cli.models.panoptic_fpn import PanopticFPN
+from panoptic_cli.weights import model_garden
+
+LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
+STEP = 1234
+
+
+@pytest.fixture(autouse=True)
+def _float32_policy() -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def tiny_network(**settings: Any) -> PanopticFPN:
+    options = {"backbone.resnet.depth_multiplier": 0.125, "decoder.fpn.num_filters": 8, **settings}
+    return PanopticFPN(
+        load_experiment(
+            "panoptic_fpn_shapes", options=[(f"task.model.{key}", value) for key, value in options.items()]
+        ).task.model,
+        LABELS,
+    )
+
+
+@pytest.fixture(scope="module")
+def network() -> PanopticFPN:
+    return tiny_network()
+
+
+def values_of(network: PanopticFPN) -> dict[str, np.ndarray]:
+    """Different numbers for every variable, by its path in the reference's object graph."""
+    rng = np.random.default_rng(0)
+    paths = dict([*model_garden._backbone(network.backbone), *model_garden._heads(network)])
+    assert len(paths) == len(network.weights)
+    return {path: rng.standard_normal(v.shape).astype(np.float32) for path, v in paths.items()}
+
+
+def objects(values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A tree of trackable objects in which each path leads to a variable."""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = tf.Variable(value)
+
+    def build(node: Any) -> Any:
+        return tf.train.Checkpoint(**{k: build(v) for k, v in node.items()}) if isinstance(node, dict) else node
+
+    return {name: build(node) for name, node in tree.items()}
+
+
+Writer = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Writer:
+    def save(values: dict[str, np.ndarray], *, under_model: bool = True) -> str:
+        parts = objects(values)
+        optimizer = tf.train.Checkpoint(iter=tf.Variable(STEP), momentum=tf.Variable(np.ones(3)))
+        root = {"model": tf.train.Checkpoint(**parts)} if under_model else parts
+        checkpoint = tf.train.Checkpoint(**root, optimizer=optimizer, global_step=tf.Variable(STEP, dtype=tf.int64))
+        return checkpoint.write(str(tmp_path / "ckpt-1"))
+
+    return save
+
+
+@pytest.mark.parametrize("under_model", [True, False])
+def test_every_variable_goes_where_its_name_says(
+    under_model: bool, network: PanopticFPN, write: Writer, tmp_path: Path
+) -> None:
+    values = values_of(network)
+    prefix = write(values, under_model=under_model)
+    weights.load(network, prefix)
+    expected = list(model_garden._backbone(network.backbone)) + list(model_garden._heads(network))
+    for path, variable in expected:
+        np.testing.assert_array_equal(variable.numpy(), values[path], err_msg=path)
+    # a few by hand, so that the table of paths is not only compared with itself
+    np.testing.assert_array_equal(
+        network.backbone.stem_conv.kernel.numpy(), values["backbone/layer_with_weights-0/kernel"]
+    )
+    np.testing.assert_array_equal(
+        network.mask_head.mask_regressor.bias.numpy(), values["mask_head/_mask_regressor/bias"]
+    )
+    np.testing.assert_array_equal(
+        network.rpn_head.norms[1][0].moving_variance.numpy(), values["rpn_head/_norms/1/0/moving_variance"]
+    )
+    np.testing.assert_array_equal(
+        network.detection_head.classifier.kernel.numpy(), values["detection_head/0/_classifier/kernel"]
+    )
+    loaded = model_garden.load(network, prefix)
+    assert loaded.variables == len(network.weights)
+    assert loaded.parameters == network.count_params()
+    assert loaded.step == STEP
+    assert not loaded.backbone_only
+
+
+def test_all_misfits_are_named_and_nothing_is_changed(network: PanopticFPN, write: Writer) -> None:
+    values = values_of(network)
+    del values["decoder/layer_with_weights-0/kernel"]
+    values["mask_head/_deconv/bias"] = np.zeros(999, np.float32)
+    values["rpn_head/_another/kernel"] = np.zeros((1, 1), np.float32)
+    before = network.get_weights()
+    with pytest.raises(RunError) as caught:
+        weights.load(network, write(values))
+    text = str(caught.value)
+    assert "decoder/layer_with_weights-0/kernel is not in the checkpoint" in text
+    assert "mask_head/_deconv/bias is [999] in the checkpoint" in text
+    assert "rpn_head/_another/kernel is in the checkpoint only" in text
+    for a, b in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_network_of_another_depth_is_refused(network: PanopticFPN, write: Writer) -> None:
+    prefix = write(values_of(network))
+    with pytest.raises(RunError, match="does not fit the configured network"):
+        weights.load(tiny_network(**{"backbone.resnet.model_id": 34}), prefix)
+    with pytest.raises(RunError, match="in the checkpoint only"):
+        weights.load(tiny_network(max_level=4), prefix)
+
+
+def test_a_classifier_starts_the_backbone_only(network: PanopticFPN, write: Writer) -> None:
+    values = {path: v for path, v in values_of(network).items() if path.startswith("backbone/")}
+    values["_dense/kernel"] = np.zeros((4, 1000), np.float32)
+    prefix = write(values)
+    heads = [w for w in network.weights if not w.path.startswith("backbone")]
+    before = [w.numpy() for w in heads]
+    line = weights.initialize(network, prefix)
+    assert "backbone" in line
+    assert f"{len(network.backbone.weights)} variables" in line
+    np.testing.assert_array_equal(
+        network.backbone.stem_conv.kernel.numpy(), values["backbone/layer_with_weights-0/kernel"]
+    )
+    for a, b in zip(before, heads, strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
+    with pytest.raises(RunError, match="not in the checkpoint"):
+        weights.load(network, prefix)  # for evaluation the heads are needed
+
+
+def test_what_is_no_checkpoint_is_refused(network: PanopticFPN, write: Writer, tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        weights.load(network, str(tmp_path / "absent"))
+    other = tf.train.Checkpoint(encoder=tf.Variable(1.0)).write(str(tmp_path / "other"))
+    with pytest.raises(RunError, match="holds no 'backbone'"):
+        weights.load(network, other)
+    prefix = write(values_of(network))
+    index = Path(f"{prefix}.index")
+    index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
+    with pytest.raises(RunError, match="cannot be read"):
+        weights.load(network, prefix)
