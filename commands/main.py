@@ -12,9 +12,8 @@ import typer
 from panoptic_cli import __version__, console
 from panoptic_cli.errors import PanopticError
 
-from . import doctor, download, make_tfrecords, upload
+from . import demo, doctor, download, evaluate, export, make_tfrecords, predict, train, upload
 from . import inspect as inspect_command
-from . import demo, evaluate, export, predict, train
 
 app = typer.Typer(
     name="panoptic",

@@ -42,7 +42,8 @@ ModelDir = Annotated[
     typer.Option(
         "--model-dir",
         envvar="PANOPTIC_MODEL_DIR",
-        help="The run directory.", show_default="runs/<experiment>",
+        help="The run directory.",
+        show_default="runs/<experiment>",
         rich_help_panel=RUN,
     ),
 ]
@@ -84,7 +85,8 @@ TrainData = Annotated[
     typer.Option(
         "--train-data",
         envvar="PANOPTIC_TRAIN_DATA",
-        help="Training records, a pattern.", show_default="<data-dir>/tfrecords/train-*",
+        help="Training records, a pattern.",
+        show_default="<data-dir>/tfrecords/train-*",
         rich_help_panel=DATA,
     ),
 ]
@@ -93,7 +95,8 @@ EvalData = Annotated[
     typer.Option(
         "--eval-data",
         envvar="PANOPTIC_EVAL_DATA",
-        help="Validation records, a pattern.", show_default="<data-dir>/tfrecords/val-*",
+        help="Validation records, a pattern.",
+        show_default="<data-dir>/tfrecords/val-*",
         rich_help_panel=DATA,
     ),
 ]
@@ -102,7 +105,8 @@ AnnotationFile = Annotated[
     typer.Option(
         "--annotation-file",
         envvar="PANOPTIC_ANNOTATION_FILE",
-        help="COCO instances JSON for box and mask AP.", show_default="from the records",
+        help="COCO instances JSON for box and mask AP.",
+        show_default="from the records",
         rich_help_panel=DATA,
     ),
 ]
@@ -111,7 +115,8 @@ CategoriesFile = Annotated[
     typer.Option(
         "--categories",
         envvar="PANOPTIC_CATEGORIES",
-        help="Panoptic JSON or categories.json with the categories.", show_default="beside the records",
+        help="Panoptic JSON or categories.json with the categories.",
+        show_default="beside the records",
         rich_help_panel=DATA,
     ),
 ]

@@ -105,9 +105,7 @@ class CategoryTable:
         value = read_json(path, "categories")
         entries = value.get("categories") if isinstance(value, dict) else value
         if not isinstance(entries, list):
-            raise DataError(
-                f"{path} has no list of categories.", "Give a COCO panoptic JSON or a categories.json."
-            )
+            raise DataError(f"{path} has no list of categories.", "Give a COCO panoptic JSON or a categories.json.")
         return cls.from_list(entries, str(path))
 
     def to_list(self) -> list[dict[str, Any]]:

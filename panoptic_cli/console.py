@@ -16,8 +16,16 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -163,8 +171,10 @@ def _bar(description: str, total: int | None, unit: str, start: int) -> Iterator
         task = bar.add_task(escape(description), total=total, completed=start, note="")
 
         def advance(n: int = 1, note: str | None = None) -> None:
-            fields = {} if note is None else {"note": escape(note)}
-            bar.update(task, advance=n, **fields)
+            if note is None:
+                bar.update(task, advance=n)
+            else:
+                bar.update(task, advance=n, note=escape(note))
 
         yield advance
 
@@ -176,7 +186,7 @@ def _lines(description: str, total: int | None, unit: str, start: int) -> Iterat
     def line(now: float) -> str:
         rate = (done - start) / max(now - begun, 1e-9)
         text = f"{description}: {done:,}" + (f"/{total:,}" if total else "") + f" {unit}, {rate:,.1f}/s"
-        if total and 0 < rate and done < total:
+        if total and rate > 0 and done < total:
             text += f", {_duration((total - done) / rate)} left"
         return text + (f", {last_note}" if last_note else "")
 

@@ -143,8 +143,11 @@ class Predictor:
             count = int(outputs["num_detections"][place])
             scale = np.tile(info[2].numpy(), 2)
             classes = outputs["detection_classes"][place, :count].numpy()
+            category, instance, semantic = (m.numpy() for m in maps)
             yield PicturePrediction(
-                *(m.numpy() for m in maps),
+                category,
+                instance,
+                semantic,
                 boxes=outputs["detection_boxes"][place, :count].numpy() / scale,
                 scores=outputs["detection_scores"][place, :count].numpy(),
                 category_ids=self.model.label_space.thing_ids[classes],

@@ -93,15 +93,16 @@ def test_all_problems_are_reported_at_once_with_keys_and_suggestions() -> None:
     ],
 )
 def test_wrong_input_is_a_config_error(arguments: dict, text: str) -> None:
-    with pytest.raises(ConfigError, match="(?s)" + text.replace("?", r"\?")):
+    with pytest.raises(ConfigError) as caught:
         config.load_experiment(**arguments)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "trainer: {unknown: 1}"])
 def test_broken_config_files_are_named(tmp_path, content: str) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text(content)
-    with pytest.raises(ConfigError, match="broken.yaml"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
         config.load_experiment(config_file=file)
 
 

@@ -53,9 +53,7 @@ def load_experiment(
     if schedule is not None:
         if schedule not in schedules:
             known = ", ".join(schedules) or "none"
-            raise ConfigError(
-                f"Experiment {experiment} has no schedule '{schedule}'.", f"Its schedules: {known}."
-            )
+            raise ConfigError(f"Experiment {experiment} has no schedule '{schedule}'.", f"Its schedules: {known}.")
         merge(tree, schedules[schedule])
     if config_file is not None:
         merge(tree, _read_yaml(config_file))

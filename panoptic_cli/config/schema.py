@@ -125,11 +125,10 @@ class MaskSampler(Section):
     num_sampled_masks: Positive = 128
 
 
-class MaskROIAligner(Section):
+class MaskROIAligner(ROIAligner):
     """Crops of the mask head; the masks are twice this size."""
 
     crop_size: Positive = 14
-    sample_offset: Fraction = 0.5
 
 
 class NormActivation(Section):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from panoptic_cli.categories import LabelSpace
 from panoptic_cli.config.schema import Experiment, Model, Parser
+from panoptic_cli.datasets import records
 from panoptic_cli.datasets.preprocessing import (
     decode_image,
     plan_resizing,
@@ -15,7 +16,6 @@ from panoptic_cli.datasets.preprocessing import (
     resize_labels,
 )
 from panoptic_cli.datasets.record_parsing import parse_record
-from panoptic_cli.datasets import records
 from panoptic_cli.errors import DataError
 from panoptic_cli.models.anchors import anchor_boxes
 from panoptic_cli.models.matching import anchor_targets

@@ -214,7 +214,8 @@ def _average_precision(
         absent = set(ids) - {image["id"] for image in annotations["images"]}
         if absent:
             raise DataError(
-                f"Image {min(absent, key=str)} and {len(absent) - 1} more of the records are not in the annotation file.",
+                f"{len(absent)} images of the records are not in the annotation file, image {min(absent, key=str)} "
+                "for one.",
                 "Give the instances JSON of the validation pictures with --annotation-file.",
             )
     return {

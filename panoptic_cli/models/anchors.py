@@ -7,9 +7,7 @@ import numpy as np
 from panoptic_cli.config.schema import Anchor
 
 
-def anchor_boxes(
-    config: Anchor, image_size: tuple[int, int], min_level: int, max_level: int
-) -> dict[int, np.ndarray]:
+def anchor_boxes(config: Anchor, image_size: tuple[int, int], min_level: int, max_level: int) -> dict[int, np.ndarray]:
     """Computes the anchors of an image.
 
     Args:

@@ -32,9 +32,7 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] | None
     centre, size = _centres_and_sizes(boxes)
     anchor_centre, anchor_size = _centres_and_sizes(anchors)
     anchor_size = anchor_size + _EPSILON
-    encoded = tf.concat(
-        [(centre - anchor_centre) / anchor_size, tf.math.log((size + _EPSILON) / anchor_size)], axis=-1
-    )
+    encoded = tf.concat([(centre - anchor_centre) / anchor_size, tf.math.log((size + _EPSILON) / anchor_size)], axis=-1)
     return encoded if weights is None else encoded * tf.constant(weights, encoded.dtype)
 
 

@@ -23,9 +23,7 @@ def _conv_tower(
     return convs, [batch_norm(norm, f"conv_norm{i}") for i in range(count)]
 
 
-def _build_tower(
-    convs: list[keras.layers.Conv2D], norms: list[keras.layers.BatchNormalization], channels: int
-) -> int:
+def _build_tower(convs: list[keras.layers.Conv2D], norms: list[keras.layers.BatchNormalization], channels: int) -> int:
     for conv, norm in zip(convs, norms, strict=True):
         conv.build((None, None, None, channels))
         channels = conv.filters
@@ -67,9 +65,9 @@ class BoxHead(keras.layers.Layer):
             num_classes * 4, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), name="box_regressor"
         )
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables for crops [batch, n, crop, crop, channels]."""
-        crop, channels = input_shape[-2], input_shape[-1]
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Creates the variables for crops (crop, crop, channels)."""
+        crop, _, channels = input_shape
         width = crop * crop * _build_tower(self.convs, self.conv_norms, channels)
         for fc, norm in zip(self.fcs, self.fc_norms, strict=True):
             fc.build((None, width))
@@ -125,8 +123,8 @@ class MaskBranch(keras.layers.Layer):
             num_classes, 1, kernel_initializer=_he_normal(), name="mask_regressor"
         )
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables for crops [batch, n, crop, crop, channels]."""
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Creates the variables for crops (crop, crop, channels)."""
         channels = _build_tower(self.convs, self.conv_norms, input_shape[-1])
         self.deconv.build((None, None, None, channels))
         self.deconv_norm.build((None, None, None, self.deconv.filters))

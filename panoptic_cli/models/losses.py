@@ -27,9 +27,7 @@ def huber(error: tf.Tensor, delta: float) -> tf.Tensor:
     return tf.where(size <= delta, 0.5 * tf.square(size), delta * size - 0.5 * delta * delta)
 
 
-def rpn_score_loss(
-    logits: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], batch_size_per_image: int
-) -> tf.Tensor:
+def rpn_score_loss(logits: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], batch_size_per_image: int) -> tf.Tensor:
     """Sigmoid cross-entropy over the kept anchors, divided by batch * batch_size_per_image; levels added.
 
     Args:
@@ -47,9 +45,7 @@ def rpn_score_loss(
             labels=tf.cast(tf.maximum(labels, 0), tf.float32), logits=level_logits
         )
         batch = tf.cast(tf.shape(level_logits)[0], tf.float32)
-        losses.append(
-            tf.reduce_sum(tf.where(labels >= 0, entropy, 0.0)) / (batch * float(batch_size_per_image))
-        )
+        losses.append(tf.reduce_sum(tf.where(labels >= 0, entropy, 0.0)) / (batch * float(batch_size_per_image)))
     return tf.add_n(losses)
 
 
@@ -71,9 +67,7 @@ def rpn_box_loss(offsets: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], d
         has_box = tf.reduce_any(tf.abs(tf.reshape(wanted, shape)) > 1e-6, axis=-1)
         loss = tf.reduce_sum(tf.reshape(huber(wanted - level_offsets, delta), shape), axis=-1)
         count = 4.0 * tf.reduce_sum(tf.cast(has_box, tf.float32))
-        losses.append(
-            tf.reduce_sum(tf.where(has_box, loss, 0.0)) / (_mean_over_replicas(count) + _COUNT_EPSILON)
-        )
+        losses.append(tf.reduce_sum(tf.where(has_box, loss, 0.0)) / (_mean_over_replicas(count) + _COUNT_EPSILON))
     return tf.add_n(losses)
 
 
@@ -136,9 +130,7 @@ def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf
     labels = tf.cast(labels, tf.int32)
     resized = tf.image.resize(logits, tf.shape(labels)[1:3], method="bilinear")
     counted = labels != ignore_label
-    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=tf.where(counted, labels, 0), logits=resized
-    )
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.where(counted, labels, 0), logits=resized)
     count = tf.reduce_sum(tf.cast(counted, tf.float32))
     return tf.reduce_sum(tf.where(counted, entropy, 0.0)) / (_mean_over_replicas(count) + _SEMANTIC_EPSILON)
 
@@ -160,7 +152,4 @@ def weighted_total(parts: dict[str, tf.Tensor], config: Losses) -> tf.Tensor:
         + config.frcnn_box_weight * parts["frcnn_box_loss"]
         + config.mask_weight * parts["mask_loss"]
     )
-    return (
-        config.instance_segmentation_weight * instance
-        + config.semantic_segmentation_weight * parts["semantic_loss"]
-    )
+    return config.instance_segmentation_weight * instance + config.semantic_segmentation_weight * parts["semantic_loss"]

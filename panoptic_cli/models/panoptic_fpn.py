@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.categories import LabelSpace
-from panoptic_cli.config.schema import Model
+from panoptic_cli.config.schema import Model, ROIAligner
 from panoptic_cli.models import boxes as box_ops
 from panoptic_cli.models.anchors import anchor_boxes, anchors_per_place
 from panoptic_cli.models.fpn import FeaturePyramid
@@ -48,12 +48,13 @@ class PanopticFPN(keras.Model):
     def _build_parts(self, filters: int) -> None:
         self.backbone.build((None, None, None, 3))
         self.decoder.build({level: (None, None, None, c) for level, c in self.backbone.channels.items()})
-        pyramid = {level: (None, None, None, filters) for level in self.levels}
+        shape: tuple[int | None, ...] = (None, None, None, filters)
+        pyramid = dict.fromkeys(self.levels, shape)
         self.rpn_head.build(pyramid)
         self.segmentation_head.build(pyramid)
         box_crop, mask_crop = self.config.roi_aligner.crop_size, self.config.mask_roi_aligner.crop_size
-        self.detection_head.build((None, None, box_crop, box_crop, filters))
-        self.mask_head.build((None, None, mask_crop, mask_crop, filters))
+        self.detection_head.build((box_crop, box_crop, filters))
+        self.mask_head.build((mask_crop, mask_crop, filters))
         self.built = True
 
     def pyramid(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
@@ -90,7 +91,7 @@ class PanopticFPN(keras.Model):
         self, features: dict[int, tf.Tensor], proposals: tf.Tensor, image_shape: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         config = self.config.detection_generator
-        align = self.config.roi_aligner
+        align: ROIAligner = self.config.roi_aligner
         crops = roi_align(features, proposals, align.crop_size, align.sample_offset)
         logits, offsets = self.detection_head(crops, training=False)
         probabilities = tf.nn.softmax(logits)[..., 1:]
@@ -155,7 +156,7 @@ class PanopticFPN(keras.Model):
             compiled=compiled,
         )
         rois = sample_rois(proposals, gt_boxes, gt_classes, self.config.roi_sampler, seed)
-        align = self.config.roi_aligner
+        align: ROIAligner = self.config.roi_aligner
         crops = roi_align(features, rois.boxes, align.crop_size, align.sample_offset)
         class_logits, box_offsets = self.detection_head(crops, training=True)
         box_targets = box_ops.encode(rois.matched_boxes, rois.boxes, box_ops.BOX_HEAD_WEIGHTS)

@@ -42,9 +42,7 @@ class ResidualBlock(keras.layers.Layer):
         shortcut_norm: its normalisation, or None.
     """
 
-    def __init__(
-        self, kind: str, filters: int, stride: int, project: bool, norm: NormActivation, name: str
-    ) -> None:
+    def __init__(self, kind: str, filters: int, stride: int, project: bool, norm: NormActivation, name: str) -> None:
         super().__init__(name=name)
         if kind == "bottleneck":
             self.output_filters = filters * _EXPANSION
@@ -64,7 +62,7 @@ class ResidualBlock(keras.layers.Layer):
             conv.build((None, None, None, channels))
             channels = conv.filters
             norm.build((None, None, None, channels))
-        if self.shortcut is not None:
+        if self.shortcut is not None and self.shortcut_norm is not None:
             self.shortcut.build((None, None, None, input_shape[-1]))
             self.shortcut_norm.build((None, None, None, channels))
         self.built = True
@@ -72,7 +70,7 @@ class ResidualBlock(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[batch, h, w, c] -> [batch, h / stride, w / stride, output_filters]."""
         shortcut = inputs
-        if self.shortcut is not None:
+        if self.shortcut is not None and self.shortcut_norm is not None:
             shortcut = self.shortcut_norm(self.shortcut(inputs), training=training)
         x = inputs
         for place, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), start=1):

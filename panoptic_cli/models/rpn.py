@@ -38,9 +38,7 @@ class RegionProposalHead(keras.layers.Layer):
             )
             for i in range(config.num_convs)
         ]
-        self.norms = [
-            [batch_norm(norm, f"norm{level}_{i}") for i in range(config.num_convs)] for level in levels
-        ]
+        self.norms = [[batch_norm(norm, f"norm{level}_{i}") for i in range(config.num_convs)] for level in levels]
         self.classifier = keras.layers.Conv2D(
             anchors, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=1e-5), name="classifier"
         )
@@ -117,9 +115,7 @@ def propose(
     all_boxes, all_scores = [], []
     for level in sorted(scores):
         count = int(np.prod(anchors[level].shape[:-1]))
-        kept, places = tf.math.top_k(
-            tf.reshape(tf.sigmoid(scores[level]), [-1, count]), min(count, top_k), sorted=True
-        )
+        kept, places = tf.math.top_k(tf.reshape(tf.sigmoid(scores[level]), [-1, count]), min(count, top_k), sorted=True)
         # Decoding after the choice gives the same boxes as before it, for a hundredth of them.
         level_offsets = tf.gather(tf.reshape(offsets[level], [-1, count, 4]), places, batch_dims=1)
         level_anchors = tf.gather(tf.constant(anchors[level].reshape(-1, 4)), places)

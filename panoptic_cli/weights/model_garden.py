@@ -55,7 +55,7 @@ def load(network: PanopticFPN, prefix: str, *, allow_backbone_only: bool = False
         expected.update(_heads(network))
 
     problems: list[str] = []
-    assignments: list[tuple[Any, np.ndarray]] = []
+    assignments: list[tuple[Any, str]] = []
     for path, variable in expected.items():
         key = graph.variable_key(root, path)
         if key is None:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from panoptic_cli.commands.main import app, run
 
 COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
@@ -40,7 +39,7 @@ def _run_all(lines: list[list[str]], folder: Path) -> list[tuple[int, bool]]:
 
 def test_every_command_of_the_contract_is_there() -> None:
     contract = "download inspect make-tfrecords upload train evaluate export predict demo doctor"
-    assert COMMANDS == sorted(contract.split())
+    assert sorted(contract.split()) == COMMANDS
 
 
 def test_help_and_usage_errors_do_not_import_tensorflow(tmp_path: Path) -> None:

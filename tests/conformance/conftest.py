@@ -16,6 +16,17 @@ _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 @pytest.fixture(scope="session")
+def pictures(shared: Path) -> Callable[[str, str], np.ndarray]:
+    """Reads the pictures of an npz of figures, which stay outside the project for their licences (mark: shared)."""
+
+    def read(name: str, key: str) -> np.ndarray:
+        with np.load(shared / "conformance" / "reference" / f"{name}.npz") as archive:
+            return archive[key]
+
+    return read
+
+
+@pytest.fixture(scope="session")
 def figures() -> Callable[[str], dict[str, np.ndarray]]:
     """Reads an npz of figures by its name."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
 # Tolerances of the project's issue on this (relative to the level's standard deviation where features are meant).
 FEATURES, SCORES, BOXES, MASKS, SEMANTIC = 1e-4, 1e-4, 0.05, 1e-3, 1e-3
@@ -26,8 +26,10 @@ SLIVER = 1.0  # pixels
 
 
 @pytest.fixture(scope="module")
-def stored(figures: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return figures("forward")
+def stored(
+    figures: Callable[[str], dict[str, np.ndarray]], pictures: Callable[[str, str], np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {**figures("forward"), "images": pictures("forward", "images")}
 
 
 @pytest.fixture(scope="module")

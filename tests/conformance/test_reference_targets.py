@@ -38,8 +38,10 @@ def examples(shared: Path, coco_config: Any, coco_labels: Any) -> list[dict[str,
 
 
 @pytest.fixture(scope="module")
-def stored(figures: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return figures("training_targets")
+def stored(
+    figures: Callable[[str], dict[str, np.ndarray]], pictures: Callable[[str, str], np.ndarray]
+) -> dict[str, np.ndarray]:
+    return {**figures("training_targets"), "images_s4": pictures("training_targets", "images_s4")}
 
 
 def test_pictures(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
@@ -80,7 +82,9 @@ def test_semantic_labels(examples: list[dict[str, Any]], stored: dict[str, np.nd
         np.testing.assert_array_equal(example["semantic_labels"], stored["gt_segmentation_mask"][place, ..., 0])
 
 
-def test_inference_sees_the_same_picture(shared: Path, figures: Callable[[str], dict[str, np.ndarray]]) -> None:
+def test_inference_sees_the_same_picture(
+    shared: Path, figures: Callable[[str], dict[str, np.ndarray]], pictures: Callable[[str, str], np.ndarray]
+) -> None:
     import tensorflow as tf
 
     from panoptic_cli.datasets import records
@@ -88,7 +92,7 @@ def test_inference_sees_the_same_picture(shared: Path, figures: Callable[[str], 
     from panoptic_cli.datasets.records import decode_example
     from panoptic_cli.datasets.tfrecord import read_records
 
-    expected = figures("forward")
+    expected = {**figures("forward"), "images": pictures("forward", "images")}
     shard = shared / "conformance" / "tfrecords" / "reference-val-00000-of-00008.tfrecord"
     for place, record in enumerate(list(read_records(shard))[:2]):
         example = decode_example(record)
