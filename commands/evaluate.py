@@ -21,6 +21,7 @@ _TPU = (
 
 
 def evaluate(
+    context: typer.Context,
     model_dir: o.ModelDir = None,
     checkpoint: o.Checkpoint = None,
     experiment: o.ExperimentName = None,
@@ -94,17 +95,22 @@ def evaluate(
     """
     if tpu is not None:
         raise UsageError(_TPU, "Use --gpus N, or leave it out for the CPU.")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"--output: {output} is a file, not a folder.", "Give another --output.")
     if predictions is not None:
-        if model_dir is not None and checkpoint is not None:
+        if checkpoint is not None or _typed(context, "model_dir"):
             raise UsageError("--predictions scores a file: leave --model-dir and --checkpoint out.")
         _score_file(
             predictions, predictions_dir, panoptic_annotations, panoptic_masks, workers, per_class, output, dry_run
         )
         return
-    stray = [name for name, value in (("--predictions-dir", predictions_dir),) if value is not None]
-    if stray:
-        raise UsageError(f"{stray[0]} goes with --predictions.")
+    for name in ("predictions_dir", "panoptic_annotations", "panoptic_masks", "workers"):
+        if _typed(context, name):
+            raise UsageError(f"--{name.replace('_', '-')} goes with --predictions.")
+    from panoptic_cli.training import inputs, storage
 
+    if eval_data is None and _typed(context, "data_dir"):
+        eval_data = f"{storage.normalize(data_dir)}/tfrecords/val-*"  # the run knows where its own data was; this asks for other data
     source = find_model(
         model_dir,
         checkpoint,
@@ -121,10 +127,9 @@ def evaluate(
         ),
         records_dir=Path(data_dir) / "tfrecords",
     )
-    pattern = source.experiment.task.validation_data.input_path or f"{data_dir}/tfrecords/val-*"
-    from panoptic_cli.training import inputs
+    pattern = source.experiment.task.validation_data.input_path or f"{storage.normalize(data_dir)}/tfrecords/val-*"
 
-    shards = inputs.check_records(pattern)
+    shards = inputs.check_records(pattern, "--eval-data")
     if dry_run:
         plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}
         console.result(plan, f"Would evaluate {source.checkpoint} on {pattern} ({shards} shards).")
@@ -164,6 +169,12 @@ def evaluate(
     )
 
 
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, not in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _score_file(
     predictions: Path,
     predictions_dir: Path | None,
@@ -178,9 +189,7 @@ def _score_file(
     from panoptic_cli.evaluation.result_files import score_files
 
     if annotations is None:
-        raise UsageError(
-            "--predictions needs the ground truth.", "Give --panoptic-annotations panoptic_val2017.json."
-        )
+        raise UsageError("--predictions needs the ground truth.", "Give --panoptic-annotations panoptic_val2017.json.")
     if dry_run:
         console.result(
             {"predictions": str(predictions), "panoptic_annotations": str(annotations)},

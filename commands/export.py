@@ -70,9 +70,10 @@ def export(
     from panoptic_cli.startup import import_tensorflow
 
     import_tensorflow()
-    from panoptic_cli.export.saved_model import export_saved_model
+    from panoptic_cli.export.saved_model import check_output, export_saved_model
     from panoptic_cli.inference import load_model
 
+    check_output(output)
     model = load_model(source.experiment, source.table, source.checkpoint)
     written = export_saved_model(model, output, input_type=input_type, batch_size=batch_size)
     console.result(
@@ -86,6 +87,6 @@ def _image_size(text: str) -> list[int]:
     parts = text.replace("x", ",").split(",")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--image-size '{text}' is not HEIGHT,WIDTH.", "For example: --image-size 512,512.")
     return [int(parts[0]), int(parts[1]), 3]

@@ -77,7 +77,7 @@ def _inspect_dataset(data: Path, workers: int, draw: int, output: Path | None) -
             for name, identifier, segments, share in report.shares()[:_SHOWN_CATEGORIES]
         ]
         title = f"{report.name}: categories by pixels, the first {len(rows)} of {len(report.shares())}"
-        shown += [console.table(title, ["category", "id", "segments", "pixels %"], rows), ""]
+        shown += [title, console.table(None, ["category", "id", "segments", "pixels %"], rows), ""]
     count_rows = [[r.name, *(f"{r.counts[key]:,}" for key in _COUNTS)] for r in reports]
     shown.append(console.table(f"{data}", ["split", *_COUNTS], count_rows))
     for report in reports:

@@ -42,7 +42,8 @@ def find_model(
 
     Args:
         model_dir: a run directory; its own configuration counts, with overrides on top.
-        checkpoint: a checkpoint; without `model_dir` its configuration is built from the options.
+        checkpoint: a checkpoint; without `model_dir` its configuration is built from the options, or is that of the
+            run that it lies in, where neither `experiment` nor `config_file` is given.
         experiment: preset, for a checkpoint without a run directory. It also names the default run directory.
         config_file: YAML configuration, likewise.
         params_override: overrides in the comma form.
@@ -57,6 +58,8 @@ def find_model(
     from panoptic_cli.training import run_directory
 
     assignments = config.split_params(params_override or "")
+    if checkpoint is not None and model_dir is None and experiment is None and config_file is None:
+        model_dir = _run_of(checkpoint)
     if checkpoint is not None and model_dir is None:
         effective = config.load_experiment(
             experiment or config.DEFAULT_EXPERIMENT,
@@ -73,13 +76,43 @@ def find_model(
         )
     directory = model_dir or Path("runs") / (experiment or config.DEFAULT_EXPERIMENT)
     effective, table = run_directory.load(directory)
+    if model_dir is not None and experiment not in (None, effective.experiment):
+        raise UsageError(
+            f"{directory} is a run of {effective.experiment}, not of {experiment}.",
+            "Leave --experiment out: a run directory has its own configuration.",
+        )
     if assignments or settings or options:
         changed = effective.model_dump(mode="json")
         config.apply_overrides(changed, [*assignments, *(settings or ())])
         for key, value in options or ():
             config.set_key(changed, key, value)
         effective = config.validate(changed, f"{directory}/config.yaml with overrides")
+        if "task.categories_file" in dict(options or ()):
+            table = _replacement(effective, table)
     return ModelSource(effective, table, checkpoint or str(directory))
+
+
+def _run_of(checkpoint: str) -> Path | None:
+    """The run directory that a checkpoint lies in: RUN, RUN/checkpoints or RUN/checkpoints/ckpt-100."""
+    from panoptic_cli.training.run_directory import RunDirectory
+
+    path = Path(checkpoint)
+    if "://" in checkpoint:
+        return None
+    return next((folder for folder in (path, *path.parents[:2]) if RunDirectory(folder).is_run), None)
+
+
+def _replacement(experiment: Experiment, table: CategoryTable) -> CategoryTable:
+    """The table of --categories: names and colours may be others than the run's, ids and kinds decide its heads."""
+    from panoptic_cli.training import inputs
+
+    given = inputs.load_categories(experiment).by_id
+    if {i: c.isthing for i, c in given.items()} != {c.id: c.isthing for c in table.categories}:
+        raise UsageError(
+            f"The categories of {experiment.task.categories_file} are not those that the run was trained with.",
+            "Leave --categories (PANOPTIC_CATEGORIES) out: a run directory has its own.",
+        )
+    return CategoryTable(tuple(given[c.id] for c in table.categories))  # the run's order: it may number the classes
 
 
 def _categories(experiment: Experiment, records_dir: Path | None) -> CategoryTable:

@@ -26,12 +26,16 @@ def predict(
         typer.Option("--output", envvar="PANOPTIC_OUTPUT", help="Folder for overlay/, pred/ and the JSON files."),
     ] = Path("predictions"),
     score_threshold: Annotated[
-        float,
-        typer.Option("--score-threshold", min=0.0, max=1.0, help="Detections below are neither drawn nor listed."),
-    ] = 0.5,
-    alpha: Annotated[
-        float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the overlay's colours.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--score-threshold",
+            min=0.0,
+            max=1.0,
+            help="Only detections above it are drawn and listed.",
+            show_default="as configured",
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the overlay's colours.")] = 0.5,
     precision: o.Precision = None,
     gpus: o.Gpus = None,
     dry_run: o.DryRun = False,
@@ -56,7 +60,7 @@ def predict(
             ("runtime.num_gpus", gpus),
         ),
     )
-    files = find_pictures(pictures)
+    files = find_pictures(pictures, skip=[output / "overlay", output / "pred"])
     if dry_run:
         console.result(
             {"checkpoint": source.checkpoint, "pictures": [str(f) for f in files], "output": str(output)},
@@ -73,7 +77,8 @@ def predict(
 
     strategy.create_strategy(source.experiment.runtime)
     model = load_model(source.experiment, source.table, source.checkpoint)
-    summary = predict_pictures(model, files, output, score_threshold=score_threshold, alpha=alpha)
+    threshold = source.experiment.task.model.panoptic_segmentation_generator.score_threshold
+    summary = predict_pictures(model, files, output, score_threshold=threshold, alpha=alpha)
     console.result(
         {
             "output": str(output),

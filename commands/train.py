@@ -67,7 +67,7 @@ def train(
     The run directory holds everything. The same command again resumes at its last checkpoint; Ctrl-C and
     SIGTERM save one first. Several workers: set TF_CONFIG in the environment of each.
     """
-    from panoptic_cli.training import inputs, strategy, trainer
+    from panoptic_cli.training import inputs, storage, strategy, trainer
 
     options = o.given(
         ("task.train_data.input_path", train_data),
@@ -102,9 +102,9 @@ def train(
         extra += _scaled_rates(effective, config.load_experiment(name, schedule=schedule))
     effective = load(extra) if extra else effective
 
-    directory = model_dir or Path("runs") / name
+    directory = storage.normalize(model_dir or Path("runs") / name)  # pathlib has made gs:/ of gs://
     strategy.check_devices(
-        effective.runtime, batch_size=effective.task.train_data.global_batch_size, model_dir=str(directory)
+        effective.runtime, batch_size=effective.task.train_data.global_batch_size, model_dir=directory
     )
     shards = inputs.check_records(effective.task.train_data.input_path)
     table = inputs.load_categories(effective)
@@ -126,7 +126,9 @@ def train(
 
 def _default_data(experiment: Experiment, data_dir: Path) -> list[tuple[str, Any]]:
     """The record patterns below the data folder, where the configuration has none."""
-    task, folder = experiment.task, str(data_dir).rstrip("/")
+    from panoptic_cli.training import storage
+
+    task, folder = experiment.task, storage.normalize(data_dir)
     defaults: list[tuple[str, Any]] = []
     if not task.train_data.input_path:
         defaults.append(("task.train_data.input_path", f"{folder}/tfrecords/train-*"))

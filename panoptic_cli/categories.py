@@ -209,9 +209,8 @@ class LabelSpace:
         if problems:
             raise ConfigError(
                 f"The categories do not fit the configured heads: {summarize(problems)}.",
-                "For your own categories use --set task.model.stuff_classes_offset=null "
-                "task.model.num_classes=null task.model.segmentation_model.num_classes=null "
-                "(each with its own --set).",
+                "For your own categories: --params-override 'task.model.stuff_classes_offset=null,"
+                "task.model.num_classes=null,task.model.segmentation_model.num_classes=null'.",
             )
         thing_ids = np.zeros(boxes, np.int64)
         semantic_ids = np.zeros(semantic, np.int64)

@@ -195,7 +195,7 @@ def _lines(description: str, total: int | None, unit: str, start: int) -> Iterat
         done += n
         last_note = note if note is not None else last_note
         now = time.monotonic()
-        if now - last_print >= _PLAIN_INTERVAL:
+        if now - last_print >= _PLAIN_INTERVAL and done != total:
             last_print = now
             info(line(now))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from panoptic_cli import config, console
 from panoptic_cli.datasets import conversion, layout, shapes
+from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.files import read_json
 
 EXPERIMENT = "panoptic_fpn_shapes"
 _SHARDS = {"train": 4, "val": 2}
@@ -57,26 +59,13 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
 
     Returns:
         Figures and paths.
+
+    Raises:
+        PanopticError: the folder holds other things, or a demo of another seed, length or configuration.
     """
     data, run = folder / "data", folder / "run"
     records, predictions = data / "tfrecords", folder / "predictions"
     seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(name: str, what: str) -> Iterator[None]:
-        console.info(f"[{len(seconds) + 1}/6] {what}")
-        begun = time.perf_counter()
-        yield
-        seconds[name] = time.perf_counter() - begun
-
-    with stage("generate", f"Generating pictures of shapes in {data}"):
-        if not (data / "annotations").is_dir():
-            shapes.generate(data, seed=seed)
-    with stage("make-tfrecords", f"Writing records to {records}"):
-        for files in layout.find_splits(data):
-            plan = conversion.ConversionPlan(files, records, _SHARDS[files.name])
-            conversion.convert(plan, conversion.read_plan(plan), workers=2)
-
     experiment = config.load_experiment(
         EXPERIMENT,
         settings=settings,
@@ -87,10 +76,28 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
             *([("trainer.train_steps", steps)] if steps is not None else []),
         ],
     )
+
+    @contextmanager
+    def stage(name: str, what: str) -> Iterator[None]:
+        console.info(f"[{len(seconds) + 1}/6] {what}")
+        begun = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - begun
+
+    with stage("generate", f"Generating pictures of shapes in {data}"):
+        _generate(data, seed)
+    with stage("make-tfrecords", f"Writing records to {records}"):
+        for files in layout.find_splits(data):
+            plan = conversion.ConversionPlan(files, records, _SHARDS[files.name])
+            conversion.convert(plan, conversion.read_plan(plan), workers=2)
     with stage("train", f"Training {EXPERIMENT} for {experiment.trainer.train_steps} steps in {run}"):
         from panoptic_cli.training import inputs, trainer
 
         table = inputs.load_categories(experiment)
+        try:
+            trainer.check(experiment, run, table)
+        except RunError as error:
+            raise RunError(error.message, "Give another --output, or the settings of the earlier demo.") from None
         outcome = trainer.train(experiment, run, table)
         if outcome.exit_code:
             raise KeyboardInterrupt  # interrupted training ends the demo; the same command goes on later
@@ -118,3 +125,11 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
         with atomic_path(overlay) as partial:
             contact_sheet(shown, columns=3, cell=cell).save(partial, format="PNG")
     return DemoResult(evaluation, overlay, run, run / "saved_model", seconds)
+
+
+def _generate(data: Path, seed: int) -> None:
+    marker = data / "annotations" / shapes._MARKER
+    if not marker.is_file():
+        shapes.generate(data, seed=seed)
+    elif (there := read_json(marker, "generated shapes").get("seed")) != seed:
+        raise DataError(f"{data} holds pictures of seed {there}, not {seed}.", "Give another --output, or that --seed.")

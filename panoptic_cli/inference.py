@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,7 @@ class LoadedModel:
 def label_space_of(experiment: Experiment, table: CategoryTable) -> LabelSpace:
     """Builds the label space that a configuration and a category table decide."""
     model = experiment.task.model
-    return LabelSpace.create(
-        table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes
-    )
+    return LabelSpace.create(table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes)
 
 
 def load_model(experiment: Experiment, table: CategoryTable, checkpoint: str | Path) -> LoadedModel:
@@ -90,10 +89,17 @@ def load_model(experiment: Experiment, table: CategoryTable, checkpoint: str | P
     from panoptic_cli import weights
     from panoptic_cli.training import strategy
 
-    strategy.set_precision(experiment.runtime, on_cpu=not tf.config.list_physical_devices("GPU"))
+    if experiment.runtime.num_gpus == 0:
+        _leave_gpus_alone()
+    strategy.set_precision(experiment.runtime, on_cpu=not tf.config.get_visible_devices("GPU"))
     network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
     step = weights.load(network, str(checkpoint))
     return LoadedModel(experiment, table, network, str(checkpoint), step)
+
+
+def _leave_gpus_alone() -> None:
+    with contextlib.suppress(RuntimeError):  # the process has used one already
+        tf.config.set_visible_devices([], "GPU")
 
 
 class Predictor:
@@ -106,9 +112,20 @@ class Predictor:
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
         config = model.experiment.task.model
-        self._forward = tf.function(
-            lambda images, info: model.network(images, info, training=False), reduce_retracing=True
+        height, width = model.input_size
+
+        # One graph for every batch size, the one that is exported: a last, smaller batch is not traced again.
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, height, width, 3], tf.float32),
+                tf.TensorSpec([None, 4, 2], tf.float32),
+            ]
         )
+        def forward(images: tf.Tensor, info: tf.Tensor) -> dict[str, tf.Tensor]:
+            outputs: dict[str, tf.Tensor] = model.network(images, info, training=False)
+            return outputs
+
+        self._forward = forward
 
         @tf.function(reduce_retracing=True)
         def fuse_one(outputs: dict[str, tf.Tensor], info: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import glob
 import io
-from collections.abc import Iterable
+import re
+import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from panoptic_cli.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_PLAIN_MODES = frozenset({"RGB", "L", "RGBA", "LA", "P"})
 
 
-def find_pictures(inputs: Iterable[str]) -> list[Path]:
+def find_pictures(inputs: Iterable[str], *, skip: Collection[Path] = ()) -> list[Path]:
     """Lists the pictures that files, folders and glob patterns name.
 
     Args:
         inputs: paths; a folder stands for all pictures below it, sorted.
+        skip: folders whose pictures are left out where an input folder holds them: those of earlier predictions.
 
     Returns:
         The files in order, each once.
@@ -30,21 +32,26 @@ def find_pictures(inputs: Iterable[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     missing = []
+    skipped = {folder.resolve() for folder in skip}
+
+    def wanted(path: Path) -> bool:
+        return path.suffix.lower() in SUFFIXES and path.is_file() and skipped.isdisjoint(path.resolve().parents)
+
     for item in inputs:
         path = Path(item)
         if path.is_dir():
-            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)))
+            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if wanted(p))))
         elif path.exists():
             found[path] = None
         else:
             matches = sorted(Path(match) for match in glob.glob(item, recursive=True))
-            found.update(dict.fromkeys(p for p in matches if p.suffix.lower() in SUFFIXES))
+            found.update(dict.fromkeys(p for p in matches if wanted(p)))
             if not matches:
                 missing.append(item)
     if missing:
         raise DataError(f"There is no picture, folder or match for: {', '.join(missing)}.", "Check the path.")
     if not found:
-        raise DataError(f"The folders hold no pictures ({', '.join(sorted(SUFFIXES))}).", "Check the path.")
+        raise DataError(f"There are no pictures ({', '.join(sorted(SUFFIXES))}) to be found.", "Check the path.")
     return list(found)
 
 
@@ -52,7 +59,7 @@ def read_picture(path: Path) -> np.ndarray:
     """Reads a picture the way people see it: EXIF orientation applied, greyscale and CMYK made RGB, alpha dropped.
 
     JPEG and PNG without an orientation go through TensorFlow's decoder, so that prediction sees the very pixels that
-    training and exported models do.
+    training, evaluation and exported models do; of 16 bits it keeps the upper eight.
 
     Returns:
         uint8 [height, width, 3].
@@ -62,14 +69,15 @@ def read_picture(path: Path) -> np.ndarray:
     """
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-            deep = picture.mode not in _PLAIN_MODES
-            if picture.format not in ("JPEG", "PNG") or turned or deep:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as picture:  # Pillow's notes
+            if picture.format not in ("JPEG", "PNG") or _orientation(picture) not in (0, 1):
                 return _rgb(ImageOps.exif_transpose(picture))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split(":")[0]
-        raise DataError(f"{path} is not a picture that can be read: {reason}.") from None
+    except UnidentifiedImageError:
+        raise _broken(path, "its format is not known" if content else "it is empty") from None
+    # Pillow's decoders tell damage by many classes of error, and all of them mean the same here.
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise _broken(path, reason or type(error).__name__) from None
     import tensorflow as tf
 
     from panoptic_cli.datasets.preprocessing import decode_image
@@ -77,13 +85,28 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         return np.asarray(decode_image(tf.constant(content)))
     except tf.errors.OpError as error:
-        raise DataError(f"{path} is a broken picture: {error.message.splitlines()[0]}.") from None
+        # "{{function_node ...}} the reason [Op:DecodeImage] name: "
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message.splitlines()[0]).strip()
+        raise _broken(path, reason) from None
+
+
+def _broken(path: Path, reason: str) -> DataError:
+    return DataError(f"{path} is not a picture that can be read: {reason.rstrip('. ')}.")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or the EXIF data is damaged."""
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # any damage of the EXIF data: the picture itself may still be good
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: the high byte counts
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more, which convert() would clip at 255
         values = np.asarray(picture, np.float64)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        grey = np.clip(np.round(values / scale), 0, 255).astype(np.uint8)
+        scale = 256.0 if values.max(initial=0.0) > 255 else 1.0
+        grey = np.clip(np.floor(values / scale), 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     return np.asarray(picture.convert("RGB"))

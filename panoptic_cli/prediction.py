@@ -47,7 +47,7 @@ def predict_pictures(
         model: the network.
         pictures: files.
         output_dir: gets overlay/NAME.png, pred/NAME.png, pred.json (COCO panoptic) and detections.json.
-        score_threshold: detections written to detections.json have at least this score; None takes all.
+        score_threshold: detections written to detections.json have a greater score; None takes all.
         alpha: opacity of the overlay's colours, 0..1.
 
     Returns:
@@ -73,12 +73,10 @@ def predict_pictures(
             writer.add(image_id, path.name, prediction.category_map, prediction.instance_map)
             known = np.isin(prediction.category_ids, [c.id for c in model.table.things])
             if score_threshold is not None:
-                known &= prediction.scores >= score_threshold
+                known &= prediction.scores > score_threshold
             boxes = prediction.boxes[known]
             masks = paste_masks_rle(prediction.masks[known], boxes, *pixels.shape[:2])
-            writer.add_detections(
-                image_id, boxes, prediction.scores[known], prediction.category_ids[known], masks
-            )
+            writer.add_detections(image_id, boxes, prediction.scores[known], prediction.category_ids[known], masks)
             drawn = draw_panoptic(
                 pixels,
                 prediction.category_map,

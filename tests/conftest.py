@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from panoptic_cli import console
+
+if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
+    from panoptic_cli.inference import LoadedModel, Predictor
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -57,3 +61,62 @@ def shapes_records(shapes_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
         files = coco_files(shapes_dir, split)
         convert(ConversionPlan(files, folder, shards), read_dataset(files), workers=1)
     return folder
+
+
+# The smallest network that has every part. It is hardly trained, so its scores are low: the thresholds are too, so
+# that pictures show many things and several kinds of stuff.
+_TINY_NETWORK = (
+    "task.model.input_size=[64,64,3]",
+    "task.model.backbone.resnet.depth_multiplier=0.25",
+    "task.model.decoder.fpn.num_filters=16",
+    "task.model.rpn_head.num_filters=16",
+    "task.model.detection_head.fc_dims=32",
+    "task.model.mask_head.num_filters=16",
+    "task.model.segmentation_model.head.num_filters=16",
+    "task.model.roi_generator={pre_nms_top_k: 50, num_proposals: 16, test_pre_nms_top_k: 50, test_num_proposals: 16}",
+    "task.model.roi_sampler.num_sampled_rois=16",
+    "task.model.panoptic_segmentation_generator={score_threshold: 0.1, stuff_area_threshold: 16}",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> tuple[str, ...]:
+    """Settings `a.b=c` of a network that is built and run in seconds."""
+    return _TINY_NETWORK
+
+
+@pytest.fixture(scope="session")
+def tiny_run(shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a very small network, trained for three steps on `shapes_records`."""
+    from panoptic_cli import config
+    from panoptic_cli.training import inputs, trainer
+
+    experiment = config.load_experiment(
+        "panoptic_fpn_shapes",
+        settings=[*_TINY_NETWORK, "trainer.train_steps=3", "task.train_data.global_batch_size=4"],
+        options=[
+            ("task.train_data.input_path", f"{shapes_records}/train-*"),
+            ("task.validation_data.input_path", f"{shapes_records}/val-*"),
+        ],
+    )
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    result = trainer.train(experiment, run, inputs.load_categories(experiment))
+    assert result.status == "finished"
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> LoadedModel:
+    """The network of `tiny_run`."""
+    from panoptic_cli.inference import load_model
+    from panoptic_cli.training import run_directory
+
+    return load_model(*run_directory.load(tiny_run), tiny_run)
+
+
+@pytest.fixture(scope="session")
+def tiny_predictor(tiny_model: LoadedModel) -> Predictor:
+    """Runs `tiny_model`; it takes seconds to trace, once."""
+    from panoptic_cli.inference import Predictor
+
+    return Predictor(tiny_model)

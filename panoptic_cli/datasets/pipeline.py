@@ -21,6 +21,7 @@ from panoptic_cli.models.anchors import anchor_boxes
 from panoptic_cli.models.matching import anchor_targets
 
 _INTERLEAVED_FILES = 16
+_READ_BUFFER = 1 << 20  # bytes of a shard that are read at once
 # Streams of random numbers of one picture, told apart by the last part of their seed.
 _FLIP, _SCALE, _OFFSET, _ANCHORS = range(4)
 
@@ -43,7 +44,7 @@ def record_files(pattern: str) -> list[str]:
             found = tf.io.gfile.glob(part) if part else []
         except tf.errors.OpError as error:
             raise DataError(f"The records {part} cannot be listed: {error.message}") from None
-        found = [path for path in found if not path.endswith((".json", ".partial"))]
+        found = [path for path in found if records.is_shard(path)]
         if not found:
             raise DataError(
                 f"No records match '{part}'.",
@@ -51,6 +52,10 @@ def record_files(pattern: str) -> list[str]:
             )
         files.extend(found)
     return sorted(set(files))
+
+
+def _read_shard(path: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER)
 
 
 def training_example(
@@ -109,9 +114,7 @@ def training_example(
 
     random_scale = random_offset = None
     if parser.aug_scale_min != 1.0 or parser.aug_scale_max != 1.0:
-        random_scale = tf.random.stateless_uniform(
-            [], stream(_SCALE), parser.aug_scale_min, parser.aug_scale_max
-        )
+        random_scale = tf.random.stateless_uniform([], stream(_SCALE), parser.aug_scale_min, parser.aug_scale_max)
         random_offset = tf.random.stateless_uniform([2], stream(_OFFSET))
     size = tf.shape(image)[:2]
     resizing = plan_resizing(size, (height, width), random_scale, random_offset)
@@ -120,9 +123,7 @@ def training_example(
     original = tf.tile(tf.cast(size, tf.float32), [2])
     scale = tf.tile(resizing.scale, [2])
     offset = tf.tile(tf.cast(resizing.offset, tf.float32), [2])
-    boxes = tf.clip_by_value(
-        boxes * original * scale - offset, 0.0, tf.constant([height, width] * 2, tf.float32)
-    )
+    boxes = tf.clip_by_value(boxes * original * scale - offset, 0.0, tf.constant([height, width] * 2, tf.float32))
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes, classes = tf.boolean_mask(boxes, kept), tf.boolean_mask(classes, kept)
     mask_pngs = tf.boolean_mask(mask_pngs, kept)
@@ -205,7 +206,7 @@ def training_dataset(
             tf.random.experimental.stateless_shuffle(tf.constant(files), epoch_seed)
         )
         in_order = shards.interleave(
-            tf.data.TFRecordDataset,
+            _read_shard,
             cycle_length=min(_INTERLEAVED_FILES, len(files)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -240,16 +241,14 @@ def count_records(files: list[str]) -> int:
     """
     try:
         dataset = tf.data.Dataset.from_tensor_slices(files).interleave(
-            tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
+            _read_shard, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
         )
         return int(dataset.reduce(np.int64(0), lambda total, _: total + 1))
     except tf.errors.OpError as error:
         raise DataError(f"A training shard cannot be read: {error.message}", "Make it again.") from None
 
 
-def evaluation_dataset(
-    pattern: str, model: Model, *, batch_size: int, limit: int | None = None
-) -> tf.data.Dataset:
+def evaluation_dataset(pattern: str, model: Model, *, batch_size: int, limit: int | None = None) -> tf.data.Dataset:
     """Pictures of records in order, each with its whole record for the ground truth.
 
     Args:
@@ -267,13 +266,11 @@ def evaluation_dataset(
     height, width = model.input_size[:2]
 
     def prepare(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        parsed = tf.io.parse_single_example(
-            serialized, {records.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
-        )
+        parsed = tf.io.parse_single_example(serialized, {records.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)})
         image, info = preprocess(decode_image(parsed[records.IMAGE_ENCODED]), (height, width))
         return image, info, serialized
 
-    dataset = tf.data.TFRecordDataset(record_files(pattern))
+    dataset = tf.data.TFRecordDataset(record_files(pattern), buffer_size=_READ_BUFFER)
     if limit is not None:
         dataset = dataset.take(limit)
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -50,6 +50,12 @@ _COCO_OFFSET = 90
 FeatureValue = bytes | int | Sequence[bytes] | np.ndarray
 
 
+def is_shard(path: str) -> bool:
+    """Whether a file that a record pattern matched is a shard, not a manifest or the file of an interrupted run."""
+    name = path.rsplit("/", 1)[-1]
+    return not (name.startswith(".") or name.endswith((".json", ".partial")))
+
+
 def semantic_lookup(table: CategoryTable) -> np.ndarray:
     """Returns the semantic class of each category id, as `image/segmentation/class/encoded` stores it.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
@@ -34,7 +37,7 @@ class EvaluationResult:
         box, mask: see coco_average_precision.
         semantic: see SemanticIoU.result.
         images: pictures scored.
-        seconds: from the second batch on, because the first one traces and compiles.
+        seconds: from the second batch on, because the first one traces and compiles; of all where there is one only.
         timed_images: pictures of that time.
         step: training step of the weights.
         checkpoint: where they came from.
@@ -76,7 +79,8 @@ class _Scores:
 
     model: LoadedModel
     writer: PredictionWriter | None
-    own_objects: bool
+    annotations: dict[str, Any] | None  # COCO instances; None: those of the records
+    known_images: set[Any] = field(init=False)
     quality: PanopticQuality = field(init=False)
     semantic: SemanticIoU = field(init=False)
     detections: list[dict[str, Any]] = field(default_factory=list)
@@ -88,15 +92,21 @@ class _Scores:
     def __post_init__(self) -> None:
         self.quality = PanopticQuality(self.model.table)
         self.semantic = SemanticIoU(self.model.label_space)
+        self.known_images = {image["id"] for image in (self.annotations or {"images": []})["images"]}
 
     def add(self, prediction: PicturePrediction, record: bytes) -> None:
         """Scores one picture."""
         table = self.model.table
-        truth = GroundTruth.from_record(record, table, objects=self.own_objects)
+        truth = GroundTruth.from_record(record, table, objects=self.annotations is None)
         if truth.image_id in self.seen:
             raise DataError(
                 f"Image {truth.image_id} is in the validation records twice.",
                 "Check that the pattern of --eval-data matches one set of shards.",
+            )
+        if self.annotations is not None and truth.image_id not in self.known_images:
+            raise DataError(
+                f"Image {truth.image_id} of the records is not in the annotation file.",
+                "Give the instances JSON of the validation pictures with --annotation-file.",
             )
         self.seen.add(truth.image_id)
         self.without_crowds += not truth.has_crowds
@@ -149,34 +159,30 @@ def evaluate(
         DataError: records or annotations are missing, broken or contradict each other.
     """
     annotations = _read_annotations(annotation_file) if annotation_file is not None else None
-    dataset = evaluation_dataset(
-        pattern, model.experiment.task.model, batch_size=batch_size, limit=limit
-    )
+    dataset = evaluation_dataset(pattern, model.experiment.task.model, batch_size=batch_size, limit=limit)
     predictor = Predictor(model)
     writer = PredictionWriter(output_dir, model.table) if output_dir is not None else None
-    scores = _Scores(model, writer, own_objects=annotations is None)
-    total, begun, timed = 0, 0.0, 0
+    scores = _Scores(model, writer, annotations)
+    total, first, begun = 0, 0, time.perf_counter()
     try:
         # One thread scores while the network computes the next picture: both leave Python's lock for the most part.
         with ThreadPoolExecutor(1, "scoring") as pool, console.progress("Evaluating", limit) as advance:
             waiting: list[Future[None]] = []
-            for images, info, serialized in dataset:
-                if total == 0:
-                    first = int(images.shape[0])
+            for images, info, serialized in _batches(dataset, pattern):
                 for prediction, record in zip(predictor(images, info), serialized.numpy(), strict=True):
                     waiting.append(pool.submit(scores.add, prediction, record))
                     if len(waiting) > _SCORING_BEHIND:
                         waiting.pop(0).result()
                     total += 1
                     advance()
-                if total == first:
-                    begun = time.perf_counter()
-                timed = total - first
+                if first == 0:
+                    first, started, begun = total, begun, time.perf_counter()
             for future in waiting:
                 future.result()
-        seconds = time.perf_counter() - begun if timed else 0.0
         if not total:
             raise DataError(f"The records {pattern} hold no pictures.", "Make them again, or correct the pattern.")
+        one_batch = total == first
+        seconds = time.perf_counter() - (started if one_batch else begun)
         if scores.without_crowds:
             console.warn(
                 f"{scores.without_crowds} records do not tell crowds from instances, so PQ counts crowds as segments; "
@@ -184,11 +190,11 @@ def evaluate(
             )
         result = EvaluationResult(
             panoptic=scores.quality.result(),
-            **_average_precision(scores, annotations, model.table),
+            **_average_precision(scores, model.table),
             semantic=scores.semantic.result(),
             images=total,
             seconds=seconds,
-            timed_images=timed,
+            timed_images=total if one_batch else total - first,
             step=model.step,
             checkpoint=model.source,
         )
@@ -200,24 +206,33 @@ def evaluate(
             writer.abort()
 
 
-def _average_precision(
-    scores: _Scores, annotations: dict[str, Any] | None, table: CategoryTable
-) -> dict[str, dict[str, float | None]]:
+def _batches(dataset: tf.data.Dataset, pattern: str) -> Iterator[Any]:
+    """The batches of the records; says which record is at fault where one cannot be read."""
+    batches, done = iter(dataset), 0
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            reason = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*|\[\[.*", "", error.message).split())[:200]
+            raise DataError(
+                f"A validation record of {pattern} is damaged, not far behind the first {done}: {reason}.",
+                "Find it with panoptic inspect, or make the records again.",
+            ) from None
+        done += int(batch[0].shape[0])
+        yield batch
+
+
+def _average_precision(scores: _Scores, table: CategoryTable) -> dict[str, dict[str, float | None]]:
     ids = [image["id"] for image in scores.images]
+    annotations = scores.annotations
     if annotations is None:
         annotations = {
             "images": scores.images,
             "annotations": scores.objects,
             "categories": [{"id": c.id, "name": c.name} for c in table.things],
         }
-    else:
-        absent = set(ids) - {image["id"] for image in annotations["images"]}
-        if absent:
-            raise DataError(
-                f"{len(absent)} images of the records are not in the annotation file, image {min(absent, key=str)} "
-                "for one.",
-                "Give the instances JSON of the validation pictures with --annotation-file.",
-            )
     return {
         "box": coco_average_precision(annotations, scores.detections, "bbox", ids),
         "mask": coco_average_precision(annotations, scores.detections, "segm", ids),
@@ -226,8 +241,9 @@ def _average_precision(
 
 def _read_annotations(path: Path) -> dict[str, Any]:
     value = read_json(path, "object annotations")
-    if not isinstance(value, dict) or not isinstance(value.get("images"), list):
+    lists = isinstance(value, dict) and all(
+        isinstance(value.get(key), list) for key in ("images", "annotations", "categories")
+    )
+    if not lists or not all(isinstance(image, dict) and "id" in image for image in value["images"]):
         raise DataError(f"{path} is no COCO instances JSON.", "It needs images, annotations and categories.")
-    return value
-
-
+    return dict(value)

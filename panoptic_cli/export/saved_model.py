@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from panoptic_cli.datasets import records
 from panoptic_cli.datasets.preprocessing import MEAN, STDDEV, decode_image, preprocess
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.files import atomic_path, write_json
 from panoptic_cli.inference import LoadedModel
 from panoptic_cli.models.fusion import fuse
@@ -106,6 +106,18 @@ OUTPUTS = {
 }
 
 
+def check_output(output: Path) -> None:
+    """Checks that a SavedModel may be written to a folder.
+
+    Raises:
+        DataError: it is there and is neither a SavedModel nor empty.
+    """
+    if output.is_dir() and ((output / "saved_model.pb").is_file() or not any(output.iterdir())):
+        return
+    if output.exists():
+        raise DataError(f"{output} exists and is no SavedModel.", "Give another --output or remove it first.")
+
+
 def export_saved_model(
     model: LoadedModel, output: Path, *, input_type: str = "image_tensor", batch_size: int | None = None
 ) -> dict[str, Any]:
@@ -122,11 +134,9 @@ def export_saved_model(
 
     Raises:
         DataError: the output folder holds something else.
+        RunError: it cannot be written.
     """
-    if output.exists() and not (output / "saved_model.pb").is_file():
-        raise DataError(
-            f"{output} exists and is no SavedModel.", "Give another --output or remove it first."
-        )
+    check_output(output)
     description = {
         "input_type": input_type,
         "batch_size": batch_size,
@@ -145,5 +155,11 @@ def export_saved_model(
             asset = Path(folder) / ASSET
             write_json(asset, description)
             served.description = tf.saved_model.Asset(str(asset))
-            tf.saved_model.save(served, str(partial), signatures={"serving_default": served.serve})
+            try:
+                tf.saved_model.save(served, str(partial), signatures={"serving_default": served.serve})
+            except (OSError, tf.errors.OpError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise RunError(
+                    f"The SavedModel {output} cannot be written: {reason}.", "Check space and permissions."
+                ) from error
     return {"saved_model": str(output), **description}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
+from panoptic_cli.datasets.records import is_shard
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.training import storage
 
@@ -18,11 +19,12 @@ _REACH_SECONDS = 10.0
 INIT_HINT = "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
 
 
-def check_records(pattern: str) -> int:
+def check_records(pattern: str, option: str = "--train-data") -> int:
     """Checks that every part of a record pattern matches a file.
 
     Args:
         pattern: glob patterns with commas between them.
+        option: the option that sets it, for messages.
 
     Returns:
         The number of files; remote patterns are listed through TensorFlow.
@@ -30,18 +32,19 @@ def check_records(pattern: str) -> int:
     Raises:
         DataError: the pattern is empty or a part of it matches nothing.
     """
-    hint = "Run panoptic make-tfrecords first, or give --train-data 'FOLDER/train-*'."
+    what = "training" if option == "--train-data" else "validation"
+    hint = f"Run panoptic make-tfrecords first, or give {option} with the right pattern."
     parts = [part.strip() for part in pattern.split(",") if part.strip()]
     if not parts:
-        raise DataError("No training records are given (task.train_data.input_path is empty).", hint)
+        raise DataError(f"No {what} records are given.", hint)
     if any(storage.is_remote(part) for part in parts):
         from panoptic_cli.datasets.pipeline import record_files
 
         return len(record_files(pattern))
-    counts = [sum(os.path.isfile(path) for path in glob.glob(part)) for part in parts]
+    counts = [sum(os.path.isfile(path) and is_shard(path) for path in glob.glob(part)) for part in parts]
     for part, count in zip(parts, counts, strict=True):
         if count == 0:
-            raise DataError(f"No training records match {part}.", hint)
+            raise DataError(f"No {what} records match {part}.", hint)
     return sum(counts)
 
 

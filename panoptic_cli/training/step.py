@@ -31,14 +31,6 @@ class PanopticTrainingModel(keras.Model):
         self._decayed = [v for v in self.network.trainable_variables if v.name == "kernel"]
         self.built = True
 
-    def build_variables(self) -> None:
-        """Nothing to do: the network makes its variables when it is constructed."""
-
-    def call(self, batch: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
-        """Computes the losses of a batch of `datasets.pipeline.training_dataset`; see `batch_losses`."""
-        del training
-        return self.batch_losses(batch, tf.constant([self._seed, 0], tf.int32))
-
     def batch_losses(self, batch: dict[str, Any], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Runs the network in training mode.
 

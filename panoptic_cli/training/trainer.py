@@ -286,7 +286,6 @@ def _build(
 
     trainer = experiment.trainer
     model = build_model(experiment, label_space)
-    model.build_variables()
     model.built = True  # its variables exist; Keras would otherwise call it on symbolic inputs to make them
     optimizer = build_optimizer(trainer.optimizer_config, trainer.train_steps, experiment.runtime.mixed_precision_dtype)
     optimizer.build(model.trainable_variables)

@@ -46,9 +46,6 @@ def build_model(experiment: Experiment, label_space: LabelSpace) -> Any:
             self.network = keras.Model(inputs, outputs, name="network")
             self.noise = keras.random.SeedGenerator(5)
 
-        def build_variables(self) -> None:
-            pass
-
         def train_step(self, data: Any) -> dict[str, Any]:
             x, y = data
             x = x + 0.01 * keras.random.normal(tf.shape(x), seed=self.noise)

@@ -1,0 +1,347 @@
+"""The README does what it says: every command line in it is run or dry-run, every name in it exists."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from panoptic_cli.commands.doctor import _variables
+from panoptic_cli.commands.main import app, run
+from pydantic import BaseModel
+
+from panoptic_cli import config
+from panoptic_cli.categories import CategoryTable
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GROUP: Any = typer.main.get_command(app)
+VARIABLES = frozenset(_variables())
+
+# Programs that are not ours. Anything else in a bash block that is neither panoptic nor make fails the test.
+NOT_RUN = {
+    "source .venv/bin/activate": "changes the shell it is typed in; the tests run in such an environment already",
+    "gcloud auth application-default login": "Google's program; signs a person in with a browser",
+    "pip install tensorboard": "fetches a package that the project does not depend on",
+    "tensorboard --logdir runs/panoptic_fpn_coco/logs": "a server of that package",
+}
+# Words added to commands that have no --dry-run, to keep them fast; nothing else about them is changed.
+ADDED = {"doctor": ["--no-devices"], "inspect": ["--workers", "1"]}
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """(language, content) of the fenced blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def _commands(text: str) -> list[str]:
+    """The commands of the bash blocks, comments dropped and continued lines joined, quotes kept."""
+    found: list[str] = []
+    for content in (content for language, content in _blocks(text) if language == "bash"):
+        pending = ""
+        for line in content.splitlines():
+            pending += line
+            if pending.endswith("\\"):
+                pending = pending[:-1]
+                continue
+            try:
+                words = shlex.split(pending, comments=True)
+            except ValueError:  # an open quote: the next line belongs to it
+                pending += "\n"
+                continue
+            if words:
+                found.append(pending.strip())
+            pending = ""
+        if pending.strip():
+            raise ValueError(f"a command does not end: {pending}")
+    return found
+
+
+def _words(command: str) -> tuple[dict[str, str], list[str]]:
+    """(variables set in front, words) of a command."""
+    words = shlex.split(command, comments=True)
+    variables = {}
+    while re.match(r"[A-Z_]+=", words[0]):
+        name, _, variables[name] = words.pop(0).partition("=")
+    return variables, words
+
+
+def _problem(command: str) -> str | None:
+    """What is wrong with a command that can be told from its words alone."""
+    variables, words = _words(command)
+    known = {*VARIABLES, "TF_CONFIG"}
+    unknown = [name for name in variables if name not in known]
+    if unknown:
+        return f"nothing reads {unknown[0]}"
+    if any(word in ("&&", "||", "|", ";", ">", "<") for word in words):
+        return "write one command on a line"
+    if words[0] == "panoptic":
+        return _parse_problem(words[1:])
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        missing = [word for word in words[1:] if word not in targets]
+        return f"the Makefile has no target {missing[0]}" if missing else None
+    return None if command in NOT_RUN else "this program is neither run nor listed in NOT_RUN with a reason"
+
+
+def _parse_problem(words: list[str]) -> str | None:
+    if words and words[0].startswith("-"):
+        options = {option for parameter in GROUP.params for option in parameter.opts}
+        return next((f"no option {word}" for word in words if word not in {*options, "--help", "-h"}), None)
+    command = GROUP.commands.get(words[0]) if words else None
+    if command is None:
+        return f"there is no command {words[:1]}"
+    try:
+        command.make_context(words[0], words[1:])
+    except typer.TyperException as error:
+        return str(error.format_message())
+    return None
+
+
+COMMANDS = _commands(README)
+PANOPTIC = [command for command in COMMANDS if _words(command)[1][0] == "panoptic"]
+TRAIN = [command for command in PANOPTIC if _words(command)[1][1] == "train"]
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has when the README's lines are typed: COCO in data/coco, own data in mine/, pictures."""
+    from panoptic_cli.datasets.coco import read_dataset
+    from panoptic_cli.datasets.conversion import ConversionPlan, convert
+    from panoptic_cli.datasets.layout import find_splits
+
+    folder = tmp_path_factory.mktemp("readme")
+    coco, mine = folder / "data" / "coco", folder / "mine"
+    shutil.copytree(shapes_dir, coco)
+    for path in coco.glob("annotations/panoptic_*.json"):  # stuff gets ids of COCO's kind, which the preset expects
+        value = json.loads(path.read_text())
+        stuff = {c["id"] for c in value["categories"] if not c["isthing"]}
+        segments = [segment for annotation in value["annotations"] for segment in annotation["segments_info"]]
+        for owner, key in [*((c, "id") for c in value["categories"]), *((s, "category_id") for s in segments)]:
+            owner[key] += 100 if owner[key] in stuff else 0
+        path.write_text(json.dumps(value))
+    for files in find_splits(coco):
+        convert(ConversionPlan(files, coco / "tfrecords", 1), read_dataset(files), workers=1)
+    for split in ("train", "val"):
+        shutil.copytree(shapes_dir / f"{split}2017", mine / "pictures" / split)
+        shutil.copytree(shapes_dir / f"panoptic_{split}2017", mine / f"{split}_masks")
+        shutil.copy(shapes_dir / "annotations" / f"panoptic_{split}2017.json", mine / f"{split}.json")
+    shutil.copytree(shapes_records, mine / "tfrecords")
+    shutil.copytree(shapes_dir / "val2017", folder / "photos")
+    for content in (content for language, content in _blocks(README) if language == "yaml"):
+        (folder / content.split("\n")[0].removeprefix("# ")).write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path) -> Path:
+    """The run directories that the README's train lines would have left, with a checkpoint in name only."""
+    from panoptic_cli.training.run_directory import RunDirectory
+
+    folder = data.parent / f"{data.name}_runs"
+    shutil.copytree(data, folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(data)
+        for command in TRAIN:
+            variables, words = _words(command)
+            if any("gs://" in word for word in words):
+                continue
+            code, printed = _run(monkeypatch, variables, [*words, "--dry-run", "--json"])
+            assert code == 0, f"{command}: {printed}"
+            experiment = config.validate(json.loads(printed), command)
+            place = words[words.index("--model-dir") + 1] if "--model-dir" in words else f"runs/{experiment.experiment}"
+            directory = RunDirectory(folder / place)
+            if directory.is_run:  # another line for another machine
+                continue
+            records = Path(experiment.task.train_data.input_path.split(",")[0]).parent
+            directory.create_or_resume(experiment, CategoryTable.from_file(records / "categories.json"))
+            checkpoints = Path(directory.checkpoints)
+            checkpoints.mkdir()
+            (checkpoints / "ckpt-1.index").touch()
+            (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
+    return folder
+
+
+@pytest.fixture
+def bucket(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An emulated Cloud Storage that holds the bucket BUCKET."""
+    from gcp_storage_emulator.server import create_server
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="BUCKET")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield
+    server.stop()
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: list[str]) -> tuple[int, str]:
+    for name in [*VARIABLES, "TF_CONFIG"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PANOPTIC_INIT_CHECKPOINT", "none")  # the preset's weights are in a bucket: no network here
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = run(words[1:])
+    return code, printed.getvalue()
+
+
+def _as_test(words: list[str]) -> list[str]:
+    """The words with --dry-run, where the command has it."""
+    command = GROUP.commands.get(words[1]) if len(words) > 1 else None
+    options = {option for parameter in getattr(command, "params", ()) for option in parameter.opts}
+    if "--dry-run" in options:
+        return [*words, *([] if "--dry-run" in words else ["--dry-run"])]
+    return [*words, *ADDED.get(words[1], [])]
+
+
+def _memory_bucket(words: list[str], data: Path) -> list[str]:
+    """The words with TensorFlow's file system in memory in place of buckets; it holds what the README uploads."""
+    if not any("gs://" in word for word in words):
+        return words
+    import tensorflow as tf
+
+    for path in (data / "data" / "coco" / "tfrecords").iterdir():
+        with tf.io.gfile.GFile(f"ram://BUCKET/coco/{path.name}", "wb") as stream:
+            stream.write(path.read_bytes())
+    return [word.replace("gs://", "ram://") for word in words]
+
+
+@pytest.mark.parametrize("command", PANOPTIC, ids=lambda command: " ".join(command.split())[:90])
+def test_panoptic_commands_run(
+    command: str,
+    data: Path,
+    runs: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _problem(command) is None
+    variables, words = _words(command)
+    if words[1] == "upload":
+        request.getfixturevalue("bucket")
+    if words[1] == "train":
+        words = _memory_bucket(words, data)
+    # Training lines are alternatives for one run directory: they are checked where there is no run yet.
+    monkeypatch.chdir(data if words[1] == "train" else runs)
+    code, printed = _run(monkeypatch, variables, _as_test(words))
+    assert code == 0, capsys.readouterr().err
+    assert printed.strip()
+
+
+def test_no_command_is_left_out() -> None:
+    assert len(PANOPTIC) > 20
+    assert {command: problem for command in COMMANDS if (problem := _problem(command))} == {}
+    assert set(NOT_RUN) <= set(COMMANDS)
+    named = {_words(command)[1][1] for command in PANOPTIC}
+    assert set(GROUP.commands) - named == {"demo"}  # make demo
+    allowed = {"bash", "text", "python", "yaml"}  # only bash blocks hold commands; yaml and python have their own tests
+    assert {language for language, _ in _blocks(README)} <= allowed
+    outputs = "".join(content for language, content in _blocks(README) if language == "text")
+    assert not re.search(r"^\s*[$#]?\s*(\.venv/bin/)?(panoptic|make|pip|python)\s", outputs, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("block", "word"),
+    [
+        ("panoptic train --stepz 3", "--stepz"),
+        ("panoptic evaluate --schedule 1x", "--schedule"),
+        ("panoptic train --precision float8", "float8"),
+        ("panoptic tarin", "tarin"),
+        ("panoptic --colour", "--colour"),
+        ("panoptic predict", "pictures"),
+        ("PANOPTIC_MODELDIR=x panoptic train", "PANOPTIC_MODELDIR"),
+        ("panoptic download && panoptic train", "one command"),
+        ("make everything", "everything"),
+        ("aria2c http://localhost/", "NOT_RUN"),
+        ("panoptic train \\\n  --steps 3 \\\n  --nonsense", "--nonsense"),
+    ],
+)
+def test_mistakes_in_a_readme_are_found(block: str, word: str) -> None:
+    (command,) = _commands(f"# Title\n\n```bash\n# a comment\n{block}\n```\n")
+    assert word in (_problem(command) or "")
+
+
+def test_names_in_the_text_exist() -> None:
+    options = {o for command in [GROUP, *GROUP.commands.values()] for p in command.params for o in [*p.opts]}
+    for code in INLINE:
+        if code.startswith("panoptic ") and not code.startswith("panoptic --"):
+            assert _parse_problem(shlex.split(code)[1:]) is None, code
+        if code.startswith("make "):
+            assert _problem(code) is None, code
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code):
+            assert option in options | {"--help"}, code
+    assert set(re.findall(r"PANOPTIC_\w+", README)) <= VARIABLES
+
+
+def test_configuration_keys_in_the_text_exist() -> None:
+    keys = set(re.findall(r"\b(?:task|trainer|runtime)(?:\.[a-z_0-9]+)+\b", " ".join([*INLINE, *COMMANDS])))
+    assert len(keys) > 8
+    for key in keys:
+        section: Any = config.Experiment
+        for part in key.split("."):
+            assert issubclass(section, BaseModel), key
+            assert part in section.model_fields, key
+            section = section.model_fields[part].annotation
+            section = section if isinstance(section, type) else object
+
+
+def test_files_and_messages_named_exist() -> None:
+    sources = "".join(path.read_text() for name in ("commands", "panoptic_cli") for path in (ROOT / name).rglob("*.py"))
+    table = README.split("## Troubleshooting")[1].split("Exit codes")[0]
+    messages = [m for m in re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) if m != "Killed"]
+    assert len(messages) > 8
+    assert [message for message in messages if message.lower() not in sources.lower()] == []
+    for target in re.findall(r"\]\(#([\w-]+)\)", README):
+        assert target in [
+            re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in re.findall(r"^#+ (.*)", README, re.M)
+        ]
+    for name in ("LICENSE", "CHANGELOG.md", "constraints.txt", "tests/conformance"):
+        assert f"`{name}`" in README
+        assert (ROOT / name).exists()
+
+
+def test_published_figures_are_those_of_the_preset() -> None:
+    preset = (ROOT / "panoptic_cli" / "config" / "presets" / "panoptic_fpn_coco.yaml").read_text()
+    rows = re.findall(r"^\| ResNet-50 \| (\dx) \| (.*) \|$", README, re.MULTILINE)
+    assert [schedule for schedule, _ in rows] == ["1x", "3x"]
+    for schedule, cells in rows:
+        (line,) = [line for line in preset.splitlines() if line.startswith(f"#   {schedule} (")]
+        assert re.findall(r"\d+\.\d+", cells) == re.findall(r"\d+\.\d+", line)
+
+
+@pytest.mark.slow
+def test_the_serving_lines_run_on_an_exported_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    from panoptic_cli.export.saved_model import OUTPUTS, export_saved_model
+    from panoptic_cli.inference import LoadedModel, label_space_of
+    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+
+    experiment = config.load_experiment("panoptic_fpn_shapes")
+    table = CategoryTable.from_file(data / "mine" / "train.json")
+    network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
+    export_saved_model(LoadedModel(experiment, table, network, "untrained", None), tmp_path / "exported")
+    shutil.copy(next((data / "photos").glob("*.jpg")), tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    (code,) = [content for language, content in _blocks(README) if language == "python"]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    outputs = names["outputs"]
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) `\[batch", README, re.MULTILINE)
+    assert {name: value.dtype.name for name, value in outputs.items()} == dict(listed)
+    assert set(outputs) == set(OUTPUTS)
