@@ -71,11 +71,7 @@ def doctor(
 
 def _text(report: dict[str, Any]) -> str:
     machine, disk, found = report["machine"], report["disk"], report["devices"]
-    memory = (
-        "unknown memory"
-        if machine["memory_bytes"] is None
-        else human_size(machine["memory_bytes"]) + " memory"
-    )
+    memory = "unknown memory" if machine["memory_bytes"] is None else human_size(machine["memory_bytes"]) + " memory"
     exists = "" if disk["exists"] else " (does not exist yet)"
     rows = [
         ("panoptic", report["panoptic"]),
@@ -86,10 +82,7 @@ def _text(report: dict[str, Any]) -> str:
         ("devices", found["problem"] or ", ".join(found["listed"])),
         ("aria2c", report["aria2c"] or f"NOT INSTALLED. {install_hint()}"),
         *((f"  {name}", state) for name, state in report["credentials"].items()),
-        *(
-            (f"  {name}", "(unset)" if value is None else value)
-            for name, value in report["environment"].items()
-        ),
+        *((f"  {name}", "(unset)" if value is None else value) for name, value in report["environment"].items()),
         *((f"  {name}", "set, but no option reads it") for name in report["unknown_variables"]),
         ("also set", ", ".join(report["other_variables_set"]) or "none"),
     ]
@@ -110,9 +103,7 @@ def _text(report: dict[str, Any]) -> str:
 def _packages() -> dict[str, str | None]:
     """Versions of what we depend on, from the packages' own metadata: nothing is imported."""
     requirements = metadata.requires("panoptic-cli") or []
-    names = [
-        re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line
-    ]
+    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
     versions: dict[str, str | None] = {}
     for name in names:
         try:
@@ -125,9 +116,7 @@ def _packages() -> dict[str, str | None]:
 def _devices(timeout: float) -> dict[str, Any]:
     """TensorFlow's devices, asked in a process of its own: a broken driver can crash or hang the import."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _LIST_DEVICES], capture_output=True, text=True, timeout=timeout
-        )
+        done = subprocess.run([sys.executable, "-c", _LIST_DEVICES], capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return {"listed": [], "problem": f"TensorFlow did not answer within {timeout:g} s (--timeout)"}
     for line in done.stdout.splitlines():
@@ -151,9 +140,7 @@ def _aria2c() -> str | None:
 def _credentials() -> dict[str, str]:
     """Whether Application Default Credentials are there. Neither their content nor their place is shown."""
     variable = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    named = (
-        "unset" if not variable else "set, file found" if Path(variable).is_file() else "set, FILE MISSING"
-    )
+    named = "unset" if not variable else "set, file found" if Path(variable).is_file() else "set, FILE MISSING"
     config = os.environ.get("CLOUDSDK_CONFIG")
     base = os.environ.get("APPDATA") if sys.platform == "win32" else str(Path.home() / ".config")
     folder = Path(config) if config else Path(base or ".") / "gcloud"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from panoptic_cli import console
 from panoptic_cli.transfer.download import Plan, make_plan, run_plan
@@ -33,9 +34,7 @@ def download(
             rich_help_panel=DATA,
         ),
     ] = None,
-    connections: Annotated[
-        int, typer.Option("--connections", min=1, max=16, help="Connections for each archive.")
-    ] = 8,
+    connections: Annotated[int, typer.Option("--connections", min=1, max=16, help="Connections for each archive.")] = 8,
     keep_zips: Annotated[
         bool, typer.Option("--keep-zips/--no-keep-zips", help="Keep the archives in <data-dir>/zips.")
     ] = False,
@@ -78,7 +77,7 @@ def download(
     console.info(f"Next: panoptic make-tfrecords --data-dir {data_dir}")
 
 
-def _plan_table(plan: Plan) -> object:
+def _plan_table(plan: Plan) -> Table:
     rows = [
         [
             item.archive.filename,

@@ -109,8 +109,9 @@ def evaluate(
             raise UsageError(f"--{name.replace('_', '-')} goes with --predictions.")
     from panoptic_cli.training import inputs, storage
 
+    # A run knows where its own data was: --data-dir on the command line asks for other data.
     if eval_data is None and _typed(context, "data_dir"):
-        eval_data = f"{storage.normalize(data_dir)}/tfrecords/val-*"  # the run knows where its own data was; this asks for other data
+        eval_data = f"{storage.normalize(data_dir)}/tfrecords/val-*"
     source = find_model(
         model_dir,
         checkpoint,
@@ -128,7 +129,6 @@ def evaluate(
         records_dir=Path(data_dir) / "tfrecords",
     )
     pattern = source.experiment.task.validation_data.input_path or f"{storage.normalize(data_dir)}/tfrecords/val-*"
-
     shards = inputs.check_records(pattern, "--eval-data")
     if dry_run:
         plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}

@@ -23,9 +23,7 @@ def inspect(
             metavar="DATA", envvar="PANOPTIC_DATA_DIR", help="A data set in COCO's layout, or record files."
         ),
     ] = str(DEFAULT_DATA_DIR),
-    draw: Annotated[
-        int, typer.Option("--draw", min=0, metavar="N", help="Draw N samples of each split.")
-    ] = 0,
+    draw: Annotated[int, typer.Option("--draw", min=0, metavar="N", help="Draw N samples of each split.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option("--output", envvar="PANOPTIC_OUTPUT", help="Folder for the drawings; goes with --draw."),

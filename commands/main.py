@@ -84,6 +84,14 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if os.environ.get("PANOPTIC_DEBUG"):
+            traceback.print_exc()
+        where = f" {error.filename}" if error.filename else ""
+        console.error(
+            error, f"The system refused{where}: {error.strerror or error}. Check path, permissions and space."
+        )
+        return 1
     except Exception as error:
         if os.environ.get("PANOPTIC_DEBUG"):
             traceback.print_exc()

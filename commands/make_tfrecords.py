@@ -98,21 +98,14 @@ def make_tfrecords(
             raise UsageError(
                 "--split goes with COCO's layout, not with --panoptic-annotations.", "Use --output-prefix."
             )
-        files = [
-            _own_files(image_dir, panoptic_annotations, panoptic_masks, object_annotations, output_prefix)
-        ]
+        files = [_own_files(image_dir, panoptic_annotations, panoptic_masks, object_annotations, output_prefix)]
         counts = [shards or (val_shards if files[0].name == "val" else train_shards)]
     else:
         if output_prefix is not None:
-            raise UsageError(
-                "--output-prefix goes with --panoptic-annotations; COCO's splits have their names."
-            )
+            raise UsageError("--output-prefix goes with --panoptic-annotations; COCO's splits have their names.")
         files = layout.find_splits(data_dir, list(dict.fromkeys(split)) if split else None)
         counts = [shards or (train_shards if f.name == "train" else val_shards) for f in files]
-    plans = [
-        conversion.ConversionPlan(f, target, count, on_bad_data)
-        for f, count in zip(files, counts, strict=True)
-    ]
+    plans = [conversion.ConversionPlan(f, target, count, on_bad_data) for f, count in zip(files, counts, strict=True)]
     if dry_run:
         _show_plan(plans, conversion)
         return
@@ -144,9 +137,7 @@ def _own_files(
         raise UsageError(f"Data laid out otherwise also needs {' and '.join(missing)}.")
     name = prefix or "train"
     if not name or any(c in name for c in "/\\*?[]\0") or name.startswith("."):
-        raise UsageError(
-            f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _."
-        )
+        raise UsageError(f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _.")
     masks = panoptic_masks or panoptic_annotations.with_suffix("")
     files = layout.SplitFiles(name, panoptic_annotations, masks, image_dir, object_annotations)
     missing = layout.missing_files(files)
@@ -163,9 +154,7 @@ def _show_plan(plans: list[Any], conversion: Any) -> None:
         dataset = conversion.read_plan(plan)
         require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
         count = len(dataset.pictures)
-        rows.append(
-            [plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))]
-        )
+        rows.append([plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))])
         data.append(
             {
                 "prefix": plan.files.name,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from panoptic_cli import console
+from panoptic_cli.errors import UsageError
 
 from . import options as o
 from .model_source import find_model
@@ -17,6 +18,10 @@ def predict(
     pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.", show_default=False)],
     model_dir: o.ModelDir = None,
     checkpoint: o.Checkpoint = None,
+    saved_model: Annotated[
+        Path | None,
+        typer.Option("--saved-model", help="A SavedModel of panoptic export instead.", rich_help_panel=o.RUN),
+    ] = None,
     experiment: o.ExperimentName = None,
     config_file: o.ConfigFile = None,
     settings: o.Settings = None,
@@ -47,45 +52,64 @@ def predict(
     """
     from panoptic_cli.pictures import find_pictures
 
-    source = find_model(
-        model_dir,
-        checkpoint,
-        experiment=experiment,
-        config_file=config_file,
-        settings=settings,
-        options=o.given(
-            ("task.categories_file", categories),
-            ("task.model.panoptic_segmentation_generator.score_threshold", score_threshold),
-            ("runtime.mixed_precision_dtype", precision),
-            ("runtime.num_gpus", gpus),
-        ),
-    )
     files = find_pictures(pictures, skip=[output / "overlay", output / "pred"])
+    source = None
+    if saved_model is None:
+        source = find_model(
+            model_dir,
+            checkpoint,
+            experiment=experiment,
+            config_file=config_file,
+            settings=settings,
+            options=o.given(
+                ("task.categories_file", categories),
+                ("task.model.panoptic_segmentation_generator.score_threshold", score_threshold),
+                ("runtime.mixed_precision_dtype", precision),
+                ("runtime.num_gpus", gpus),
+            ),
+        )
+    elif checkpoint or experiment or config_file or settings or categories or precision:
+        raise UsageError(
+            "--saved-model holds its own weights, configuration and categories.",
+            "Leave --checkpoint, --experiment, --config, --set, --categories and --precision out.",
+        )
+    what = str(saved_model) if source is None else source.checkpoint
     if dry_run:
         console.result(
-            {"checkpoint": source.checkpoint, "pictures": [str(f) for f in files], "output": str(output)},
-            f"Would predict {len(files)} pictures with {source.checkpoint} into {output}.",
+            {"model": what, "pictures": [str(f) for f in files], "output": str(output)},
+            f"Would predict {len(files)} pictures with {what} into {output}.",
         )
         return 0
     from panoptic_cli.startup import import_tensorflow
     from panoptic_cli.training import strategy
 
-    strategy.check_devices(source.experiment.runtime)
+    if source is not None:
+        strategy.check_devices(source.experiment.runtime)
     import_tensorflow()
-    from panoptic_cli.inference import load_model
-    from panoptic_cli.prediction import predict_pictures
+    from panoptic_cli.prediction import PicturePredictor, predict_pictures
 
-    strategy.create_strategy(source.experiment.runtime)
-    model = load_model(source.experiment, source.table, source.checkpoint)
-    threshold = source.experiment.task.model.panoptic_segmentation_generator.score_threshold
-    summary = predict_pictures(model, files, output, score_threshold=threshold, alpha=alpha)
+    predictor: PicturePredictor
+    if source is None:
+        assert saved_model is not None
+        from panoptic_cli.export.exported_model import ExportedModel
+
+        predictor = exported = ExportedModel(saved_model)
+        step, threshold = exported.step, score_threshold
+    else:
+        from panoptic_cli.inference import Predictor, load_model
+
+        strategy.create_strategy(source.experiment.runtime)
+        model = load_model(source.experiment, source.table, source.checkpoint)
+        predictor, step = Predictor(model), model.step
+        threshold = source.experiment.task.model.panoptic_segmentation_generator.score_threshold
+    summary = predict_pictures(predictor, files, output, score_threshold=threshold, alpha=alpha)
     console.result(
         {
             "output": str(output),
             "overlays": [str(path) for path in summary.overlays],
             "predictions": str(output / "pred.json"),
             "failed": summary.failed,
-            "step": model.step,
+            "step": step,
         },
         f"{len(summary.overlays)} pictures in {output}: overlay/, pred/, pred.json, detections.json",
     )

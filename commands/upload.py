@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from panoptic_cli import console
 from panoptic_cli.errors import UsageError
@@ -33,9 +34,7 @@ def upload(
         ),
     ],
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, max=MAX_WORKERS, help="Files sent at once.")
-    ] = 8,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help="Files sent at once.")] = 8,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -71,20 +70,16 @@ def upload(
     }
     verb = "would be sent" if dry_run else "sent and verified"
     size = human_size(sum(item.size for item in sent))
-    console.result(
-        data, _table(planned), f"{destination}: {len(sent)} files ({size}) {verb}, {same} unchanged."
-    )
+    console.result(data, _table(planned), f"{destination}: {len(sent)} files ({size}) {verb}, {same} unchanged.")
 
 
 def _source_and_destination(places: list[str], data_dir: Path) -> tuple[Path, Destination]:
     if len(places) > 2:
-        raise UsageError(
-            "upload takes one source and one destination.", "panoptic upload [SOURCE] gs://BUCKET/PREFIX"
-        )
+        raise UsageError("upload takes one source and one destination.", "panoptic upload [SOURCE] gs://BUCKET/PREFIX")
     destination = parse_destination(places[-1])
     return (Path(places[0]) if len(places) == 2 else data_dir / "tfrecords"), destination
 
 
-def _table(planned: list[Upload]) -> object:
+def _table(planned: list[Upload]) -> Table:
     rows = [[item.name, item.action, human_size(item.size), item.crc32c] for item in planned]
     return console.table(None, ["object", "action", "size", "CRC32C"], rows, left=2)

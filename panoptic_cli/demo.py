@@ -105,7 +105,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
     from panoptic_cli.evaluation.evaluator import evaluate
     from panoptic_cli.export.saved_model import export_saved_model
     from panoptic_cli.files import atomic_path
-    from panoptic_cli.inference import load_model
+    from panoptic_cli.inference import Predictor, load_model
     from panoptic_cli.pictures import find_pictures
     from panoptic_cli.prediction import predict_pictures
 
@@ -118,7 +118,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
         from PIL import Image
 
         pictures = find_pictures([str(data / "val2017")])[:_PICTURES_SHOWN]
-        summary = predict_pictures(model, pictures, predictions)
+        summary = predict_pictures(Predictor(model), pictures, predictions)
         overlay = predictions / "overlay.png"
         shown = [Image.open(path) for path in summary.overlays]
         cell = (max(picture.width for picture in shown), max(picture.height for picture in shown))
@@ -128,7 +128,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
 
 
 def _generate(data: Path, seed: int) -> None:
-    marker = data / "annotations" / shapes._MARKER
+    marker = data / "annotations" / shapes.MARKER
     if not marker.is_file():
         shapes.generate(data, seed=seed)
     elif (there := read_json(marker, "generated shapes").get("seed")) != seed:

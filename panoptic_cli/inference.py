@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
+from panoptic_cli.datasets.preprocessing import preprocess
 from panoptic_cli.models.fusion import fuse
 from panoptic_cli.models.panoptic_fpn import PanopticFPN
 
@@ -23,20 +25,20 @@ class PicturePrediction(NamedTuple):
     Attributes:
         category_map: int32 [H, W], category ids, 0 void.
         instance_map: int32 [H, W], 1-based place of the detection, 0 for stuff and void.
-        semantic_map: int32 [H, W], classes of the semantic head alone.
         boxes: float32 [n, 4] (y1, x1, y2, x2) in pixels of the picture.
         scores: float32 [n], descending.
         category_ids: int64 [n].
         masks: float32 [n, m, m], probabilities within the boxes.
+        semantic_map: int32 [H, W], classes of the semantic head alone; None where it is not known.
     """
 
     category_map: np.ndarray
     instance_map: np.ndarray
-    semantic_map: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     category_ids: np.ndarray
     masks: np.ndarray
+    semantic_map: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ def load_model(experiment: Experiment, table: CategoryTable, checkpoint: str | P
         _leave_gpus_alone()
     strategy.set_precision(experiment.runtime, on_cpu=not tf.config.get_visible_devices("GPU"))
     network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
-    step = weights.load(network, str(checkpoint))
-    return LoadedModel(experiment, table, network, str(checkpoint), step)
+    loaded = weights.load(network, str(checkpoint))
+    console.info(str(loaded))
+    return LoadedModel(experiment, table, network, loaded.prefix, loaded.step)
 
 
 def _leave_gpus_alone() -> None:
@@ -164,9 +167,19 @@ class Predictor:
             yield PicturePrediction(
                 category,
                 instance,
-                semantic,
                 boxes=outputs["detection_boxes"][place, :count].numpy() / scale,
                 scores=outputs["detection_scores"][place, :count].numpy(),
                 category_ids=self.model.label_space.thing_ids[classes],
                 masks=outputs["detection_masks"][place, :count].numpy(),
+                semantic_map=semantic,
             )
+
+    @property
+    def table(self) -> CategoryTable:
+        """The categories."""
+        return self.model.table
+
+    def predict(self, pixels: np.ndarray) -> PicturePrediction:
+        """Predicts one picture, uint8 [height, width, 3]."""
+        image, info = preprocess(tf.constant(pixels), self.model.input_size)
+        return next(self(image[None], info[None]))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from panoptic_cli import console
-from panoptic_cli.datasets.preprocessing import preprocess
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.coco_ap import paste_masks_rle
 from panoptic_cli.evaluation.predictions import PredictionWriter
 from panoptic_cli.files import atomic_path
-from panoptic_cli.inference import LoadedModel, Predictor
+from panoptic_cli.inference import PicturePrediction
 from panoptic_cli.pictures import read_picture
 from panoptic_cli.visualization import draw_panoptic
 
@@ -33,8 +33,19 @@ class PredictionSummary:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+class PicturePredictor(Protocol):
+    """What predicts pictures: `inference.Predictor` or `export.exported_model.ExportedModel`."""
+
+    @property
+    def table(self) -> CategoryTable:
+        """The categories."""
+
+    def predict(self, pixels: np.ndarray) -> PicturePrediction:
+        """Predicts one picture, uint8 [height, width, 3]."""
+
+
 def predict_pictures(
-    model: LoadedModel,
+    predictor: PicturePredictor,
     pictures: Sequence[Path],
     output_dir: Path,
     *,
@@ -44,22 +55,24 @@ def predict_pictures(
     """Predicts pictures one after another; a broken one is noted and the rest goes on.
 
     Args:
-        model: the network.
+        predictor: what predicts.
         pictures: files.
-        output_dir: gets overlay/NAME.png, pred/NAME.png, pred.json (COCO panoptic) and detections.json.
+        output_dir: gets overlay/*.png, pred/*.png, pred.json (COCO panoptic) and detections.json, whole or not at
+            all; those of an earlier prediction are replaced.
         score_threshold: detections written to detections.json have a greater score; None takes all.
         alpha: opacity of the overlay's colours, 0..1.
 
     Returns:
         What was written and what failed.
     """
-    predictor = Predictor(model)
+    table = predictor.table
     summary = PredictionSummary()
-    names: set[str] = set()
     with (
-        PredictionWriter(output_dir, model.table) as writer,
+        PredictionWriter(output_dir, table) as writer,
+        atomic_path(output_dir / "overlay") as overlays,
         console.progress("Predicting", len(pictures)) as advance,
     ):
+        overlays.mkdir()
         for image_id, path in enumerate(pictures, start=1):
             try:
                 pixels = read_picture(path)
@@ -68,10 +81,9 @@ def predict_pictures(
                 console.warn(error.message)
                 advance()
                 continue
-            image, info = preprocess(tf.constant(pixels), model.input_size)
-            prediction = next(predictor(image[None], info[None]))
-            writer.add(image_id, path.name, prediction.category_map, prediction.instance_map)
-            known = np.isin(prediction.category_ids, [c.id for c in model.table.things])
+            prediction = predictor.predict(pixels)
+            writer.add(image_id, str(path), prediction.category_map, prediction.instance_map)
+            known = np.isin(prediction.category_ids, [c.id for c in table.things])
             if score_threshold is not None:
                 known &= prediction.scores > score_threshold
             boxes = prediction.boxes[known]
@@ -81,15 +93,11 @@ def predict_pictures(
                 pixels,
                 prediction.category_map,
                 prediction.instance_map,
-                model.table,
+                table,
                 scores=dict(enumerate(prediction.scores.tolist(), start=1)),
                 alpha=alpha,
             )
-            name = path.stem if path.stem not in names else f"{path.stem}-{image_id}"
-            names.add(name)
-            overlay = output_dir / "overlay" / f"{name}.png"
-            with atomic_path(overlay) as partial:
-                drawn.save(partial, format="PNG")
-            summary.overlays.append(overlay)
+            drawn.save(overlays / writer.png_name(), format="PNG")
+            summary.overlays.append(output_dir / "overlay" / writer.png_name())
             advance()
     return summary

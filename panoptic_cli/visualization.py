@@ -124,9 +124,7 @@ def _regions(
         mask = places == place
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        regions.append(
-            _Region(box, int(rows[0]), int(columns[0]), int(box.sum()), category_id, number, color)
-        )
+        regions.append(_Region(box, int(rows[0]), int(columns[0]), int(box.sum()), category_id, number, color))
     return places, regions
 
 
@@ -154,9 +152,7 @@ def _tone(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _label(
-    picture: Image.Image, regions: list[_Region], table: CategoryTable, scores: Mapping[int, float]
-) -> None:
+def _label(picture: Image.Image, regions: list[_Region], table: CategoryTable, scores: Mapping[int, float]) -> None:
     size = min(max(round(min(picture.size) * 0.028), _MIN_FONT), _MAX_FONT)
     font = ImageFont.load_default(size=size)
     pad = max(1, size // 5)

@@ -62,9 +62,7 @@ def test_stuff_has_its_colour_void_none_and_instances_differ() -> None:
 
 def test_colours_are_blended_by_alpha() -> None:
     image, category, instance = scene()
-    drawn = np.asarray(
-        draw_panoptic(image, category, instance, TABLE, alpha=0.25, outlines=False, labels=False)
-    )
+    drawn = np.asarray(draw_panoptic(image, category, instance, TABLE, alpha=0.25, outlines=False, labels=False))
     expected = 0.75 * image + 0.25 * np.array((30, 90, 220))
     # Half a level for rounding to whole ones, a little more for float32.
     np.testing.assert_allclose(drawn[category == 190], expected[category == 190], atol=0.501)
@@ -99,9 +97,7 @@ def test_outlines_grow_with_the_picture() -> None:
 
 
 @pytest.mark.parametrize("size", [(480, 640), (96, 128), (20, 30), (1500, 1100), (300, 24), (1, 1)])
-def test_labels_stay_inside_and_grow_with_the_picture(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_stay_inside_and_grow_with_the_picture(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     plates, texts = [], []
     rectangle, text = ImageDraw.ImageDraw.rectangle, ImageDraw.ImageDraw.text
 
@@ -109,9 +105,7 @@ def test_labels_stay_inside_and_grow_with_the_picture(
         plates.append(box)
         rectangle(self, box, **kwargs)  # type: ignore[arg-type]
 
-    def record_text(
-        self: ImageDraw.ImageDraw, place: tuple[int, int], content: str, **kwargs: object
-    ) -> None:
+    def record_text(self: ImageDraw.ImageDraw, place: tuple[int, int], content: str, **kwargs: object) -> None:
         texts.append((content, self.textbbox(place, content, font=kwargs["font"])))  # type: ignore[arg-type]
         text(self, place, content, **kwargs)  # type: ignore[arg-type]
 

@@ -114,15 +114,11 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
         DataError: a file is missing, is not JSON, has no list of images, annotations or categories, or its
             category table is not usable. Everything smaller is in `PanopticDataset.problems`.
     """
-    panoptic = _read_lists(
-        files.panoptic_annotations, "panoptic annotations", ("images", "annotations", "categories")
-    )
+    panoptic = _read_lists(files.panoptic_annotations, "panoptic annotations", ("images", "annotations", "categories"))
     table = CategoryTable.from_list(panoptic["categories"], str(files.panoptic_annotations))
     problems: list[Problem] = []
     images = _images(panoptic["images"], files.panoptic_annotations, problems)
-    annotations = _panoptic_annotations(
-        panoptic["annotations"], files.panoptic_annotations, table, images, problems
-    )
+    annotations = _panoptic_annotations(panoptic["annotations"], files.panoptic_annotations, table, images, problems)
     ignored: Counter[str] = Counter()
     objects: dict[int, list[ObjectAnnotation]] | None = None
     if files.object_annotations is not None:
@@ -173,9 +169,7 @@ def _read_lists(path: Path, what: str, keys: tuple[str, ...]) -> dict[str, list[
         raise DataError(f"The {what} file {path} is not a JSON object.", "Give a file in COCO's form.")
     wrong = [key for key in keys if not isinstance(value.get(key), list)]
     if wrong:
-        raise DataError(
-            f"The {what} file {path} has no list of {', '.join(wrong)}.", "Give a file in COCO's form."
-        )
+        raise DataError(f"The {what} file {path} has no list of {', '.join(wrong)}.", "Give a file in COCO's form.")
     return {key: value[key] for key in keys}
 
 
@@ -204,9 +198,7 @@ def _images(entries: list[Any], path: Path, problems: list[Problem]) -> dict[int
             problems.append(Problem("malformed images", f"{where} (id {known}): {error}", known))
             continue
         if identifier in images:
-            problems.append(
-                Problem("duplicate image id", f"{where}: image id {identifier} is there twice", identifier)
-            )
+            problems.append(Problem("duplicate image id", f"{where}: image id {identifier} is there twice", identifier))
             continue
         images[identifier] = (name, *sizes)
     return images
@@ -276,9 +268,7 @@ def _segments(
             problems.append(Problem("malformed segment", f"{here}: {error}", picture))
             continue
         if segment.id in seen:
-            problems.append(
-                Problem("duplicate segment id", f"{here}: segment id {segment.id} is there twice", picture)
-            )
+            problems.append(Problem("duplicate segment id", f"{here}: segment id {segment.id} is there twice", picture))
         elif segment.category_id not in table.by_id:
             message = f"{here}: category {segment.category_id} is not in categories"
             problems.append(Problem("unknown category", message, picture))

@@ -207,9 +207,7 @@ def _convert_shard(
         "bytes": writer.bytes,
         "sha256": writer.sha256,
         "counts": {"pictures": writer.records, **{k: counts[k] for k in ("objects", "crowds", "segments")}},
-        "skipped_objects": {
-            k.removeprefix(prefix): n for k, n in sorted(counts.items()) if k.startswith(prefix)
-        },
+        "skipped_objects": {k.removeprefix(prefix): n for k, n in sorted(counts.items()) if k.startswith(prefix)},
         "skipped_pictures": dict(sorted(skipped_pictures.items())),
     }
 
@@ -294,9 +292,7 @@ def _write_manifest(plan: ConversionPlan, entries: dict[int, dict[str, Any]]) ->
     write_json(plan.manifest_path, value)
 
 
-def _summarize(
-    plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]
-) -> ConversionSummary:
+def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
     summary = ConversionSummary(plan.files.name, plan.shards)
     objects: Counter[str] = Counter(dataset.ignored_objects)
     # A picture with several problems is left out once.

@@ -148,9 +148,7 @@ def _check_picture(path: Path, picture: Picture, where: str, findings: Findings)
         sizes = f"is {size[0]}x{size[1]} pixels, the JSON says {picture.width}x{picture.height}"
         findings.add("picture size differs from the JSON", f"{where}: {path} {sizes}")
     if oriented:
-        findings.add(
-            "EXIF orientation", f"{where}: viewers turn it, training takes the pixels as stored", "warning"
-        )
+        findings.add("EXIF orientation", f"{where}: viewers turn it, training takes the pixels as stored", "warning")
 
 
 def _check_mask(
@@ -191,9 +189,7 @@ def _check_mask(
         box = masks.box_of_mask(places == place)
         if box is not None and segment.bbox is not None and _apart(segment.bbox, box):
             shown = [round(v, 2) for v in segment.bbox]
-            findings.add(
-                "box differs from the mask", f"{here}: {shown} in the JSON, {list(box)} in pixels", "warning"
-            )
+            findings.add("box differs from the mask", f"{here}: {shown} in the JSON, {list(box)} in pixels", "warning")
 
 
 def _check_objects(picture: Picture, where: str, findings: Findings) -> None:

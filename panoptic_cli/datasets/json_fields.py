@@ -40,9 +40,7 @@ def flag(entry: dict[str, Any], key: str) -> bool:
 
 
 def _number(value: Any, key: str) -> float:
-    if (
-        not isinstance(value, int | float) or isinstance(value, bool) or not -_LIMIT < value < _LIMIT
-    ):  # nor NaN
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -_LIMIT < value < _LIMIT:  # nor NaN
         raise FieldError(f"{key} must be a finite number, not {_shown(value)}")
     return float(value)
 

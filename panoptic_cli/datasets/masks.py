@@ -175,9 +175,7 @@ def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
         coordinates = np.asarray(polygon, np.float64) if _only(polygon, int, float) else None
         if coordinates is None or not np.isfinite(coordinates).all():
             raise ValueError("a polygon has coordinates that are not finite numbers")
-        if (
-            len(polygon) >= 6
-        ):  # fewer than three corners have no area; pycocotools takes four numbers for a box
+        if len(polygon) >= 6:  # fewer than three corners have no area; pycocotools takes four numbers for a box
             # pycocotools walks along every edge: far-off corners would take its time and memory.
             limit = 16.0 * max(height, width)
             polygons.append(np.clip(coordinates, -limit, limit).tolist())

@@ -219,9 +219,7 @@ def _place(
     x, y, w, h = found
     xmin, xmax = max(x, 0.0) / width, min(x + w, width) / width
     ymin, ymax = max(y, 0.0) / height, min(y + h, height) / height
-    return _Object(
-        label, (xmin, xmax, ymin, ymax), is_crowd, float(mask.sum()) if area is None else area, mask
-    )
+    return _Object(label, (xmin, xmax, ymin, ymax), is_crowd, float(mask.sum()) if area is None else area, mask)
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -230,9 +228,7 @@ def _read(path: Path, what: str) -> bytes:
     except FileNotFoundError:
         raise PictureError(f"{what} missing", f"the {what} {path} does not exist") from None
     except OSError as error:
-        raise PictureError(
-            f"unreadable {what}", f"the {what} {path} cannot be read: {error.strerror}"
-        ) from None
+        raise PictureError(f"unreadable {what}", f"the {what} {path} cannot be read: {error.strerror}") from None
 
 
 def _sizes(path: Path, size: tuple[int, ...], picture: Picture) -> str:

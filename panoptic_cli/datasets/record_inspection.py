@@ -62,9 +62,7 @@ def inspect_records(paths: list[Path], workers: int) -> RecordReport:
     report = RecordReport()
     outcomes: dict[int, tuple[RecordReport, list[str]]] = {}
     with console.progress("Checking records", None, "records") as advance:
-        for order, part, ids in run_units(
-            _inspect_file, list(enumerate(paths)), min(workers, len(paths)), advance
-        ):
+        for order, part, ids in run_units(_inspect_file, list(enumerate(paths)), min(workers, len(paths)), advance):
             outcomes[order] = (part, ids)
     seen: dict[str, str] = {}
     for order in sorted(outcomes):
@@ -80,9 +78,7 @@ def inspect_records(paths: list[Path], workers: int) -> RecordReport:
     return report
 
 
-def _inspect_file(
-    unit: tuple[int, Path], advance: Callable[[int], None]
-) -> tuple[int, RecordReport, list[str]]:
+def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tuple[int, RecordReport, list[str]]:
     order, path = unit
     report = RecordReport()
     report.counts.update(files=1, bytes=path.stat().st_size)
@@ -103,9 +99,7 @@ def _inspect_file(
             report.objects.update(int(label) for label in labels)
             report.counts["crowds"] += sum(int(flag) for flag in features.get(records.OBJECT_IS_CROWD, []))
             report.counts["segments"] += len(features.get(records.SEGMENT_ID, []))
-            ids += [
-                bytes(value).decode(errors="replace") for value in features.get(records.IMAGE_SOURCE_ID, [])
-            ]
+            ids += [bytes(value).decode(errors="replace") for value in features.get(records.IMAGE_SOURCE_ID, [])]
             advance(1)
     except DataError as error:  # framing is lost: nothing behind it can be read
         report.findings.add("damaged record file", error.message)

@@ -8,9 +8,7 @@ from panoptic_cli.categories import LabelSpace
 from panoptic_cli.datasets import records
 from panoptic_cli.datasets.preprocessing import decode_image
 
-_BIT_DEPTH_BYTE = (
-    24  # of a PNG: signature (8), IHDR length and name (8), width and height (8), then the bit depth
-)
+_BIT_DEPTH_BYTE = 24  # of a PNG: signature (8), IHDR length and name (8), width and height (8), then the bit depth
 
 
 def parse_record(serialized: tf.Tensor, label_space: LabelSpace) -> dict[str, tf.Tensor]:

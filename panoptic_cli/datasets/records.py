@@ -34,9 +34,7 @@ OBJECT_AREA = "image/object/area"  # float list, pixels
 OBJECT_MASK = "image/object/mask"  # bytes list: a PNG of 0 and 1 each, as large as the picture
 SEMANTIC_MASK = "image/segmentation/class/encoded"  # bytes: PNG of semantic classes, see semantic_lookup
 CATEGORY_MASK = "image/panoptic/category_mask"  # bytes: PNG of category ids, 0 void
-INSTANCE_MASK = (
-    "image/panoptic/instance_mask"  # bytes: PNG, 1-based place in segments_info for things, otherwise 0
-)
+INSTANCE_MASK = "image/panoptic/instance_mask"  # bytes: PNG, 1-based place in segments_info for things, otherwise 0
 SEGMENT_MASK = "image/panoptic/segments/encoded"  # bytes: PNG, 1-based place for every segment, 0 unlabelled
 SEGMENT_ID = "image/panoptic/segments/id"  # int64 lists in the order of segments_info
 SEGMENT_CATEGORY = "image/panoptic/segments/category_id"
@@ -80,9 +78,7 @@ def _example_class() -> Any:
     The descriptors live in a pool of their own, so that importing TensorFlow in the same process, which
     registers messages of the same names, does not collide.
     """
-    file = descriptor_pb2.FileDescriptorProto(
-        name="panoptic_cli/example.proto", package="tensorflow", syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="panoptic_cli/example.proto", package="tensorflow", syntax="proto3")
     kind = descriptor_pb2.FieldDescriptorProto
     for name, value_type in (
         ("BytesList", kind.TYPE_BYTES),

@@ -80,9 +80,7 @@ def read_records(path: Path) -> Iterator[bytes]:
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise DataError(
-            f"The record file {path} cannot be read: {error.strerror}.", "Check the path."
-        ) from None
+        raise DataError(f"The record file {path} cannot be read: {error.strerror}.", "Check the path.") from None
     with stream:
         offset = 0
         index = 0

@@ -58,9 +58,7 @@ class _Pool(Generic[Unit, Outcome]):
         # forkserver: safe where the parent has threads or TensorFlow loaded, and it imports our code only
         # once.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(
-            [getattr(work, "func", work).__module__]
-        )  # of a partial, its function's
+        context.set_forkserver_preload([getattr(work, "func", work).__module__])  # of a partial, its function's
         self._processes: dict[Connection, ForkServerProcess] = {}
         for _ in range(workers):
             ours, theirs = context.Pipe()

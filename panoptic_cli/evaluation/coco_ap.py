@@ -59,10 +59,7 @@ def coco_average_precision(
         evaluation.accumulate()
         evaluation.summarize()
     # -1 stands for "nothing to find"; an average over nothing is no figure.
-    return {
-        name: float(value) if value >= 0 else None
-        for name, value in zip(METRICS, evaluation.stats, strict=True)
-    }
+    return {name: float(value) if value >= 0 else None for name, value in zip(METRICS, evaluation.stats, strict=True)}
 
 
 def _coco(dataset: dict[str, Any]) -> COCO:
@@ -107,9 +104,7 @@ def _detections(
             raise DataError(f"Detection {number} has no {', '.join(lacking)}.")
         image_id = detection["image_id"]
         if image_id not in known:
-            raise DataError(
-                f"Detection {number} is of image {image_id}, which the ground truth does not have."
-            )
+            raise DataError(f"Detection {number} is of image {image_id}, which the ground truth does not have.")
         if image_id not in wanted:
             continue
         entry = {key: detection[key] for key in ("image_id", "category_id", "score", geometry)}
@@ -147,9 +142,7 @@ def paste_masks_rle(
     ]
 
 
-def _paste(
-    mask: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float
-) -> tuple[np.ndarray, int, int]:
+def _paste(mask: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float) -> tuple[np.ndarray, int, int]:
     """Returns bool [h, w], the part of the picture that the mask reaches, and its first row and column."""
     y1, x1, y2, x2 = box.tolist()
     if not np.isfinite(box).all() or y2 <= y1 or x2 <= x1:

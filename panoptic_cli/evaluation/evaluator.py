@@ -112,7 +112,8 @@ class _Scores:
         self.without_crowds += not truth.has_crowds
         id_map, segments = segments_from_maps(prediction.category_map, prediction.instance_map, table)
         self.quality.add(truth.id_map, truth.segments, id_map, segments, image=truth.image_id)
-        self.semantic.add(self._semantic_labels(truth), prediction.semantic_map)
+        if prediction.semantic_map is not None:
+            self.semantic.add(self._semantic_labels(truth), prediction.semantic_map)
 
         known = np.isin(prediction.category_ids, [c.id for c in table.things])
         boxes, ids = prediction.boxes[known], prediction.category_ids[known]

@@ -55,8 +55,7 @@ class Segment:
         """
         try:
             return [
-                cls(int(s["id"]), int(s["category_id"]), s.get("iscrowd", 0) == 1, s.get("area"))
-                for s in segments_info
+                cls(int(s["id"]), int(s["category_id"]), s.get("iscrowd", 0) == 1, s.get("area")) for s in segments_info
             ]
         except (TypeError, KeyError, ValueError, AttributeError):
             raise DataError(
@@ -209,9 +208,7 @@ class PanopticQuality:
     def _classes(self, segments: Sequence[Segment]) -> np.ndarray:
         return np.array([self._place[s.category_id] for s in segments], np.int64)
 
-    def _compact(
-        self, ids: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str
-    ) -> np.ndarray:
+    def _compact(self, ids: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str) -> np.ndarray:
         """Maps ids [R] to their 1-based place in `segments`, void to 0; int64 [R]."""
         if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
             worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
@@ -225,8 +222,7 @@ class PanopticQuality:
                 )
             if segment.category_id not in self._place:
                 raise DataError(
-                    f"Image {image}: {kind} segment {segment.id} has the unknown category "
-                    f"{segment.category_id}.",
+                    f"Image {image}: {kind} segment {segment.id} has the unknown category {segment.category_id}.",
                     "Categories are those of the ground truth's panoptic JSON.",
                 )
         if len(set(numbers)) != len(numbers):

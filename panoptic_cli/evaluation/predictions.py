@@ -52,9 +52,7 @@ def segments_from_maps(
         ValueError: the maps differ in shape or hold negative numbers.
     """
     if category_map.shape != instance_map.shape or category_map.ndim != 2:
-        raise ValueError(
-            f"maps of one shape [H, W] wanted, not {category_map.shape} and {instance_map.shape}"
-        )
+        raise ValueError(f"maps of one shape [H, W] wanted, not {category_map.shape} and {instance_map.shape}")
     categories, instances = category_map.reshape(-1), instance_map.reshape(-1)
     starts = run_starts(categories, instances)
     category, instance = categories[starts].astype(np.int64), instances[starts].astype(np.int64)
@@ -130,6 +128,7 @@ class PredictionWriter:
         self.output_dir = output_dir
         self._table = table
         self._annotations: list[dict[str, Any]] = []
+        self._images: list[dict[str, Any]] = []
         self._file_names: set[str] = set()
         self._image_ids: set[int | str] = set()
         self._partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
@@ -180,8 +179,8 @@ class PredictionWriter:
         if image_id in self._image_ids:
             raise DataError(f"Image {image_id} is there twice.", "Each picture can have one prediction only.")
         name = f"{Path(file_name).stem}.png"
-        if name in self._file_names:  # pictures of one name in two folders
-            name = f"{Path(file_name).stem}-{image_id}.png"
+        while name in self._file_names:  # pictures of one name in two folders
+            name = f"{name.removesuffix('.png')}-{image_id}.png"
         id_map, segments = segments_from_maps(category_map, instance_map, self._table)
         info = segments_info(id_map, segments)
         picture = Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(id_map)))
@@ -189,7 +188,13 @@ class PredictionWriter:
         self._image_ids.add(image_id)
         self._file_names.add(name)
         self._annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
+        height, width = id_map.shape
+        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         return info
+
+    def png_name(self) -> str:
+        """Returns the file name of the PNG that was written last."""
+        return str(self._annotations[-1]["file_name"])
 
     def add_detections(
         self,
@@ -224,7 +229,7 @@ class PredictionWriter:
         try:
             self._detections.write("\n]\n")
             self._detections.close()
-            content: dict[str, Any] = {"annotations": self._annotations}
+            content: dict[str, Any] = {"images": self._images, "annotations": self._annotations}
             if self._table is not None:
                 content["categories"] = self._table.to_list()
             (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -100,9 +100,7 @@ def score_files(
     }
 
 
-def _parts(
-    job: _Job, pairs: list[_Pair], workers: int
-) -> Iterator[tuple[PanopticQuality, list[PanopticError]]]:
+def _parts(job: _Job, pairs: list[_Pair], workers: int) -> Iterator[tuple[PanopticQuality, list[PanopticError]]]:
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
     workers = min(workers, len(chunks))
     if workers <= 1:
@@ -142,8 +140,7 @@ def _score(job: _Job, pairs: list[_Pair]) -> tuple[PanopticQuality, list[Panopti
             if gt_rgb.shape != pred_rgb.shape:
                 sizes = [f"{rgb.shape[1]} x {rgb.shape[0]}" for rgb in (gt_rgb, pred_rgb)]
                 raise DataError(
-                    f"Image {image}: the ground truth is {sizes[0]} (width x height), "
-                    f"the prediction {sizes[1]}.",
+                    f"Image {image}: the ground truth is {sizes[0]} (width x height), the prediction {sizes[1]}.",
                     "Predictions have to be at the picture's own size.",
                 )
             quality.add_runs(
@@ -179,15 +176,11 @@ def _read_panoptic_json(path: Path, what: str) -> dict[str, Any]:
 def _folder(given: Path | None, json_path: Path, option: str) -> Path:
     folder = given if given is not None else json_path.with_suffix("")
     if not folder.is_dir():
-        raise DataError(
-            f"The folder {folder} with the PNGs of {json_path} does not exist.", f"Give it with {option}."
-        )
+        raise DataError(f"The folder {folder} with the PNGs of {json_path} does not exist.", f"Give it with {option}.")
     return folder
 
 
-def _pair_up(
-    gt: list[dict[str, Any]], pred: list[dict[str, Any]], gt_path: Path, pred_path: Path
-) -> list[_Pair]:
+def _pair_up(gt: list[dict[str, Any]], pred: list[dict[str, Any]], gt_path: Path, pred_path: Path) -> list[_Pair]:
     by_id: list[dict[Any, dict[str, Any]]] = []
     for entries, path in ((gt, gt_path), (pred, pred_path)):
         found = {entry["image_id"]: entry for entry in entries}

@@ -43,9 +43,7 @@ class SemanticIoU:
         classes = len(self.confusion)
         for name, values in (("labels", truth), ("predictions", guess)):
             if values.size and not 0 <= values.min() <= values.max() < classes:
-                raise ValueError(
-                    f"{name} go from {values.min()} to {values.max()}, classes from 0 to {classes - 1}"
-                )
+                raise ValueError(f"{name} go from {values.min()} to {values.max()}, classes from 0 to {classes - 1}")
         joint = np.bincount(truth * classes + guess, minlength=classes * classes)
         self.confusion += joint.reshape(classes, classes)
 

@@ -57,19 +57,13 @@ class PanopticTrainingModel(keras.Model):
         anchors_per_image = task.train_data.parser.rpn_batch_size_per_im
         classes = outputs["class_targets"]
         parts = {
-            "rpn_score_loss": loss_ops.rpn_score_loss(
-                outputs["rpn_scores"], score_targets, anchors_per_image
-            ),
-            "rpn_box_loss": loss_ops.rpn_box_loss(
-                outputs["rpn_boxes"], box_targets, config.rpn_huber_loss_delta
-            ),
+            "rpn_score_loss": loss_ops.rpn_score_loss(outputs["rpn_scores"], score_targets, anchors_per_image),
+            "rpn_box_loss": loss_ops.rpn_box_loss(outputs["rpn_boxes"], box_targets, config.rpn_huber_loss_delta),
             "frcnn_class_loss": loss_ops.box_class_loss(outputs["class_logits"], classes),
             "frcnn_box_loss": loss_ops.box_regression_loss(
                 outputs["box_offsets"], classes, outputs["box_targets"], config.frcnn_huber_loss_delta
             ),
-            "mask_loss": loss_ops.mask_loss(
-                outputs["mask_logits"], outputs["mask_targets"], outputs["mask_classes"]
-            ),
+            "mask_loss": loss_ops.mask_loss(outputs["mask_logits"], outputs["mask_targets"], outputs["mask_classes"]),
             "semantic_loss": loss_ops.semantic_loss(
                 outputs["semantic_logits"],
                 batch["semantic_labels"],
@@ -91,9 +85,7 @@ class PanopticTrainingModel(keras.Model):
             loss = losses["total_loss"] / context.num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss)
         variables = self.network.trainable_variables
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(scaled, [v.value for v in variables]), variables, strict=True)
-        )
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, [v.value for v in variables]), variables, strict=True))
         values = tf.stack(list(losses.values()))
         if context.num_replicas_in_sync > 1:
             values = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)

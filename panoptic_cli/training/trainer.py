@@ -304,9 +304,8 @@ def _initialize(network: keras.Model, checkpoint: str) -> str:
 
     from panoptic_cli import weights
 
-    load: Callable[[Any, str], str] = weights.initialize
     try:
-        return load(network, checkpoint)
+        return str(weights.initialize(network, checkpoint))
     except (OSError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(

@@ -99,9 +99,7 @@ def daemon(connections: int = 8) -> Iterator[aria2p.Client]:
             _stop(process, client)
 
 
-def fetch(
-    client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int, str], None] | None = None
-) -> None:
+def fetch(client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int, str], None] | None = None) -> None:
     """Downloads files, all at once, taking up what an earlier call left unfinished.
 
     Args:
@@ -148,9 +146,7 @@ def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int,
             break
         time.sleep(_POLL)
     if failures:
-        problems = [
-            f"{item.url}: {text.rstrip('. ') or f'aria2 error {code}'}." for item, code, text in failures
-        ]
+        problems = [f"{item.url}: {text.rstrip('. ') or f'aria2 error {code}'}." for item, code, text in failures]
         message = f"{len(failures)} of {len(files)} archives were not fetched: {summarize(problems)}"
         raise TransferError(message, _HINTS.get(failures[0][1], _RETRY_HINT))
 

@@ -142,9 +142,7 @@ def make_plan(manifest: Manifest, data_dir: Path, splits: Sequence[str], base_ur
             "Give another --data-dir, or move the old data away.",
         )
     if not items:
-        raise UsageError(
-            f"The manifest has nothing for {', '.join(splits)}.", "Check --split and --manifest."
-        )
+        raise UsageError(f"The manifest has nothing for {', '.join(splits)}.", "Check --split and --manifest.")
     return Plan(data_dir, tuple(items), free_space(data_dir))
 
 
@@ -182,9 +180,7 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
             zips.rmdir()
     except OSError as error:
         where = error.filename or plan.data_dir
-        raise TransferError(
-            f"{where}: {error.strerror}.", "Check the data folder, or give another."
-        ) from error
+        raise TransferError(f"{where}: {error.strerror}.", "Check the data folder, or give another.") from error
     done = [output.to for item in work for output in item.missing]
     return {
         "data_dir": str(plan.data_dir),

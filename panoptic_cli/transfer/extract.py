@@ -42,9 +42,7 @@ class _Job:
     target: Path
 
 
-def extract(
-    archive: Path, output: Output, data_dir: Path, workers: int, report: Report | None = None
-) -> Extracted:
+def extract(archive: Path, output: Output, data_dir: Path, workers: int, report: Report | None = None) -> Extracted:
     """Extracts one output of an archive. Files already there with the declared size are not written again.
 
     A new folder is filled under a temporary name and renamed when it is complete; a folder already there is
@@ -103,9 +101,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         opened = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise TransferError(
-            f"{path} is not a whole zip file: {error}.", "Delete it and fetch it again."
-        ) from None
+        raise TransferError(f"{path} is not a whole zip file: {error}.", "Delete it and fetch it again.") from None
     with opened:
         problems = _problems(opened.infolist(), path.stat().st_size)
         if problems:

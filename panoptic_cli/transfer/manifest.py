@@ -23,14 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 def _relative(value: str) -> str:
     parts = PurePosixPath(value).parts
-    if (
-        not parts
-        or "\\" in value
-        or ":" in parts[0]
-        or value.startswith("/")
-        or ".." in parts
-        or parts == (".",)
-    ):
+    if not parts or "\\" in value or ":" in parts[0] or value.startswith("/") or ".." in parts or parts == (".",):
         raise ValueError("must be a relative path with forward slashes that stays inside its folder")
     return value
 
@@ -62,9 +55,7 @@ class Output(_Model):
     @model_validator(mode="after")
     def _same_kind(self) -> Output:
         if self.is_folder != self.to.endswith("/"):
-            raise ValueError(
-                f"members and to must both end with '/' (folders) or neither: {self.members}, {self.to}"
-            )
+            raise ValueError(f"members and to must both end with '/' (folders) or neither: {self.members}, {self.to}")
         return self
 
     @property
@@ -129,9 +120,7 @@ class Manifest(_Model):
 
 def official_manifest() -> Manifest:
     """Returns the manifest of COCO 2017 with panoptic annotations."""
-    text = (resources.files("panoptic_cli.transfer") / "manifests" / "coco2017.json").read_text(
-        encoding="utf-8"
-    )
+    text = (resources.files("panoptic_cli.transfer") / "manifests" / "coco2017.json").read_text(encoding="utf-8")
     return Manifest.model_validate(json.loads(text))
 
 

@@ -56,11 +56,7 @@ class Receipts:
     def foreign(self, archive: Archive, output: Output) -> bool:
         """Whether the folder or file is there, but from another archive than this one."""
         note = self._outputs.get(output.to)
-        return (
-            note is not None
-            and note.get("archive") != identity(archive)
-            and (self._data_dir / output.to).exists()
-        )
+        return note is not None and note.get("archive") != identity(archive) and (self._data_dir / output.to).exists()
 
     def record(self, archive: Archive, output: Output, extracted: Extracted) -> None:
         """Notes that an output is complete."""

@@ -98,9 +98,7 @@ def list_files(source: Path) -> list[Path]:
     if left_out:
         console.info(f"Left out {left_out:,} hidden or linked files and folders in {source}")
     if not found:
-        raise DataError(
-            f"{source} holds nothing to upload.", "Make the records first: panoptic make-tfrecords."
-        )
+        raise DataError(f"{source} holds nothing to upload.", "Make the records first: panoptic make-tfrecords.")
     return sorted(found)
 
 
@@ -135,9 +133,7 @@ def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destin
     try:
         blobs = client.list_blobs(destination.bucket, prefix=destination.prefix)
         there = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
-    except (
-        Exception
-    ) as error:  # whatever the transport raises: described, or raised again when it is not one of its
+    except Exception as error:  # whatever the transport raises: described, or raised again when it is not one of its
         raise as_transfer_error(error, destination.bucket) from None
     planned = []
     total = sum(path.stat().st_size for path in paths)
@@ -153,9 +149,7 @@ def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destin
     return planned
 
 
-def run_uploads(
-    client: Any, planned: list[Upload], destination: Destination, workers: int = 8
-) -> list[Upload]:
+def run_uploads(client: Any, planned: list[Upload], destination: Destination, workers: int = 8) -> list[Upload]:
     """Sends what is new or different, several files at a time, and verifies each object's CRC32C.
 
     Large files go in resumable requests; every request is tried again with growing pauses on passing faults.

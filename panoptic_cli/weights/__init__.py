@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from panoptic_cli.weights.loaded import Loaded
+
 if TYPE_CHECKING:
     from panoptic_cli.models.panoptic_fpn import PanopticFPN
 
+__all__ = ["Loaded", "initialize", "load"]
 
-def load(network: PanopticFPN, source: str) -> int | None:
-    """Loads all weights of a network, from whichever kind of checkpoint it is.
+
+def load(network: PanopticFPN, source: str) -> Loaded:
+    """Loads all weights of a network, from whichever kind of checkpoint it is; told by its content.
 
     Args:
         network: the built network.
-        source: a run directory, a folder of checkpoints, or a checkpoint's prefix.
+        source: a run directory, a folder of checkpoints, or a checkpoint's prefix; local or gs://.
 
     Returns:
-        The training step of the weights, None where the checkpoint does not tell.
+        What was loaded.
 
     Raises:
         RunError: there is no checkpoint, or it does not fit the network; lists every variable that does not.
     """
-    from panoptic_cli.training import checkpoints
-    from panoptic_cli.weights import model_garden
-
-    prefix = checkpoints.find_checkpoint(source)
-    if checkpoints.is_own(prefix):
-        return checkpoints.load_network(network, prefix)
-    return model_garden.load(network, prefix).step
+    return _load(network, source, allow_backbone_only=False)
 
 
-def initialize(network: PanopticFPN, source: str) -> str:
+def initialize(network: PanopticFPN, source: str) -> Loaded:
     """Starts a training from a checkpoint: the whole network, or the backbone where it holds a classifier's.
 
     Args:
@@ -38,18 +36,20 @@ def initialize(network: PanopticFPN, source: str) -> str:
         source: as for `load`.
 
     Returns:
-        One line that says what was loaded.
+        What was loaded.
 
     Raises:
         RunError: see `load`.
     """
+    return _load(network, source, allow_backbone_only=True)
+
+
+def _load(network: PanopticFPN, source: str, *, allow_backbone_only: bool) -> Loaded:
     from panoptic_cli.training import checkpoints
     from panoptic_cli.weights import model_garden
 
     prefix = checkpoints.find_checkpoint(source)
     if checkpoints.is_own(prefix):
         step = checkpoints.load_network(network, prefix)
-        return f"Starting from the weights of {prefix} (step {step}, {network.count_params():,} parameters)."
-    loaded = model_garden.load(network, prefix, allow_backbone_only=True)
-    what = "backbone" if loaded.backbone_only else "network"
-    return f"Starting from {prefix}: {what}, {loaded.variables} variables, {loaded.parameters:,} parameters."
+        return Loaded(prefix, len(network.variables), network.count_params(), backbone_only=False, step=step)
+    return model_garden.load(network, prefix, allow_backbone_only=allow_backbone_only)

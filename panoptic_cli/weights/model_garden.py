@@ -7,7 +7,6 @@ walking attribute names from the root, which says what it is; its key in the fil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,19 +19,10 @@ from panoptic_cli.models.fpn import FeaturePyramid
 from panoptic_cli.models.panoptic_fpn import PanopticFPN
 from panoptic_cli.models.resnet import ResNet
 from panoptic_cli.models.semantic_head import SemanticHead
+from panoptic_cli.weights.loaded import Loaded
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _HEADS = ("decoder", "rpn_head", "detection_head", "mask_head", "segmentation_head")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What was loaded: number of variables and parameters, whether only the backbone, and the training step."""
-
-    variables: int
-    parameters: int
-    backbone_only: bool
-    step: int | None
 
 
 def load(network: PanopticFPN, prefix: str, *, allow_backbone_only: bool = False) -> Loaded:
@@ -76,13 +66,13 @@ def load(network: PanopticFPN, prefix: str, *, allow_backbone_only: bool = False
     ]
     if problems:
         raise RunError(
-            f"The checkpoint {prefix} does not fit the configured network: {summarize(problems)}.",
+            f"The checkpoint {prefix} does not fit the configured network: {summarize(problems, len(problems))}.",
             "Check the backbone, the levels and the numbers of classes (--set task.model....).",
         )
     for variable, key in assignments:
         variable.assign(graph.read(key))
     parameters = sum(int(np.prod(variable.shape)) for variable, _ in assignments)
-    return Loaded(len(assignments), parameters, backbone_only, graph.step())
+    return Loaded(prefix, len(assignments), parameters, backbone_only, graph.step())
 
 
 class _ObjectGraph:

@@ -9,9 +9,7 @@ import pytest
 from panoptic_cli.commands.main import run
 
 
-def test_a_dry_run_names_sizes_and_total_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_names_sizes_and_total_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "coco"
     assert run(["download", "--data-dir", str(data), "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -21,9 +19,7 @@ def test_a_dry_run_names_sizes_and_total_and_writes_nothing(
 
 
 def test_the_json_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run(["download", "--data-dir", str(tmp_path / "coco"), "--split", "val", "--dry-run", "--json"]) == 0
-    )
+    assert run(["download", "--data-dir", str(tmp_path / "coco"), "--split", "val", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["dry_run"] is True
     assert plan["bytes_to_fetch"] == 815_585_330 + 252_907_541 + 860_725_834  # 1.9 GB, as --help says
@@ -34,9 +30,7 @@ def test_the_json_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     }
 
 
-def test_a_complete_folder_laid_out_by_hand_is_not_fetched(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_complete_folder_laid_out_by_hand_is_not_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "val2017"
     folder.mkdir()
     for number in range(5000):

@@ -168,7 +168,8 @@ def test_predict(
     outcome = panoptic(
         *("predict", *odd_pictures, shapes_dir / "val2017", "--model-dir", tiny_run, "--output", output, "--json")
     )
-    assert outcome.code == 1  # two are broken
+    assert outcome.code == 1, outcome  # two are broken
+    assert "error" not in json.loads(outcome.out), outcome
     assert outcome.out.count("\n") == 1
     result = json.loads(outcome.out)
     broken = {path for path, size in odd_pictures.items() if size == (0, 0)}
@@ -233,13 +234,13 @@ def test_export(tiny_run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model/saved_model.pb").is_file()
 
 
-def test_a_run_without_a_checkpoint(tiny_run: Path, shapes_records: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint(tiny_run: Path, shapes_dir: Path, tmp_path: Path) -> None:
     young = tmp_path / "young"
     young.mkdir()
     for name in ("config.yaml", "categories.json"):
         shutil.copy(tiny_run / name, young)
     before = sorted(tmp_path.rglob("*"))
-    for words in (["evaluate"], ["predict", tmp_path], ["export"]):
+    for words in (["evaluate"], ["predict", shapes_dir / "val2017"], ["export"]):
         told = fails(1, *words, "--model-dir", young)
         assert "has no checkpoint yet" in told
         assert "panoptic train" in told

@@ -8,9 +8,7 @@ import pytest
 from panoptic_cli.commands.main import run
 
 
-def test_a_destination_that_is_no_bucket_is_a_usage_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_destination_that_is_no_bucket_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["upload", str(tmp_path), "bucket/x"]) == 2
     assert "gs://BUCKET/PREFIX" in capsys.readouterr().err
 
@@ -28,9 +26,7 @@ def test_a_missing_source_is_said_before_credentials_are_looked_for(
     assert "panoptic make-tfrecords" in error
 
 
-def test_no_credentials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shard").write_bytes(b"x")
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))

@@ -60,12 +60,8 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
         by_place = np.array([0, *features[records.SEGMENT_ID]])
         np.testing.assert_array_equal(by_place[places], ids)  # exact: nothing of the panoptic PNG is lost
         categories = np.array([0, *features[records.SEGMENT_CATEGORY]])
-        np.testing.assert_array_equal(
-            masks.decode_png(features[records.CATEGORY_MASK][0]), categories[places]
-        )
-        np.testing.assert_array_equal(
-            masks.decode_png(features[records.SEMANTIC_MASK][0]), lookup[categories[places]]
-        )
+        np.testing.assert_array_equal(masks.decode_png(features[records.CATEGORY_MASK][0]), categories[places])
+        np.testing.assert_array_equal(masks.decode_png(features[records.SEMANTIC_MASK][0]), lookup[categories[places]])
         isthing = np.array([False, *(dataset.table.by_id[c].isthing for c in categories[1:])])
         instances = masks.decode_png(features[records.INSTANCE_MASK][0])
         np.testing.assert_array_equal(instances, np.where(isthing[places], places, 0))
@@ -77,14 +73,9 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
             mask = masks.decode_png(features[records.OBJECT_MASK][place])
             assert mask.sum() == annotation.area == features[records.OBJECT_AREA][place]
             x, y, w, _ = annotation.bbox or (0, 0, 0, 0)
-            box = [
-                features[key][place]
-                for key in (records.OBJECT_XMIN, records.OBJECT_YMIN, records.OBJECT_XMAX)
-            ]
+            box = [features[key][place] for key in (records.OBJECT_XMIN, records.OBJECT_YMIN, records.OBJECT_XMAX)]
             # float32 fractions
-            np.testing.assert_allclose(
-                box, [x / picture.width, y / picture.height, (x + w) / picture.width], atol=1e-6
-            )
+            np.testing.assert_allclose(box, [x / picture.width, y / picture.height, (x + w) / picture.width], atol=1e-6)
     assert summary.pictures == 6
     assert summary.objects == sum(len(p.objects or ()) for p in dataset.pictures)
     assert summary.crowds == sum(o.is_crowd for p in dataset.pictures for o in p.objects or ())
@@ -295,9 +286,7 @@ def test_ctrl_c_leaves_whole_shards_and_the_next_run_ends_the_work(tmp_path: Pat
     shapes.generate(data, train=300, val=1)
     arguments = ["make-tfrecords", "--data-dir", str(data), "--output-dir", str(target), "--split", "train"]
     command = [sys.executable, "-m", "panoptic_cli", *arguments, "--train-shards", "30", "--workers", "2"]
-    process = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(list(target.glob("train-*"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -19,9 +19,7 @@ def _json(capsys: Out, *arguments: str, code: int = 0) -> Any:
 
 
 def test_coco_layout_by_default(dataset: Path, capsys: Out) -> None:
-    value = _json(
-        capsys, "make-tfrecords", "--data-dir", str(dataset), "--train-shards", "3", "--workers", "1"
-    )
+    value = _json(capsys, "make-tfrecords", "--data-dir", str(dataset), "--train-shards", "3", "--workers", "1")
     assert [(s["prefix"], s["pictures"], s["shards"]) for s in value["splits"]] == [
         ("train", 12, 3),
         ("val", 6, 8),

@@ -23,17 +23,13 @@ def test_label_pictures_survive_png(shape: tuple[int, int], high: int, seed: int
     labels = np.random.default_rng(seed).integers(0, high, shape, endpoint=True)
     labels[0, 0] = high
     encoded = masks.encode_png(labels)
-    with Image.open(
-        io.BytesIO(encoded)
-    ) as opened:  # Pillow, an independent decoder, checks chunk checksums too
+    with Image.open(io.BytesIO(encoded)) as opened:  # Pillow, an independent decoder, checks chunk checksums too
         assert opened.mode == ("L" if high <= 255 else "I;16")
         np.testing.assert_array_equal(np.asarray(opened), labels)
     np.testing.assert_array_equal(masks.decode_png(encoded), labels)
 
 
-@pytest.mark.parametrize(
-    "labels", [np.full((2, 2), -1), np.full((2, 2), 65536), np.zeros((0, 3)), np.zeros((2, 2, 3))]
-)
+@pytest.mark.parametrize("labels", [np.full((2, 2), -1), np.full((2, 2), 65536), np.zeros((0, 3)), np.zeros((2, 2, 3))])
 def test_labels_that_no_png_holds_are_refused(labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"fit 16 bits|two-dimensional"):
         masks.encode_png(labels)

@@ -11,9 +11,7 @@ from panoptic_cli.datasets.records import decode_example, encode_example, semant
 
 
 def _table(*entries: tuple[int, int]) -> CategoryTable:
-    return CategoryTable.from_list(
-        [{"id": i, "name": f"c{i}", "isthing": isthing} for i, isthing in entries], "test"
-    )
+    return CategoryTable.from_list([{"id": i, "name": f"c{i}", "isthing": isthing} for i, isthing in entries], "test")
 
 
 def test_features_survive() -> None:

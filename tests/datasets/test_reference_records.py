@@ -48,9 +48,7 @@ def test_the_same_as_the_reference(shared: Path, coco100: Path) -> None:
         for key in LABELS:
             assert len(ours[key]) == len(theirs[key])
             for a, b in zip(ours[key], theirs[key], strict=True):
-                np.testing.assert_array_equal(
-                    masks.decode_png(bytes(a)), masks.decode_png(bytes(b)), err_msg=key
-                )
+                np.testing.assert_array_equal(masks.decode_png(bytes(a)), masks.decode_png(bytes(b)), err_msg=key)
         compared += 1
     assert compared == 14
 

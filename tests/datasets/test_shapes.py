@@ -66,9 +66,7 @@ def test_things_stay_mostly_visible(generated: Path) -> None:
     files = find_splits(generated, ["train"])[0]
     for picture in read_dataset(files).pictures:
         ids = masks.decode_panoptic_png((files.panoptic_masks / picture.mask_name).read_bytes())
-        things = [
-            s for s in picture.segments if s.category_id in (shapes.DISC, shapes.SQUARE, shapes.TRIANGLE)
-        ]
+        things = [s for s in picture.segments if s.category_id in (shapes.DISC, shapes.SQUARE, shapes.TRIANGLE)]
         # Things are painted in the order of both lists, so they pair up.
         for segment, annotation in zip(things, picture.objects or (), strict=True):
             mask = masks.rasterize(annotation.segmentation, picture.height, picture.width).astype(bool)

@@ -21,9 +21,7 @@ def instances(*annotations: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def square(
-    image_id: int, x: float, y: float, side: float, category_id: int = 4, **more: Any
-) -> dict[str, Any]:
+def square(image_id: int, x: float, y: float, side: float, category_id: int = 4, **more: Any) -> dict[str, Any]:
     corners = [x, y, x + side, y, x + side, y + side, x, y + side]
     return {
         "id": 0,
@@ -108,9 +106,7 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(DataError, match="Image 8"):
         coco_average_precision(instances(truth), [], "bbox", image_ids=[8])
     with pytest.raises(DataError, match=r"Detection 1 has no score"):
-        coco_average_precision(
-            instances(truth), [{"image_id": 1, "category_id": 4, "bbox": [0, 0, 1, 1]}], "bbox"
-        )
+        coco_average_precision(instances(truth), [{"image_id": 1, "category_id": 4, "bbox": [0, 0, 1, 1]}], "bbox")
     del truth["segmentation"]
     with pytest.raises(DataError, match=r"annotation 0 of image 1 has no segmentation"):
         coco_average_precision(instances(truth), [], "segm")
@@ -165,9 +161,7 @@ def test_pasting_equals_the_dense_definition(threshold: float) -> None:
     masks[::2] = (masks[::2] > 0.3).astype(np.float32)
     masks[2] = 1.0
     seen = 0
-    for mask, box, rle in zip(
-        masks, boxes, paste_masks_rle(masks, boxes, height, width, threshold), strict=True
-    ):
+    for mask, box, rle in zip(masks, boxes, paste_masks_rle(masks, boxes, height, width, threshold), strict=True):
         json.dumps(rle)
         assert rle["size"] == [height, width]
         expected = dense_paste(mask, box, height, width)

@@ -39,13 +39,13 @@ def answer(truth: GroundTruth, model: LoadedModel) -> PicturePrediction:
     objects = [o for o in truth.objects if not o["iscrowd"]]
     boxes = np.array([(y, x, y + h, x + w) for x, y, w, h in (o["bbox"] for o in objects)], np.float32).reshape(-1, 4)
     return PicturePrediction(
-        category,
-        instance,
-        semantic,
-        boxes,
-        np.linspace(0.9, 0.6, len(objects), dtype=np.float32),
-        np.array([o["category_id"] for o in objects], np.int64),
-        np.array([mask_in_box(o) for o in objects]).reshape(-1, 112, 112),
+        category_map=category,
+        instance_map=instance,
+        semantic_map=semantic,
+        boxes=boxes,
+        scores=np.linspace(0.9, 0.6, len(objects), dtype=np.float32),
+        category_ids=np.array([o["category_id"] for o in objects], np.int64),
+        masks=np.array([mask_in_box(o) for o in objects]).reshape(-1, 112, 112),
     )
 
 

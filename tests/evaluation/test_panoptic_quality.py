@@ -63,9 +63,7 @@ def random_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[Segment],
         pred_map = random_map(rng, rng.choice(2**24 - 1, rng.integers(0, 6), replace=False) + 1, gt_map)
     gt_map = np.where(rng.random(gt_map.shape) < rng.choice([0.0, 0.3, 0.6]), 0, gt_map)
     gt = [
-        Segment(
-            int(i), int(rng.choice(categories[:2] if rng.random() < 0.7 else categories)), rng.random() < 0.5
-        )
+        Segment(int(i), int(rng.choice(categories[:2] if rng.random() < 0.7 else categories)), rng.random() < 0.5)
         for i in rng.permutation(np.unique(gt_map[gt_map > 0]))
     ]
     gt_category = {s.id: s.category_id for s in gt}
@@ -150,12 +148,8 @@ def test_a_prediction_mostly_on_void_is_no_false_positive(on_void: int, false_po
 
 
 @pytest.mark.parametrize(("crowd_category", "false_positives"), [(7, 0), (3, 1)])
-def test_only_a_crowd_of_its_own_category_excuses_a_prediction(
-    crowd_category: int, false_positives: int
-) -> None:
-    result = score(
-        [[1, 1, 1, 1]], [Segment(1, crowd_category, iscrowd=True)], [[5, 5, 5, 0]], [Segment(5, 7)]
-    )
+def test_only_a_crowd_of_its_own_category_excuses_a_prediction(crowd_category: int, false_positives: int) -> None:
+    result = score([[1, 1, 1, 1]], [Segment(1, crowd_category, iscrowd=True)], [[5, 5, 5, 0]], [Segment(5, 7)])
     assert counts(result, 7) == (0, false_positives, 0)
     assert counts(result, 3) == (0, 0, 0)
 
@@ -244,9 +238,7 @@ def test_data_problems_name_picture_and_id(
 
 def test_areas_come_from_the_pixels_and_a_wrong_one_is_noted() -> None:
     quality = PanopticQuality(TABLE)
-    quality.add(
-        np.array([[1, 1]]), [Segment(1, 7, area=1)], np.array([[1, 1]]), [Segment(1, 7)], image="a.jpg"
-    )
+    quality.add(np.array([[1, 1]]), [Segment(1, 7, area=1)], np.array([[1, 1]]), [Segment(1, 7)], image="a.jpg")
     assert quality.result()["per_class"][7]["pq"] == 1.0
     assert quality.area_differences == 1
     assert quality.area_notes == ["image a.jpg: segment 1 has 2 pixels, its JSON says 1"]
@@ -255,9 +247,7 @@ def test_areas_come_from_the_pixels_and_a_wrong_one_is_noted() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64])
 def test_any_integer_type_will_do(dtype: type) -> None:
     maps = np.array([[1, 2]], dtype)
-    assert (
-        score(maps, [Segment(1, 7), Segment(2, 3)], maps, [Segment(1, 7), Segment(2, 3)])["All"]["pq"] == 1.0
-    )
+    assert score(maps, [Segment(1, 7), Segment(2, 3)], maps, [Segment(1, 7), Segment(2, 3)])["All"]["pq"] == 1.0
 
 
 def test_runs_of_encoded_and_of_plain_maps_are_the_same() -> None:

@@ -68,9 +68,7 @@ def test_segments_are_the_pairs_of_category_and_instance() -> None:
             assert len(set(instance[mask].tolist())) == 1
             pairs.add((segment.category_id, int(instance[mask][0])))
         assert len(pairs) == len(segments)
-        assert pairs == set(
-            zip(category[category > 0].tolist(), instance[category > 0].tolist(), strict=True)
-        )
+        assert pairs == set(zip(category[category > 0].tolist(), instance[category > 0].tolist(), strict=True))
 
 
 def test_categories_that_do_not_exist_become_void(tmp_path: Path) -> None:
@@ -135,9 +133,7 @@ def test_files_score_as_the_maps_do(tmp_path: Path) -> None:
     expected = direct.result()
     assert 0.2 < expected["All"]["pq"] < 1
     for workers in (1, 2):
-        result = score_files(
-            tmp_path / "prediction" / "pred.json", None, tmp_path / "gt" / "pred.json", None, workers
-        )
+        result = score_files(tmp_path / "prediction" / "pred.json", None, tmp_path / "gt" / "pred.json", None, workers)
         assert {key: result[key] for key in expected} == expected  # to the last bit
         assert result["images"] == 30
         assert result["warnings"] == []
@@ -146,9 +142,7 @@ def test_files_score_as_the_maps_do(tmp_path: Path) -> None:
 def test_detections_are_in_cocos_form(tmp_path: Path) -> None:
     mask = {"size": [10, 12], "counts": "abc"}
     with PredictionWriter(tmp_path / "out") as writer:
-        writer.add_detections(
-            3, np.array([[1.0, 2.0, 5.0, 8.0]], np.float32), np.array([0.5]), np.array([5]), [mask]
-        )
+        writer.add_detections(3, np.array([[1.0, 2.0, 5.0, 8.0]], np.float32), np.array([0.5]), np.array([5]), [mask])
         writer.add_detections(4, np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
         writer.add_detections(5, np.array([[0, 0, 1, 1]]), np.array([0.25]), np.array([5]), None)
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == [

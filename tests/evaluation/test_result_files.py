@@ -30,16 +30,12 @@ def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
             for image_id in (1, 2, 3):
                 ids = np.full((6, 8), 70_000 + image_id)
                 ids[:3] = 12
-                Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(ids))).save(
-                    tmp_path / name / f"{image_id}.png"
-                )
+                Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(ids))).save(tmp_path / name / f"{image_id}.png")
                 segments = [
                     {"id": 12, "category_id": 190, "area": 24, "iscrowd": 0},
                     {"id": 70_000 + image_id, "category_id": 5, "area": 24, "iscrowd": 0},
                 ]
-                annotations.append(
-                    {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments}
-                )
+                annotations.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments})
             contents.append({"annotations": annotations, "categories": CATEGORIES})
         change(*contents)
         for name, content in zip(("gt", "pred"), contents, strict=True):
@@ -90,9 +86,7 @@ def test_folders_default_to_the_jsons_without_suffix(files: Callable[..., tuple[
     moved = predictions.parent / "elsewhere"
     (predictions.parent / "pred").rename(moved)
     assert score_files(predictions, moved, annotations, None)["All"]["pq"] == 1.0
-    with pytest.raises(
-        DataError, match=r"pred with the PNGs of .*pred\.json does not exist.*--predictions-dir"
-    ):
+    with pytest.raises(DataError, match=r"pred with the PNGs of .*pred\.json does not exist.*--predictions-dir"):
         score((predictions, annotations))
 
 
@@ -101,9 +95,7 @@ def test_pictures_in_one_file_only_are_named(files: Callable[..., tuple[Path, Pa
         del pred["annotations"][1]
         pred["annotations"].append({**pred["annotations"][0], "image_id": 77})
 
-    with pytest.raises(
-        DataError, match=r"no prediction for 1 images: 2; .*not have 1 of the predicted images: 77"
-    ):
+    with pytest.raises(DataError, match=r"no prediction for 1 images: 2; .*not have 1 of the predicted images: 77"):
         score(files(change))
 
 
@@ -166,8 +158,6 @@ def test_a_wrong_area_in_the_json_is_told_and_changes_nothing(
         ),
     ],
 )
-def test_broken_files_are_described(
-    files: Callable[..., tuple[Path, Path]], change: Any, message: str
-) -> None:
+def test_broken_files_are_described(files: Callable[..., tuple[Path, Path]], change: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         score(files(change))

@@ -37,9 +37,7 @@ def test_equals_counting_with_sets() -> None:
     truths, guesses = [], []
     for number in range(20):
         truth = rng.choice(np.array([0, 1, 2, 5, 255], np.uint8), (9, 11))
-        guess = np.where(
-            rng.random(truth.shape) < 0.5, truth, rng.choice(np.array([0, 1, 2, 5]), truth.shape)
-        )
+        guess = np.where(rng.random(truth.shape) < 0.5, truth, rng.choice(np.array([0, 1, 2, 5]), truth.shape))
         guess = np.where(guess == 255, 3, guess)
         whole.add(truth, guess)
         halves[number % 2].add(truth, guess)

@@ -46,9 +46,7 @@ def test_from_nothing_to_the_tree_and_then_nothing_to_do(mirror: Any, tmp_path: 
     assert len([name for name in found if name.startswith("train2017/")]) == 5
     assert len([name for name in found if name.startswith("panoptic_val2017/")]) == 3
     assert {name for name in found if name.startswith("annotations/")} == {
-        f"annotations/{kind}_{split}2017.json"
-        for kind in ("instances", "panoptic")
-        for split in ("train", "val")
+        f"annotations/{kind}_{split}2017.json" for kind in ("instances", "panoptic") for split in ("train", "val")
     }
     assert {name.split("/")[0] for name in found} == {
         *("annotations", "train2017", "val2017", "panoptic_train2017", "panoptic_val2017", ".download.json")
@@ -142,9 +140,7 @@ def test_an_interrupted_download_is_resumed_and_leaves_no_daemon(
 
     data, scratch, size = tmp_path / "coco", tmp_path / "scratch", 12 << 20
     scratch.mkdir()
-    with zipfile.ZipFile(
-        mirror.root / VAL_ZIP, "w"
-    ) as archive:  # stored: the archive is as large as its content
+    with zipfile.ZipFile(mirror.root / VAL_ZIP, "w") as archive:  # stored: the archive is as large as its content
         for number in range(3):
             archive.writestr(f"val2017/{number}.jpg", np.random.default_rng(number).bytes(size // 3))
     content = (mirror.root / VAL_ZIP).read_bytes()

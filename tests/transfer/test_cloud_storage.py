@@ -23,9 +23,7 @@ BUCKET = "records"
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client of an emulator of our own, with one bucket."""
-    emulator = pytest.importorskip(
-        "gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed"
-    )
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -85,9 +83,7 @@ def test_every_byte_arrives_and_a_second_run_sends_nothing(storage: Any, records
     assert storage.bucket(BUCKET).blob("coco/v1/val-0").download_as_bytes() == b"other" * 200
 
 
-def test_many_small_files_with_many_workers(
-    storage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_many_small_files_with_many_workers(storage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
     for number in range(60):

@@ -145,7 +145,7 @@ def test_a_classifier_starts_the_backbone_only(network: PanopticFPN, write: Writ
     prefix = write(values)
     heads = [w for w in network.weights if not w.path.startswith("backbone")]
     before = [w.numpy() for w in heads]
-    line = weights.initialize(network, prefix)
+    line = str(weights.initialize(network, prefix))
     assert "backbone" in line
     assert f"{len(network.backbone.weights)} variables" in line
     np.testing.assert_array_equal(

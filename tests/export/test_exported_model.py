@@ -1,0 +1,55 @@
+"""`predict --saved-model`: the exported model alone gives what the checkpoint gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from panoptic_cli.commands.main import run
+
+from panoptic_cli.errors import DataError
+from panoptic_cli.inference import LoadedModel, Predictor
+from panoptic_cli.pictures import find_pictures, read_picture
+
+
+@pytest.mark.parametrize(("input_type", "batch_size"), [("image_tensor", None), ("image_bytes", 2)])
+def test_predicts_as_the_checkpoint_does(
+    tiny_model: LoadedModel,
+    tiny_predictor: Predictor,
+    shapes_dir: Path,
+    tmp_path: Path,
+    input_type: str,
+    batch_size: int | None,
+) -> None:
+    from panoptic_cli.export.exported_model import ExportedModel
+    from panoptic_cli.export.saved_model import export_saved_model
+
+    export_saved_model(tiny_model, tmp_path / "exported", input_type=input_type, batch_size=batch_size)
+    exported = ExportedModel(tmp_path / "exported")
+    assert exported.table == tiny_model.table
+    assert exported.step == tiny_model.step
+    pixels = read_picture(find_pictures([str(shapes_dir / "val2017")])[0])
+    ours, theirs = tiny_predictor.predict(pixels), exported.predict(pixels)
+    # what is decided is the same in every pixel
+    np.testing.assert_array_equal(theirs.category_map, ours.category_map)
+    np.testing.assert_array_equal(theirs.instance_map, ours.instance_map)
+    np.testing.assert_array_equal(theirs.category_ids, ours.category_ids)
+    # float32 sums in another order: preprocessing and network are one graph here; boxes in pixels
+    np.testing.assert_allclose(theirs.boxes, ours.boxes, atol=1e-3)
+    assert len(ours.scores) > 0
+
+
+def test_another_folder_is_one_clear_error(tmp_path: Path) -> None:
+    from panoptic_cli.export.exported_model import ExportedModel
+
+    with pytest.raises(DataError, match="no SavedModel of panoptic export"):
+        ExportedModel(tmp_path)
+
+
+def test_options_that_it_brings_itself_are_refused(
+    shapes_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(find_pictures([str(shapes_dir / "val2017")])[0])
+    assert run(["predict", picture, "--saved-model", str(tmp_path), "--precision", "float16"]) == 2
+    assert "--saved-model" in capsys.readouterr().err
