@@ -11,6 +11,7 @@ import typer
 
 from panoptic_cli import __version__, console
 from panoptic_cli.errors import PanopticError
+from panoptic_cli.startup import own_stderr
 
 from . import demo, doctor, download, evaluate, export, make_tfrecords, predict, train, upload
 from . import inspect as inspect_command
@@ -125,4 +126,5 @@ def _origin(error: BaseException) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    own_stderr()
     sys.exit(run(sys.argv[1:]))

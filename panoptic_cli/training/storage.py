@@ -14,6 +14,7 @@ from typing import Any
 
 from panoptic_cli import files
 from panoptic_cli.errors import RunError
+from panoptic_cli.startup import import_tensorflow
 
 
 def normalize(path: str | Path) -> str:
@@ -101,6 +102,7 @@ def append_text(path: str, text: str) -> None:
 @contextlib.contextmanager
 def _remote(path: str) -> Iterator[Any]:
     """Yields `tf.io.gfile`; its failures become a RunError."""
+    import_tensorflow()
     import tensorflow as tf
 
     try:
