@@ -106,10 +106,17 @@ def fusion(folder: Path) -> Iterator[Row]:
     scores = tf.constant(np.sort(generator.uniform(0.2, 1, 100))[::-1].copy(), tf.float32)
     masks = tf.constant(generator.uniform(0, 1, (100, 28, 28)), tf.float32)
     info = tf.constant([[480, 640], [512, 512], [0.8, 0.8], [0, 0]], tf.float32)
+    outputs = {
+        "detection_boxes": boxes,
+        "detection_classes": classes,
+        "detection_scores": scores,
+        "detection_masks": masks,
+        "semantic_logits": logits,
+    }
 
     @tf.function
     def ours() -> tf.Tensor:
-        return fuse(boxes, classes, scores, masks, logits, info, settings, space).category
+        return fuse(outputs, info, settings, space).category
 
     sizes = [tf.constant(v) for v in (640, 640, 480, 640)]
     labels = tf.function(lambda: semantic_labels(logits, *sizes))

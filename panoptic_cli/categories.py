@@ -15,7 +15,6 @@ from panoptic_cli.files import read_json
 
 VOID_LABEL = 0  # semantic class of unlabelled pixels, and the category of void in panoptic pictures
 THING_LABEL = 1  # semantic class that all things share
-BACKGROUND_LABEL = 0  # class 0 of the box and mask heads
 
 
 @dataclass(frozen=True)

@@ -132,17 +132,7 @@ class Predictor:
 
         @tf.function(reduce_retracing=True)
         def fuse_one(outputs: dict[str, tf.Tensor], info: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            maps = fuse(
-                outputs["detection_boxes"],
-                outputs["detection_classes"],
-                outputs["detection_scores"],
-                outputs["detection_masks"],
-                outputs["semantic_logits"],
-                info,
-                config.panoptic_segmentation_generator,
-                model.label_space,
-            )
-            return tuple(maps)
+            return tuple(fuse(outputs, info, config.panoptic_segmentation_generator, model.label_space))
 
         self._fuse = fuse_one
 

@@ -16,7 +16,6 @@ from panoptic_cli.inference import LoadedModel
 from panoptic_cli.models.fusion import fuse
 
 ASSET = "panoptic.json"
-INPUT_TYPES = ("image_tensor", "image_bytes", "tf_example")
 
 
 class _ServedModel(tf.Module):
@@ -60,26 +59,14 @@ class _ServedModel(tf.Module):
         # Pictures of one batch may differ in size: all maps are padded to the largest.
         canvas = tf.cast(tf.reduce_max(info[:, 0], axis=0), tf.int32)
 
-        def fuse_one(item: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
-            boxes, classes, scores, masks, logits, item_info = item
-            maps = fuse(boxes, classes, scores, masks, logits, item_info, config, model.label_space)
+        def fuse_one(item: tuple[dict[str, tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            maps = fuse(*item, config, model.label_space)
             shape = tf.shape(maps.category)
             padding = [[0, canvas[0] - shape[0]], [0, canvas[1] - shape[1]]]
             return tf.pad(maps.category, padding), tf.pad(maps.instance, padding)
 
         map_spec = tf.TensorSpec([None, None], tf.int32)
-        category, instance = tf.map_fn(
-            fuse_one,
-            (
-                outputs["detection_boxes"],
-                outputs["detection_classes"],
-                outputs["detection_scores"],
-                outputs["detection_masks"],
-                outputs["semantic_logits"],
-                info,
-            ),
-            fn_output_signature=(map_spec, map_spec),
-        )
+        category, instance = tf.map_fn(fuse_one, (outputs, info), fn_output_signature=(map_spec, map_spec))
         scale = tf.tile(info[:, 2:3], [1, 1, 2])
         thing_ids = tf.constant(model.label_space.thing_ids, tf.int32)
         return {

@@ -6,6 +6,7 @@ fills what is left, if its class covers enough of the whole picture; the rest is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -163,11 +164,7 @@ def semantic_labels(
 
 
 def fuse(
-    boxes: tf.Tensor,
-    classes: tf.Tensor,
-    scores: tf.Tensor,
-    masks: tf.Tensor,
-    semantic_logits: tf.Tensor,
+    outputs: Mapping[str, tf.Tensor],
     image_info: tf.Tensor,
     config: PanopticSegmentationGenerator,
     label_space: LabelSpace,
@@ -175,11 +172,9 @@ def fuse(
     """Fuses the network's outputs for one picture at the picture's own size.
 
     Args:
-        boxes: float32 [n, 4] in pixels of the network's input.
-        classes: int32 [n], classes of the box head; 0 is no detection.
-        scores: float32 [n].
-        masks: float32 [n, m, m], probabilities.
-        semantic_logits: float32 [h, w, c] over the network's whole input.
+        outputs: what `PanopticFPN.call` returns, without the batch dimension: detection_boxes float32 [n, 4] in
+            pixels of the network's input, detection_classes int32 [n] (0 is no detection), detection_scores
+            float32 [n], detection_masks float32 [n, m, m], semantic_logits float32 [h, w, c].
         image_info: float32 [4, 2]: original size, input size, scale, crop offset, each (y, x).
         config: thresholds.
         label_space: from classes to category ids.
@@ -189,11 +184,13 @@ def fuse(
     """
     original, desired, scale = image_info[0], image_info[1], image_info[2]
     height, width = tf.cast(original[0], tf.int32), tf.cast(original[1], tf.int32)
-    scores = tf.where(classes > 0, scores, 0.0)
-    instance = place_things(boxes / tf.tile(scale, [2]), scores, masks, height, width, config)
+    classes = outputs["detection_classes"]
+    scores = tf.where(classes > 0, outputs["detection_scores"], 0.0)
+    boxes = outputs["detection_boxes"] / tf.tile(scale, [2])
+    instance = place_things(boxes, scores, outputs["detection_masks"], height, width, config)
 
     resized = tf.cast(tf.math.ceil(desired / scale), tf.int32)
-    labels = semantic_labels(semantic_logits, resized[0], resized[1], height, width)
+    labels = semantic_labels(outputs["semantic_logits"], resized[0], resized[1], height, width)
     num_labels = label_space.num_semantic_classes
     areas = tf.math.bincount(tf.reshape(labels, [-1]), minlength=num_labels, maxlength=num_labels)
     is_stuff = (tf.range(num_labels) != VOID_LABEL) & (tf.range(num_labels) != THING_LABEL)

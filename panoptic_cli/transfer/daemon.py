@@ -30,7 +30,6 @@ from panoptic_cli import console
 from panoptic_cli.errors import TransferError, summarize
 from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
 
-MAX_CONNECTIONS = 16  # aria2's own limit for one server
 _POLL = 0.2  # seconds between progress readings
 _START_TIMEOUT = 15.0
 _KEYS = ["status", "totalLength", "completedLength", "errorCode", "errorMessage"]

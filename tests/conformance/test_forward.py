@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+FUSED = ("detection_boxes", "detection_classes", "detection_scores", "detection_masks", "semantic_logits")
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
 # Tolerances of the project's issue on this (relative to the level's standard deviation where features are meant).
@@ -143,11 +144,8 @@ def test_panoptic_maps(
 
     from panoptic_cli.models.fusion import fuse
 
-    keys = ("boxes", "classes", "scores", "masks")
-    detections = [tf.constant(computed[f"detection_{key}"][picture]) for key in keys]
     maps = fuse(
-        *detections,
-        tf.constant(computed["semantic_logits"][picture]),
+        {name: tf.constant(value[picture]) for name, value in computed.items() if name in FUSED},
         tf.constant(stored["image_info"][picture]),
         coco_config.task.model.panoptic_segmentation_generator,
         coco_labels,

@@ -160,16 +160,14 @@ def run_fuse(label_space: LabelSpace, logits: np.ndarray, threshold: float, coun
     boxes = np.array([[0, 0, 16, 16], [16, 16, 32, 32]], np.float32)[:count]
     config = PanopticSegmentationGenerator(stuff_area_threshold=threshold)
     info = tf.constant([[40.0, 64.0], [32.0, 32.0], [0.5, 0.5], [0.0, 0.0]])  # 40 x 64 halved, padded to 32
-    return fuse(
-        tf.constant(boxes),
-        tf.constant([2, 1][:count], tf.int32),
-        tf.constant([0.9, 0.8][:count]),
-        tf.ones([count, 4, 4]),
-        tf.constant(logits),
-        info,
-        config,
-        label_space,
-    )
+    outputs = {
+        "detection_boxes": tf.constant(boxes),
+        "detection_classes": tf.constant([2, 1][:count], tf.int32),
+        "detection_scores": tf.constant([0.9, 0.8][:count]),
+        "detection_masks": tf.ones([count, 4, 4]),
+        "semantic_logits": tf.constant(logits),
+    }
+    return fuse(outputs, info, config, label_space)
 
 
 def one_hot_logits(labels: np.ndarray) -> np.ndarray:
@@ -209,12 +207,15 @@ def test_stuff_needs_more_than_the_threshold(label_space: LabelSpace) -> None:
 
 
 def test_a_class_of_zero_is_no_detection(label_space: LabelSpace) -> None:
+    outputs = {
+        "detection_boxes": tf.constant([[0.0, 0.0, 16.0, 16.0]]),
+        "detection_classes": tf.constant([0], tf.int32),
+        "detection_scores": tf.constant([0.99]),
+        "detection_masks": tf.ones([1, 4, 4]),
+        "semantic_logits": tf.constant(one_hot_logits(np.full((8, 8), 2))),
+    }
     maps = fuse(
-        tf.constant([[0.0, 0.0, 16.0, 16.0]]),
-        tf.constant([0], tf.int32),
-        tf.constant([0.99]),
-        tf.ones([1, 4, 4]),
-        tf.constant(one_hot_logits(np.full((8, 8), 2))),
+        outputs,
         tf.constant([[32.0, 32.0], [32.0, 32.0], [1.0, 1.0], [0.0, 0.0]]),
         PanopticSegmentationGenerator(stuff_area_threshold=0),
         label_space,
