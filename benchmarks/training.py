@@ -1,0 +1,66 @@
+"""Benchmark of the training step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Row, peak_memory_mb, seconds, shapes_records
+from panoptic_cli import config
+from panoptic_cli.categories import CategoryTable, LabelSpace
+
+
+def _proposals(compiled: bool) -> Callable[[], Any]:
+    """The proposal step of eight 128 px pictures."""
+    import tensorflow as tf
+
+    from panoptic_cli.models.anchors import anchor_boxes
+    from panoptic_cli.models.rpn import propose
+
+    model = config.load_experiment("panoptic_fpn_shapes").task.model
+    anchors = anchor_boxes(model.anchor, (128, 128), model.min_level, model.max_level)
+    shapes = {level: boxes.shape[:3] for level, boxes in anchors.items()}
+    scores = {level: tf.random.stateless_normal([8, *shape], [0, level]) for level, shape in shapes.items()}
+    offsets = {
+        level: 0.3 * tf.random.stateless_normal([8, h, w, 4 * a], [1, level]) for level, (h, w, a) in shapes.items()
+    }
+    size = tf.fill([8, 2], 128.0)
+
+    @tf.function
+    def step(scores: Any, offsets: Any) -> Any:
+        return propose(scores, offsets, anchors, size, model.roi_generator, True, compiled)
+
+    return functools.partial(step, scores, offsets)
+
+
+def training(folder: Path) -> Iterator[Row]:
+    """The training step of the shapes preset."""
+    import tensorflow as tf
+
+    from panoptic_cli.datasets.pipeline import training_dataset
+    from panoptic_cli.training.schedules import build_optimizer
+    from panoptic_cli.training.step import PanopticTrainingModel
+
+    data = shapes_records(folder)
+    table = CategoryTable.from_file(data / "tfrecords" / "categories.json")
+    experiment = config.load_experiment(
+        "panoptic_fpn_shapes", settings=[f"task.train_data.input_path={data}/tfrecords/train-*"]
+    )
+    space = LabelSpace.create(table)
+    batch = next(iter(training_dataset(experiment, space, batch_size=8, seed=0)))
+    model = PanopticTrainingModel(experiment, space)
+    model.compile(optimizer=build_optimizer(experiment.trainer.optimizer_config, 100, "float32"))
+    model.optimizer.build(model.network.trainable_variables)
+    yield (
+        "training step, shapes preset, batch 8",
+        seconds(functools.partial(tf.function(model.train_step), batch)),
+        "s",
+        "",
+    )
+
+    kernel, static = (seconds(_proposals(compiled)) for compiled in (False, True))
+    ratio = f"{static / kernel:.0f}x as fast as the suppression that XLA needs"
+    yield "proposals of it, from random boxes", kernel * 1000, "ms", ratio
+    yield "peak memory", peak_memory_mb(), "MB", ""
