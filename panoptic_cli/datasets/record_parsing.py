@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from panoptic_cli.categories import LabelSpace
@@ -9,6 +10,7 @@ from panoptic_cli.datasets import records
 from panoptic_cli.datasets.preprocessing import decode_image
 
 _BIT_DEPTH_BYTE = 24  # of a PNG: signature (8), IHDR length and name (8), width and height (8), then the bit depth
+_LABELS = 1 << 16  # values of a PNG with 16 bits
 
 
 def parse_record(serialized: tf.Tensor, label_space: LabelSpace) -> dict[str, tf.Tensor]:
@@ -21,7 +23,8 @@ def parse_record(serialized: tf.Tensor, label_space: LabelSpace) -> dict[str, tf
     Returns:
         image uint8 [h, w, 3]; boxes float32 [n, 4] as fractions (y1, x1, y2, x2); classes int32 [n] of the box head
         (0: no thing of the table); is_crowd bool [n]; masks string [n], PNGs of 0 and 1;
-        semantic int32 [h, w], classes of the semantic head.
+        labels string, a PNG (see decode_label_png), and label_classes int32 [k], the class of the semantic head of
+        each label.
     """
     strings = tf.io.RaggedFeature(tf.string)
     floats = tf.io.RaggedFeature(tf.float32)
@@ -52,13 +55,15 @@ def parse_record(serialized: tf.Tensor, label_space: LabelSpace) -> dict[str, tf
         lambda: parsed[records.OBJECT_IS_CROWD] > 0,
         lambda: tf.zeros_like(labels, tf.bool),
     )
+    encoded_labels, label_classes = _labels(parsed, label_space)
     return {
         "image": decode_image(parsed[records.IMAGE_ENCODED]),
         "boxes": tf.stack([parsed[edge] for edge in edges], axis=-1),
         "classes": _lookup(label_space.thing_class_of_id, labels),
         "is_crowd": crowd,
         "masks": parsed[records.OBJECT_MASK],
-        "semantic": _semantic(parsed, label_space),
+        "labels": encoded_labels,
+        "label_classes": label_classes,
     }
 
 
@@ -69,37 +74,38 @@ def _lookup(table: object, ids: tf.Tensor) -> tf.Tensor:
     return tf.where(known, tf.gather(table, tf.where(known, ids, 0)), 0)
 
 
-def decode_label_png(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a greyscale PNG of 8 or 16 bits to its values: int32 [height, width]."""
-    wide = tf.strings.substr(encoded, _BIT_DEPTH_BYTE, 1) == b"\x10"
-
-    def decode(dtype: tf.DType) -> tf.Tensor:
-        return tf.cast(tf.io.decode_png(encoded, channels=1, dtype=dtype)[..., 0], tf.int32)
-
-    labels = tf.cond(wide, lambda: decode(tf.uint16), lambda: decode(tf.uint8))
-    labels.set_shape([None, None])
-    return labels
+def has_wide_labels(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether a PNG has 16 bits a channel: bool scalar."""
+    return tf.strings.substr(encoded, _BIT_DEPTH_BYTE, 1) == b"\x10"
 
 
-def _semantic(parsed: dict[str, tf.Tensor], label_space: LabelSpace) -> tf.Tensor:
-    """Semantic classes from our segments; from the reference's category mask or semantic mask without them."""
-    table = label_space.semantic_class_of_id
+def decode_label_png(encoded: tf.Tensor, wide: bool) -> tf.Tensor:
+    """Decodes a greyscale PNG of 16 bits (`wide`) to int32 [height, width], or of 8 bits to uint8."""
+    if not wide:
+        return tf.io.decode_png(encoded, channels=1)[..., 0]
+    return tf.cast(tf.io.decode_png(encoded, channels=1, dtype=tf.uint16)[..., 0], tf.int32)
 
-    def from_segments() -> tf.Tensor:
-        classes = tf.concat([[0], _lookup(table, parsed[records.SEGMENT_CATEGORY])], axis=0)
-        return tf.gather(classes, decode_label_png(parsed[records.SEGMENT_MASK]))
 
-    def from_categories() -> tf.Tensor:
-        return _lookup(table, decode_label_png(parsed[records.CATEGORY_MASK]))
+def _labels(parsed: dict[str, tf.Tensor], label_space: LabelSpace) -> tuple[tf.Tensor, tf.Tensor]:
+    """The PNG of our segments, or else the reference's category mask or semantic mask, and its labels' classes."""
+    of_id = np.zeros(_LABELS, np.int32)  # ids beyond the table are void
+    of_id[: len(label_space.semantic_class_of_id)] = label_space.semantic_class_of_id[:_LABELS]
 
-    def as_stored() -> tf.Tensor:
-        return decode_label_png(parsed[records.SEMANTIC_MASK])
+    def segments() -> tuple[tf.Tensor, tf.Tensor]:
+        classes = _lookup(label_space.semantic_class_of_id, parsed[records.SEGMENT_CATEGORY])
+        return parsed[records.SEGMENT_MASK], tf.concat([[0], classes], axis=0)
+
+    def categories() -> tuple[tf.Tensor, tf.Tensor]:
+        return parsed[records.CATEGORY_MASK], tf.constant(of_id)
+
+    def semantic() -> tuple[tf.Tensor, tf.Tensor]:
+        return parsed[records.SEMANTIC_MASK], tf.range(_LABELS)
 
     def present(key: str) -> tf.Tensor:
         return tf.strings.length(parsed[key]) > 0
 
     return tf.cond(
         present(records.SEGMENT_MASK),
-        from_segments,
-        lambda: tf.cond(present(records.CATEGORY_MASK), from_categories, as_stored),
+        segments,
+        lambda: tf.cond(present(records.CATEGORY_MASK), categories, semantic),
     )

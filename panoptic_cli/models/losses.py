@@ -14,11 +14,12 @@ _COUNT_EPSILON = 0.01  # keeps a batch without targets finite
 _SEMANTIC_EPSILON = 1e-5
 
 
-def _mean_over_replicas(value: tf.Tensor) -> tf.Tensor:
+def _share(count: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """What a replica divides by: its share of the count of the whole batch, plus epsilon."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+        return count + epsilon
+    return (context.all_reduce(tf.distribute.ReduceOp.SUM, count) + epsilon) / context.num_replicas_in_sync
 
 
 def huber(error: tf.Tensor, delta: float) -> tf.Tensor:
@@ -67,7 +68,7 @@ def rpn_box_loss(offsets: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], d
         has_box = tf.reduce_any(tf.abs(tf.reshape(wanted, shape)) > 1e-6, axis=-1)
         loss = tf.reduce_sum(tf.reshape(huber(wanted - level_offsets, delta), shape), axis=-1)
         count = 4.0 * tf.reduce_sum(tf.cast(has_box, tf.float32))
-        losses.append(tf.reduce_sum(tf.where(has_box, loss, 0.0)) / (_mean_over_replicas(count) + _COUNT_EPSILON))
+        losses.append(tf.reduce_sum(tf.where(has_box, loss, 0.0)) / _share(count, _COUNT_EPSILON))
     return tf.add_n(losses)
 
 
@@ -92,7 +93,7 @@ def box_regression_loss(offsets: tf.Tensor, classes: tf.Tensor, targets: tf.Tens
     foreground = classes > 0
     loss = tf.reduce_sum(huber(targets - chosen, delta), axis=-1)
     count = 4.0 * tf.reduce_sum(tf.cast(foreground, tf.float32))
-    return tf.reduce_sum(tf.where(foreground, loss, 0.0)) / (_mean_over_replicas(count) + _COUNT_EPSILON)
+    return tf.reduce_sum(tf.where(foreground, loss, 0.0)) / _share(count, _COUNT_EPSILON)
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -111,7 +112,7 @@ def mask_loss(logits: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.T
     pixels = tf.cast(tf.shape(logits)[2] * tf.shape(logits)[3], tf.float32)
     count = tf.reduce_sum(real) * pixels
     total = tf.reduce_sum(entropy * real[:, :, None, None])
-    return total / (_mean_over_replicas(count) + _COUNT_EPSILON)
+    return total / _share(count, _COUNT_EPSILON)
 
 
 def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf.Tensor:
@@ -132,7 +133,7 @@ def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf
     counted = labels != ignore_label
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.where(counted, labels, 0), logits=resized)
     count = tf.reduce_sum(tf.cast(counted, tf.float32))
-    return tf.reduce_sum(tf.where(counted, entropy, 0.0)) / (_mean_over_replicas(count) + _SEMANTIC_EPSILON)
+    return tf.reduce_sum(tf.where(counted, entropy, 0.0)) / _share(count, _SEMANTIC_EPSILON)
 
 
 def weighted_total(parts: dict[str, tf.Tensor], config: Losses) -> tf.Tensor:

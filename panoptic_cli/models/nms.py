@@ -6,30 +6,57 @@ import tensorflow as tf
 
 
 def suppress_sorted(
-    boxes: tf.Tensor, scores: tf.Tensor, max_output_size: int, iou_threshold: float
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    max_output_size: int,
+    iou_threshold: float,
+    score_threshold: float = 0.0,
+    compiled: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Suppresses within one class; static shapes, compiles under XLA on every device.
+    """Suppresses within one class. Of equal scores the earlier box counts as the better.
 
     Args:
         boxes: float32 [batch, n, 4], sorted by descending score.
         scores: float32 [batch, n].
         max_output_size: how many boxes to keep.
-        iou_threshold: a box that overlaps a better one at least this much goes.
+        iou_threshold: overlap with a better box from which a box goes.
+        score_threshold: boxes at or below it are not considered; at least 0.
+        compiled: use the static form that XLA can compile (TPUs need it) instead of TensorFlow's CPU kernel, which
+            is many times as fast on the CPU; both keep the same boxes.
 
     Returns:
         Boxes [batch, max_output_size, 4] and scores [batch, max_output_size], zeros behind the last one kept.
     """
-    indices, count = tf.image.non_max_suppression_padded(
-        boxes,
-        scores,
-        max_output_size=max_output_size,
-        iou_threshold=iou_threshold,
-        score_threshold=float("-inf"),
-        pad_to_max_output_size=True,
-        sorted_input=True,
-        canonicalized_coordinates=True,
-    )
-    kept = tf.range(max_output_size)[None, :] < count[:, None]
+    # The reference counts a box without a positive coordinate (clipped away wholly) as padding.
+    valid = (scores > score_threshold) & tf.reduce_any(boxes > 0.0, axis=-1)
+    if compiled:
+        indices, count = tf.image.non_max_suppression_padded(
+            tf.where(valid[..., None], boxes, 0.0),
+            tf.where(valid, scores, -1.0),
+            max_output_size=max_output_size,
+            iou_threshold=iou_threshold,
+            score_threshold=float("-inf"),
+            pad_to_max_output_size=True,
+            sorted_input=True,
+            canonicalized_coordinates=True,
+        )
+        kept = tf.range(max_output_size)[None, :] < count[:, None]
+    else:
+        # The kernel orders equal scores as it likes, so it sees ranks, and its "scores" tell which boxes it kept.
+        size = tf.shape(scores)[1]
+        ranks = tf.where(valid, tf.cast(tf.range(size, 0, -1), tf.float32), 0.0)
+        with tf.device("CPU:0"):
+            result = tf.image.combined_non_max_suppression(
+                boxes[:, :, None, :],
+                ranks[:, :, None],
+                max_output_size_per_class=max_output_size,
+                max_total_size=max_output_size,
+                iou_threshold=iou_threshold,
+                score_threshold=0.0,
+                clip_boxes=False,
+            )
+        kept = result.nmsed_scores > 0.0
+        indices = tf.minimum(size - tf.cast(result.nmsed_scores, tf.int32), size - 1)
     boxes = tf.where(kept[..., None], tf.gather(boxes, indices, batch_dims=1), 0.0)
     scores = tf.where(kept, tf.gather(scores, indices, batch_dims=1), 0.0)
     return boxes, scores

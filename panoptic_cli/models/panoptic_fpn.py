@@ -5,16 +5,16 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from panoptic_cli import boxes as box_ops
+from panoptic_cli.anchors import anchor_boxes, anchors_per_place
 from panoptic_cli.categories import LabelSpace
 from panoptic_cli.config.schema import Model, ROIAligner
-from panoptic_cli.models import boxes as box_ops
-from panoptic_cli.models.anchors import anchor_boxes, anchors_per_place
+from panoptic_cli.models.detection import detect
 from panoptic_cli.models.fpn import FeaturePyramid
 from panoptic_cli.models.heads import BoxHead, MaskBranch
-from panoptic_cli.models.matching import mask_targets, sample_rois
-from panoptic_cli.models.nms import suppress_by_class
 from panoptic_cli.models.resnet import ResNet
 from panoptic_cli.models.roi_align import roi_align
+from panoptic_cli.models.roi_sampling import mask_targets, sample_rois
 from panoptic_cli.models.rpn import RegionProposalHead, propose
 from panoptic_cli.models.semantic_head import SemanticHead
 
@@ -90,33 +90,15 @@ class PanopticFPN(keras.Model):
     def _detect(
         self, features: dict[int, tf.Tensor], proposals: tf.Tensor, image_shape: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        config = self.config.detection_generator
         align: ROIAligner = self.config.roi_aligner
         crops = roi_align(features, proposals, align.crop_size, align.sample_offset)
         logits, offsets = self.detection_head(crops, training=False)
-        probabilities = tf.nn.softmax(logits)[..., 1:]
-        boxes = box_ops.decode(offsets[:, :, 1:], proposals[:, :, None, :], box_ops.BOX_HEAD_WEIGHTS)
-        boxes, scores, classes, count = suppress_by_class(
-            box_ops.clip(boxes, image_shape),
-            probabilities,
-            min(config.max_num_detections, config.pre_nms_top_k),
-            config.max_num_detections,
-            config.nms_iou_threshold,
-            config.pre_nms_score_threshold,
-        )
-        found = tf.range(config.max_num_detections)[None, :] < count[:, None]
-        classes = tf.where(found, classes + 1, 0)
+        outputs = detect(logits, offsets, proposals, image_shape, self.config.detection_generator)
 
         align = self.config.mask_roi_aligner
-        crops = roi_align(features, boxes, align.crop_size, align.sample_offset)
-        masks = tf.sigmoid(self.mask_head(crops, classes, training=False))
-        return {
-            "detection_boxes": boxes,
-            "detection_scores": scores,
-            "detection_classes": classes,
-            "num_detections": count,
-            "detection_masks": masks,
-        }
+        crops = roi_align(features, outputs["detection_boxes"], align.crop_size, align.sample_offset)
+        outputs["detection_masks"] = tf.sigmoid(self.mask_head(crops, outputs["detection_classes"], training=False))
+        return outputs
 
     def training_outputs(
         self,

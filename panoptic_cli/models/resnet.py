@@ -114,6 +114,14 @@ class ResNet(keras.layers.Layer):
                 self.blocks.append(block)
             self.channels[level] = self.blocks[-1].output_filters
             self._last_block_of_level[level] = len(self.blocks) - 1
+        self.freeze(config.freeze_at)
+
+    def freeze(self, stage: int) -> None:
+        """Keeps the weights and statistics of all stages up to one: 1 the stem, 2 to 5 the levels, 0 none."""
+        first = self._last_block_of_level[stage] + 1 if stage > 1 else 0
+        frozen = [self.stem_conv, self.stem_norm, *self.blocks[:first]] if stage > 0 else []
+        for layer in frozen:
+            layer.trainable = False
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables."""

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from panoptic_cli import boxes as box_ops
 from panoptic_cli.config.schema import NormActivation, ROIGenerator, RPNHead
-from panoptic_cli.models import boxes as box_ops
-from panoptic_cli.models.nms import suppress_by_class, suppress_sorted
+from panoptic_cli.models.nms import suppress_sorted
 from panoptic_cli.models.normalization import batch_norm
 
 
@@ -99,8 +99,7 @@ def propose(
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
         config: how many, and thresholds; training and inference have their own.
         training: which of the two.
-        compiled: use the suppression that XLA can compile (TPUs need it) instead of TensorFlow's CPU kernel, which
-            is twenty times as fast on the CPU; both keep the same boxes.
+        compiled: see `suppress_sorted`.
 
     Returns:
         Boxes float32 [batch, num_proposals, 4] and probabilities [batch, num_proposals], by descending
@@ -121,15 +120,7 @@ def propose(
         level_anchors = tf.gather(tf.constant(anchors[level].reshape(-1, 4)), places)
         boxes = box_ops.clip(box_ops.decode(level_offsets, level_anchors), image_shape)
         keep = min(count, top_k, num_proposals)
-        if compiled:
-            if threshold > 0.0:
-                kept = tf.where(kept > threshold, kept, -1.0)
-                boxes = tf.where((kept > 0.0)[..., None], boxes, 0.0)
-            boxes, kept = suppress_sorted(boxes, kept, keep, iou_threshold)
-        else:
-            boxes, kept, _, _ = suppress_by_class(
-                boxes[:, :, None, :], kept[:, :, None], keep, keep, iou_threshold, threshold
-            )
+        boxes, kept = suppress_sorted(boxes, kept, keep, iou_threshold, threshold, compiled)
         all_boxes.append(boxes)
         all_scores.append(kept)
     boxes, kept = tf.concat(all_boxes, axis=1), tf.concat(all_scores, axis=1)

@@ -2,11 +2,12 @@
 
 The checkpoint is made of random numbers, so RPN offsets are large (standard deviation 10 anchor sizes, against
 less than 1 in a trained network) and amplify float32 rounding: 1e-5 of an offset is 0.05 pixel of an anchor of
-512. Measured against the same network in float64, our features are as far off as the reference's own (root mean
-square 0.8e-5 on the pyramid for both); starting our heads from the float64 features does not bring them nearer to
-the stored figures. Most of the deviation below is therefore the rounding of the figures themselves. It is
-largest for slivers (boxes less than a pixel wide or high, most of them without any area: 126 of the 200
-detections), whose contents change from pixel to pixel.
+512. It is largest for slivers (boxes less than a pixel wide or high, most of them without any area: 147 of the 200
+detections), whose contents change from pixel to pixel. What rounding alone does was measured by running the
+reference's own code with the same TensorFlow on another machine than the figures': against the figures, its proper
+boxes were off by up to 0.076 pixel, 1.0e-4 in score and 1.6e-2 in mask, slivers by 0.64 pixel and 1.2e-3, and 12
+detections stood in another place. Ours: 0.045 pixel, 7e-5, 9e-3; 0.6 pixel, 1.1e-3; 12. Stages that are fed the same
+numbers agree without any of this: test_reference_stages.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def test_region_proposal_head(computed: dict[str, Any], stored: dict[str, np.nda
 
 
 def test_anchors_to_the_last_bit(coco_config: Any, stored: dict[str, np.ndarray]) -> None:
-    from panoptic_cli.models.anchors import anchor_boxes
+    from panoptic_cli.anchors import anchor_boxes
 
     for level, boxes in anchor_boxes(coco_config.task.model.anchor, (512, 512), 2, 6).items():
         ours = boxes.reshape(*boxes.shape[:2], -1)[::4, ::4]
@@ -119,17 +120,18 @@ def test_detections(picture: int, computed: dict[str, Any], stored: dict[str, np
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     proper = sides >= SLIVER
     assert proper.sum() >= 20
-    assert score_error[proper].max() <= SCORES
-    # Amplified as said above: seen are 0.12 pixel and masks 0.02 (a mask cell's value changes within a pixel).
+    assert score_error[proper].max() <= 2 * SCORES
+    # Twice the tolerance for other machines' rounding; a mask cell's value changes within a pixel.
     assert np.quantile(box_error[proper], 0.9) <= BOXES
-    assert box_error[proper].max() <= 4 * BOXES
+    assert box_error[proper].max() <= 2 * BOXES
     assert np.quantile(mask_error[proper].mean(axis=(1, 2)), 0.9) <= MASKS
-    assert mask_error[proper].max() <= 0.05
+    assert mask_error[proper].mean(axis=(1, 2)).max() <= 3 * MASKS
+    assert mask_error[proper].max() <= 0.03
     # Slivers: most are as good, none is another detection.
     assert np.quantile(score_error, 0.9) <= 3 * SCORES
-    assert score_error.max() <= 5e-3
+    assert score_error.max() <= 3e-3
     assert np.quantile(box_error, 0.9) <= BOXES
-    assert box_error.max() <= 2.5
+    assert box_error.max() <= 2.0
 
 
 @pytest.mark.parametrize("picture", [0, 1])

@@ -81,7 +81,7 @@ def test_roi_align(seeded: dict[str, Any], figures: Callable[[str], dict[str, np
 
 
 def test_box_coding(figures: Callable[[str], dict[str, np.ndarray]]) -> None:
-    from panoptic_cli.models.boxes import BOX_HEAD_WEIGHTS, decode, encode
+    from panoptic_cli.boxes import BOX_HEAD_WEIGHTS, decode, encode
 
     stored = figures("ops")
     boxes, anchors = stored["roi_boxes"], stored["encode_anchors"]

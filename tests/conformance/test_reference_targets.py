@@ -20,9 +20,9 @@ def examples(shared: Path, coco_config: Any, coco_labels: Any) -> list[dict[str,
 
     from panoptic_cli.config.schema import Parser
     from panoptic_cli.datasets import records
-    from panoptic_cli.datasets.pipeline import training_example
     from panoptic_cli.datasets.records import decode_example
     from panoptic_cli.datasets.tfrecord import read_records
+    from panoptic_cli.datasets.training_example import training_example
 
     shard = shared / "conformance" / "tfrecords" / "reference-val-00000-of-00008.tfrecord"
     serialized = list(read_records(shard))[: len(PICTURES)]

@@ -17,18 +17,14 @@ from panoptic_cli.config.schema import Parser
 from panoptic_cli.datasets import records
 from panoptic_cli.datasets.coco import read_dataset
 from panoptic_cli.datasets.layout import coco_files
-from panoptic_cli.datasets.pipeline import (
-    count_records,
-    evaluation_dataset,
-    record_files,
-    training_dataset,
-    training_example,
-)
+from panoptic_cli.datasets.pipeline import evaluation_dataset, training_dataset
 from panoptic_cli.datasets.preprocessing import plan_resizing, preprocess, resize_image, resize_labels
-from panoptic_cli.datasets.record_parsing import decode_label_png, parse_record
+from panoptic_cli.datasets.record_parsing import decode_label_png, has_wide_labels, parse_record
+from panoptic_cli.datasets.record_stream import count_records, record_files
 from panoptic_cli.datasets.records import decode_example
 from panoptic_cli.datasets.shapes import CATEGORIES
 from panoptic_cli.datasets.tfrecord import read_records
+from panoptic_cli.datasets.training_example import training_example
 from panoptic_cli.errors import DataError
 
 LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
@@ -102,7 +98,10 @@ def test_semantic_labels_are_those_of_the_panoptic_png(serialized: list[bytes], 
         expected = np.zeros(ids.shape, np.int32)
         for segment in picture.segments:
             expected[ids == segment.id] = LABELS.semantic_class_of_id[segment.category_id]
-        np.testing.assert_array_equal(parsed["semantic"], expected)
+        np.testing.assert_array_equal(
+            tf.gather(parsed["label_classes"], tf.cast(decode_label_png(parsed["labels"], wide=False), tf.int32)),
+            expected,
+        )
         assert len(np.unique(expected)) >= 2
 
 
@@ -177,8 +176,9 @@ def test_label_pngs_of_8_and_16_bits(kind: type) -> None:
     labels = np.array([[0, 1, 255], [7, 200, np.iinfo(kind).max]], kind)
     stream = io.BytesIO()
     Image.fromarray(labels).save(stream, format="PNG")
-    decoded = tf.function(decode_label_png)(tf.constant(stream.getvalue()))
-    assert decoded.dtype == tf.int32
+    wide = kind == np.uint16
+    assert has_wide_labels(tf.constant(stream.getvalue())) == wide
+    decoded = decode_label_png(tf.constant(stream.getvalue()), wide)
     np.testing.assert_array_equal(decoded, labels)
 
 
@@ -191,9 +191,9 @@ def test_pictures_of_any_size_are_resized(size: tuple[int, int]) -> None:
     assert (info[2] > 0).numpy().all()
     assert np.any(image)
     resizing = plan_resizing(tf.constant(size), (128, 128))
-    labels = resize_labels(tf.ones(size, tf.int32), resizing, (128, 128), 255).numpy()
-    assert set(np.unique(labels)) <= {1, 255}
-    assert (labels == 1).any()
+    labels = resize_labels(tf.ones(size, tf.uint16), resizing, (128, 128), 255, tf.constant([0, 7])).numpy()
+    assert set(np.unique(labels)) <= {7, 255}
+    assert (labels == 7).any()
     assert resize_image(tf.constant(picture), resizing, (128, 128)).shape == (128, 128, 3)
 
 
@@ -235,6 +235,34 @@ def test_start_step_goes_on_exactly(shapes_records: Path) -> None:
     assert not same(whole[0], other)
 
 
+def test_batches_do_not_depend_on_the_threads(shapes_records: Path) -> None:
+    dataset = training_dataset(experiment(shapes_records), LABELS, batch_size=3, seed=2)
+    batches = []
+    for threads in (1, 5):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        batches.append(list(dataset.with_options(options).take(4)))
+    assert all(same(a, b) for a, b in zip(*batches, strict=True))
+
+
+@pytest.mark.slow
+def test_each_worker_of_a_strategy_reads_records_of_its_own(shapes_records: Path, serialized: list[bytes]) -> None:
+    pictures = np.stack([example(r)["images"] for r in serialized])
+    config = experiment(shapes_records, **{"task.train_data.parser.aug_rand_hflip": False})
+
+    def dataset(worker: int, start_step: int = 0) -> tf.data.Dataset:
+        context = tf.distribute.InputContext(3, worker, num_replicas_in_sync=6)
+        return training_dataset(config, LABELS, batch_size=12, seed=1, start_step=start_step, input_context=context)
+
+    found = []
+    for worker in range(3):
+        batches = dataset(worker)
+        assert batches.element_spec["images"].shape == (2, 128, 128, 3)  # of one replica
+        found.append(places(batches, 4, pictures))
+    assert sorted(place for order in found for place in order[:4]) == list(range(12))  # three shards of four records
+    assert places(dataset(2, start_step=1), 2, pictures) == found[2][4:]  # a step is two batches of a worker
+
+
 def test_batches_have_static_shapes(shapes_records: Path) -> None:
     dataset = training_dataset(experiment(shapes_records), LABELS, batch_size=2, seed=0)
     for spec in tf.nest.flatten(dataset.element_spec):
@@ -257,7 +285,7 @@ def test_evaluation_goes_through_all_pictures_in_order(shapes_records: Path) -> 
 def test_missing_and_broken_records(shapes_records: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No records match"):
         record_files(f"{shapes_records}/train-*,{tmp_path}/none-*")
-    assert count_records(record_files(f"{shapes_records}/train-*")) == 12
+    assert sum(count_records(record_files(f"{shapes_records}/train-*"))) == 12
     whole = (shapes_records / "val-00000-of-00001.tfrecord").read_bytes()
     broken = tmp_path / "broken.tfrecord"
     broken.write_bytes(whole[: len(whole) // 2])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from panoptic_cli.anchors import anchor_boxes
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import load_experiment
-from panoptic_cli.models.anchors import anchor_boxes
 from panoptic_cli.models.panoptic_fpn import PanopticFPN
 from panoptic_cli.models.rpn import propose
 

@@ -37,14 +37,15 @@ def crowded(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Sizes around the kernel's tile (512 boxes), where suppression has to reach over tiles.
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("count", "threshold"), [(60, 0.3), (60, 0.7), (700, 0.5), (1100, 0.7)])
-def test_sorted_form_is_greedy(count: int, threshold: float) -> None:
+def test_sorted_form_is_greedy(count: int, threshold: float, compiled: bool) -> None:
     batches = [crowded(seed, count) for seed in (0, 1)]
     order = [np.argsort(-scores) for _, scores in batches]
     boxes = np.stack([b[o] for (b, _), o in zip(batches, order, strict=True)])
     scores = np.stack([s[o] for (_, s), o in zip(batches, order, strict=True)])
     most = 300
-    kept_boxes, kept_scores = suppress_sorted(tf.constant(boxes), tf.constant(scores), most, threshold)
+    kept_boxes, kept_scores = suppress_sorted(tf.constant(boxes), tf.constant(scores), most, threshold, 0.0, compiled)
     assert kept_boxes.shape == (2, most, 4)
     for i in range(2):
         expected = greedy(boxes[i], scores[i], threshold)[:most]
@@ -59,8 +60,12 @@ def test_sorted_form_compiles() -> None:
     boxes, scores = crowded(3, 100)
     order = np.argsort(-scores)
     boxes, scores = boxes[None, order], scores[None, order]
-    plain = suppress_sorted(tf.constant(boxes), tf.constant(scores), 50, 0.5)
-    compiled = tf.function(lambda b, s: suppress_sorted(b, s, 50, 0.5), jit_compile=True)(boxes, scores)
+    scores = np.round(scores, 1)  # many equal ones
+    plain = suppress_sorted(tf.constant(boxes), tf.constant(scores), 50, 0.5, 0.25)
+    static = tf.function(lambda b, s: suppress_sorted(b, s, 50, 0.5, 0.25, True), jit_compile=True)
+    compiled = static(boxes, scores)
+    expected = [i for i in greedy(boxes[0], scores[0], 0.5) if scores[0, i] > 0.25][:50]
+    np.testing.assert_array_equal(plain[0][0, : len(expected)], boxes[0][expected])
     np.testing.assert_array_equal(plain[0], compiled[0])
     np.testing.assert_array_equal(plain[1], compiled[1])
 

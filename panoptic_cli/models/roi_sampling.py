@@ -1,122 +1,16 @@
-"""Which ground truth an anchor or a proposal stands for, and which of them a step trains on."""
+"""Which proposals a training step trains the box and mask heads on, and the masks they are to predict."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.config.schema import Parser, ROISampler
-from panoptic_cli.models import boxes as box_ops
+from panoptic_cli import boxes as box_ops
+from panoptic_cli.config.schema import ROISampler
 
-POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 _MASK_MARGIN = 2  # zeros around a ground-truth mask before it is cropped, so that ROIs may reach beyond its box
 _EPSILON = 1e-8
-
-
-def match_anchors(
-    anchors: tf.Tensor, gt_boxes: tf.Tensor, match_threshold: float, unmatched_threshold: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Matches anchors to ground truth (arXiv 1506.01497, section 3.1.2).
-
-    Positive: IoU of at least `match_threshold` with a box, or the best anchor of a box whatever its IoU (the first
-    of equals; of boxes that share it, the first). Negative: best IoU below `unmatched_threshold`.
-
-    Args:
-        anchors: float32 [n, 4].
-        gt_boxes: float32 [m, 4], m may be 0.
-        match_threshold: see above.
-        unmatched_threshold: see above.
-
-    Returns:
-        int32 [n] labels (1, 0, -1) and int32 [n] index of the matched box (0 where not positive).
-    """
-    count = tf.shape(anchors)[0]
-    boxes = tf.shape(gt_boxes)[0]
-
-    def match() -> tuple[tf.Tensor, tf.Tensor]:
-        overlaps = box_ops.iou(anchors, gt_boxes)
-        best = tf.reduce_max(overlaps, axis=1)
-        matched = tf.argmax(overlaps, axis=1, output_type=tf.int32)
-        labels = tf.where(best >= match_threshold, POSITIVE, tf.where(best < unmatched_threshold, NEGATIVE, IGNORED))
-        forced = tf.argmax(overlaps, axis=0, output_type=tf.int32)
-        # The minimum over the boxes that force an anchor: the first of them wins.
-        forced_box = tf.math.unsorted_segment_min(tf.range(boxes), forced, count)
-        is_forced = forced_box < boxes
-        labels = tf.where(is_forced, POSITIVE, labels)
-        matched = tf.where(is_forced, forced_box, matched)
-        return labels, tf.where(labels == POSITIVE, matched, 0)
-
-    def nothing() -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.fill([count], NEGATIVE), tf.zeros([count], tf.int32)
-
-    return tf.cond(boxes > 0, match, nothing)
-
-
-def subsample_labels(labels: tf.Tensor, num_samples: int, positive_fraction: float, seed: tf.Tensor) -> tf.Tensor:
-    """Keeps a random part of the labels and ignores the rest.
-
-    Args:
-        labels: int32 [n]: 1, 0 or -1.
-        num_samples: how many to keep at most.
-        positive_fraction: at most this part of them positive.
-        seed: int32 [2].
-
-    Returns:
-        int32 [n].
-    """
-    # One random key for every anchor; the smallest keys of a kind are kept, which is a draw without replacement.
-    keys = tf.random.stateless_uniform(tf.shape(labels), seed)
-
-    def draw(kind: int, most: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        places = tf.where(labels == kind)[:, 0]
-        order = tf.argsort(tf.gather(keys, places))[:most]
-        chosen = tf.gather(places, order)
-        return chosen, tf.size(chosen)
-
-    positives, count = draw(POSITIVE, tf.constant(int(num_samples * positive_fraction)))
-    negatives, _ = draw(NEGATIVE, num_samples - count)
-    kept = tf.concat([positives, negatives], axis=0)
-    values = tf.concat([tf.ones_like(positives), tf.zeros_like(negatives)], axis=0)
-    ignored = tf.fill(tf.shape(labels), IGNORED)
-    return tf.tensor_scatter_nd_update(ignored, kept[:, None], tf.cast(values, tf.int32))
-
-
-def anchor_targets(
-    anchors: dict[int, np.ndarray],
-    gt_boxes: tf.Tensor,
-    config: Parser,
-    seed: tf.Tensor | None,
-) -> tuple[dict[int, tf.Tensor], dict[int, tf.Tensor]]:
-    """Training targets of the region proposal head.
-
-    Args:
-        anchors: {level: float32 [h, w, a, 4]}.
-        gt_boxes: float32 [m, 4].
-        config: thresholds and sample sizes.
-        seed: int32 [2] of the sampling; None keeps every anchor.
-
-    Returns:
-        Score targets {level: int32 [h, w, a]} (1, 0; -1 ignored) and box targets {level: float32 [h, w, a * 4]},
-        zero where not positive.
-    """
-    flat = tf.constant(np.concatenate([boxes.reshape(-1, 4) for _, boxes in sorted(anchors.items())]))
-    labels, matched = match_anchors(flat, gt_boxes, config.rpn_match_threshold, config.rpn_unmatched_threshold)
-    # Only positives have a box target, so only they are encoded and written into zeros.
-    positives = tf.where(labels == POSITIVE)
-    encoded = box_ops.encode(tf.gather(gt_boxes, tf.gather_nd(matched, positives)), tf.gather_nd(flat, positives))
-    boxes = tf.scatter_nd(positives, encoded, tf.cast(tf.shape(flat), tf.int64))
-    if seed is not None:
-        labels = subsample_labels(labels, config.rpn_batch_size_per_im, config.rpn_fg_fraction, seed)
-    scores_by_level, boxes_by_level, start = {}, {}, 0
-    for level, level_anchors in sorted(anchors.items()):
-        height, width, per_place, _ = level_anchors.shape
-        end = start + height * width * per_place
-        scores_by_level[level] = tf.reshape(labels[start:end], [height, width, per_place])
-        boxes_by_level[level] = tf.reshape(boxes[start:end], [height, width, per_place * 4])
-        start = end
-    return scores_by_level, boxes_by_level
 
 
 class SampledROIs(NamedTuple):
@@ -145,7 +39,7 @@ def sample_rois(
         gt_boxes: float32 [batch, m, 4], padded with -1.
         gt_classes: int32 [batch, m], padded with -1.
         config: sample size, foreground share, thresholds.
-        seed: int32 [2].
+        seed: int32 [2], the same on every replica.
 
     Returns:
         num_sampled_rois of each image. Where there are too few candidates, padding is drawn as background.
@@ -167,8 +61,7 @@ def sample_rois(
 
     # Keys: 3..4 chosen foreground, 2..3 background, 1..2 padding, 0..1 foreground beyond its share. The best k keys
     # are a uniform draw within each kind, with static shapes and no loop.
-    # The algorithm is named because XLA would choose another one, and with it another sample.
-    draw = tf.random.stateless_uniform(tf.shape(best), seed, alg="philox")
+    draw = _draw(tf.shape(best), seed)
     most = int(config.num_sampled_rois * config.foreground_fraction)
     foreground_keys = tf.where(foreground, draw, -1.0)
     most = min(most, int(boxes.shape[1]))
@@ -185,6 +78,17 @@ def sample_rois(
     classes = tf.where(is_foreground, tf.gather(gt_classes, matched, batch_dims=1), 0)
     matched_boxes = tf.where(is_foreground[..., None], tf.gather(gt_boxes, matched, batch_dims=1), 0.0)
     return SampledROIs(tf.stop_gradient(boxes), tf.cast(classes, tf.int32), tf.stop_gradient(matched_boxes), matched)
+
+
+def _draw(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Random numbers in [0, 1), float32 [batch, n], that depend on the image's place in the batch of all replicas."""
+    context = tf.distribute.get_replica_context()
+    replicas, replica = 1, tf.constant(0)
+    if context is not None:
+        replicas, replica = context.num_replicas_in_sync, tf.cast(context.replica_id_in_sync_group, tf.int32)
+    # The algorithm is named because XLA would choose another one, and with it another sample.
+    numbers = tf.random.stateless_uniform([shape[0] * replicas, shape[1]], seed, alg="philox")
+    return tf.slice(numbers, [replica * shape[0], 0], shape)
 
 
 def mask_targets(rois: SampledROIs, gt_masks: tf.Tensor, num_masks: int, size: int) -> tuple[tf.Tensor, ...]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from panoptic_cli import boxes as box_ops
+from panoptic_cli.anchors import anchor_boxes, anchors_per_place
 from panoptic_cli.config.schema import Anchor
-from panoptic_cli.models import boxes as box_ops
-from panoptic_cli.models.anchors import anchor_boxes, anchors_per_place
 
 
 def random_boxes(rng: np.random.Generator, count: int, size: float = 200.0) -> np.ndarray:
