@@ -1,6 +1,6 @@
 """`make bench`: where the time goes, each figure beside a plain way of doing the same in the same run.
 
-python -m benchmarks.run [name ...] runs some of: conversion, pipeline, scoring, fusion, training, network.
+python -m benchmarks.run [name ...] runs some of: conversion, pipeline, scoring, fusion, training, network, upload.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.network import network
 from benchmarks.pipeline import pipeline
 from benchmarks.scoring import scoring
 from benchmarks.training import training
+from benchmarks.upload import upload
 from panoptic_cli import console
 from panoptic_cli.startup import import_tensorflow
 
@@ -27,6 +28,7 @@ ALL: dict[str, Callable[[Path], Iterator[Row]]] = {
     "fusion": fusion,
     "training": training,
     "network": network,
+    "upload": upload,
 }
 
 

@@ -16,7 +16,7 @@ def _proposals(compiled: bool) -> Callable[[], Any]:
     """The proposal step of eight 128 px pictures."""
     import tensorflow as tf
 
-    from panoptic_cli.models.anchors import anchor_boxes
+    from panoptic_cli.anchors import anchor_boxes
     from panoptic_cli.models.rpn import propose
 
     model = config.load_experiment("panoptic_fpn_shapes").task.model

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from panoptic_cli import console
-from panoptic_cli.transfer.download import Plan, make_plan, run_plan
-from panoptic_cli.transfer.manifest import SPLITS, load_manifest
 from panoptic_cli.transfer.sizes import human_size
 
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
+
+if TYPE_CHECKING:  # its pydantic models take 0.1 s that the help of other commands need not wait for
+    from panoptic_cli.transfer.download_plan import Plan
 
 
 class _Split(StrEnum):
@@ -64,6 +65,10 @@ def download(
 
     Unfinished downloads and extractions are taken up where they stopped; what is complete is not done again.
     """
+    from panoptic_cli.transfer.download import run_plan
+    from panoptic_cli.transfer.download_plan import make_plan
+    from panoptic_cli.transfer.manifest import SPLITS, load_manifest
+
     splits = tuple(dict.fromkeys(str(name) for name in split)) if split else SPLITS
     plan = make_plan(load_manifest(manifest), data_dir, splits, base_url)
     if dry_run:
@@ -73,8 +78,16 @@ def download(
     if not outcome["extracted"]:
         console.result(outcome, f"Nothing to do: {data_dir} is complete.")
         return
-    console.result(outcome, f"{data_dir}: {', '.join(outcome['extracted'])}")
+    console.result(outcome, _outcome_table(outcome), f"{data_dir} is complete.")
     console.info(f"Next: panoptic make-tfrecords --data-dir {data_dir}")
+
+
+def _outcome_table(outcome: dict[str, Any]) -> Table:
+    rows = [
+        [output["path"], output["state"], f"{output['files']:,}", human_size(output["bytes"])]
+        for output in outcome["outputs"]
+    ]
+    return console.table(None, ["file or folder", "state", "files", "size"], rows, left=2)
 
 
 def _plan_table(plan: Plan) -> Table:

@@ -9,121 +9,229 @@ from typing import Annotated, Any
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import DataError, UsageError, summarize
 
-from .options import DEFAULT_DATA_DIR, Json
+from . import options as o
 
-_SHOWN_CATEGORIES = 15
+_CUSTOM = "Data laid out otherwise"
+_DRAWING = "Drawing"
 
 
 def inspect(
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="DATA", envvar="PANOPTIC_DATA_DIR", help="A data set in COCO's layout, or record files."
+            metavar="DATA",
+            envvar="PANOPTIC_DATA_DIR",
+            help="A data set in COCO's layout, or record files: a folder or a pattern in quotes.",
+            show_default=str(o.DEFAULT_DATA_DIR),
         ),
-    ] = str(DEFAULT_DATA_DIR),
-    draw: Annotated[int, typer.Option("--draw", min=0, metavar="N", help="Draw N samples of each split.")] = 0,
+    ] = None,
+    image_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PANOPTIC_IMAGE_DIR",
+            help="Folder of the pictures. [default: train2017 beside masks in panoptic_train2017, or images]",
+            rich_help_panel=_CUSTOM,
+        ),
+    ] = None,
+    panoptic_annotations: Annotated[
+        Path | None,
+        typer.Option(envvar="PANOPTIC_ANNOTATIONS", help="Panoptic JSON.", rich_help_panel=_CUSTOM),
+    ] = None,
+    panoptic_masks: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PANOPTIC_MASKS",
+            help="Folder of panoptic PNGs. [default: the panoptic JSON's path without .json]",
+            rich_help_panel=_CUSTOM,
+        ),
+    ] = None,
+    object_annotations: Annotated[
+        Path | None,
+        typer.Option(envvar="PANOPTIC_OBJECT_ANNOTATIONS", help="Instances JSON.", rich_help_panel=_CUSTOM),
+    ] = None,
+    draw: Annotated[
+        int, typer.Option("--draw", min=0, metavar="N", help="Draw N samples of each split.", rich_help_panel=_DRAWING)
+    ] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", envvar="PANOPTIC_OUTPUT", help="Folder for the drawings; goes with --draw."),
+        typer.Option(
+            "--output",
+            envvar="PANOPTIC_OUTPUT",
+            help="Folder for the drawings; goes with --draw.",
+            rich_help_panel=_DRAWING,
+        ),
     ] = None,
+    augmented: Annotated[
+        bool,
+        typer.Option(
+            "--augmented",
+            help="Draw training examples after augmentation, from records; takes --experiment, --config, --set.",
+            rich_help_panel=_DRAWING,
+        ),
+    ] = False,
+    experiment: o.ExperimentName = None,
+    config_file: o.ConfigFile = None,
+    settings: o.Settings = None,
+    categories: o.CategoriesFile = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes. [default: one per CPU]", show_default=False)
     ] = None,
-    json: Json = False,
+    json: o.Json = False,
 ) -> None:
     """Check a data set or records and count what is in them.
 
-    Lists every problem at once, with the first few of each kind. Ends with exit code 1 when there are errors.
+    Lists every problem at once, with the first few of each kind. Ends with exit code 1 when there are errors, with 0
+    when there are warnings only.
     """
-    if draw and output is None:
-        raise UsageError("--draw needs --output, the folder for the drawings.")
+    _check_drawing(draw, output, augmented, [experiment, config_file, settings])
     processes = workers or os.cpu_count() or 1
-    if (Path(data) / "annotations").is_dir():
-        errors = _inspect_dataset(Path(data), processes, draw, output)
+    own = [image_dir, panoptic_annotations, panoptic_masks, object_annotations]
+    source = data or str(o.DEFAULT_DATA_DIR)
+    if any(path is not None for path in own):
+        files = [_own_files(image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
+        source = str(panoptic_annotations)
+    elif data is None or (Path(data) / "annotations").is_dir():
+        from panoptic_cli.datasets.layout import find_splits
+
+        files = find_splits(Path(source))
     else:
-        errors = _inspect_records(data, processes, draw, output)
-    if errors:
+        files = []
+    make_examples = None
+    if augmented:
+        make_examples = _augmentation(source, bool(files), (experiment, config_file, settings), categories)
+    value, shown, drawings = (
+        _inspect_dataset(source, files, processes, 0 if augmented else draw)
+        if files
+        else _inspect_records(source, processes, 0 if augmented else draw, categories)
+    )
+    drawn: list[Path] = []
+    if output is not None and draw:
+        if make_examples is not None:
+            drawn = make_examples(draw, output)
+        else:
+            from panoptic_cli.datasets import samples
+
+            drawn = [path for found, table in drawings for path in samples.draw(found, table, output)]
+        value["drawn"] = [str(path) for path in drawn]
+        shown.append(f"{len(drawn)} samples drawn in {output}")
+    console.result(value, *shown)
+    if value["errors"]:
         raise typer.Exit(1)
 
 
-def _inspect_dataset(data: Path, workers: int, draw: int, output: Path | None) -> int:
+def _check_drawing(draw: int, output: Path | None, augmented: bool, configuration: list[Any]) -> None:
+    if draw and output is None:
+        raise UsageError("--draw needs --output, the folder for the drawings.")
+    if augmented and not draw:
+        raise UsageError("--augmented goes with --draw N --output DIR.")
+    if any(configuration) and not augmented:
+        raise UsageError("--experiment, --config and --set go with --augmented.")
+    if draw and output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"--output {output} is a file.", "Give a folder.")
+
+
+def _own_files(
+    image_dir: Path | None, panoptic_annotations: Path | None, panoptic_masks: Path | None, objects: Path | None
+) -> Any:
+    from panoptic_cli.datasets import layout
+
+    if panoptic_annotations is None:
+        raise UsageError("Data laid out otherwise also needs --panoptic-annotations.")
+    masks = panoptic_masks or panoptic_annotations.with_suffix("")
+    pictures = image_dir or layout.guess_image_dir(panoptic_annotations, masks)
+    if pictures is None and panoptic_annotations.is_file() and masks.is_dir():
+        raise UsageError(f"The pictures of {panoptic_annotations} are not where they usually are.", "Give --image-dir.")
+    # Without pictures something else is missing, which is named below.
+    files = layout.SplitFiles(panoptic_annotations.stem, panoptic_annotations, masks, pictures or masks, objects)
+    absent = layout.missing_files(files)
+    if absent:
+        raise DataError(f"Not found: {summarize(absent)}.", "Check the paths.")
+    return files
+
+
+def _inspect_dataset(data: str, files: list[Any], workers: int, draw: int) -> tuple[dict[str, Any], list[Any], Any]:
     from panoptic_cli.datasets import inspection, samples
-    from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.layout import find_splits
 
-    reports = [inspection.inspect_split(files, workers) for files in find_splits(data)]
+    from .inspection_report import split_lines
+
+    reports = [inspection.inspect_split(split, workers, draw) for split in files]
     inspection.add_shared_pictures(reports)
-    errors = sum(report.findings.errors for report in reports)
-    value: dict[str, Any] = {"data": str(data), "errors": errors, "splits": {}}
-    shown: list[Any] = []
-    for report in reports:
-        total = sum(report.pixels.values()) or 1
-        value["splits"][report.name] = {
-            **{key: report.counts[key] for key in _COUNTS},
-            "void_share": report.pixels[0] / total,
-            "problems": report.findings.to_list(),
-            "categories": [
-                {"id": identifier, "name": name, "segments": segments, "pixel_share": share}
-                for name, identifier, segments, share in report.shares()
-                if identifier
-            ],
-        }
-        rows = [
-            [name, str(identifier or ""), f"{segments:,}" if identifier else "", f"{100 * share:.2f}"]
-            for name, identifier, segments, share in report.shares()[:_SHOWN_CATEGORIES]
-        ]
-        title = f"{report.name}: categories by pixels, the first {len(rows)} of {len(report.shares())}"
-        shown += [title, console.table(None, ["category", "id", "segments", "pixels %"], rows), ""]
-    count_rows = [[r.name, *(f"{r.counts[key]:,}" for key in _COUNTS)] for r in reports]
-    shown.append(console.table(f"{data}", ["split", *_COUNTS], count_rows))
-    for report in reports:
-        shown += _problem_lines(report.name, report.findings)
-    if draw and output is not None:
-        for files in find_splits(data):
-            dataset = read_dataset(files)
-            drawn = samples.draw(samples.dataset_samples(dataset, draw), dataset.table, output)
-            value.setdefault("drawn", []).extend(str(path) for path in drawn)
-        shown.append(f"Samples drawn in {output}")
-    console.result(value, *shown)
-    return errors
+    value = {
+        "data": data,
+        "errors": sum(report.findings.errors for report in reports),
+        "warnings": sum(report.findings.count("warning") for report in reports),
+        "splits": {report.name: report.to_dict() for report in reports},
+    }
+    drawings = ((samples.dataset_samples(r.files, r.table, r.samples), r.table) for r in reports)
+    return value, split_lines(data, reports), drawings
 
 
-_COUNTS = ("pictures", "segments", "things", "stuff", "crowds", "objects")
-
-
-def _inspect_records(data: str, workers: int, draw: int, output: Path | None) -> int:
+def _inspect_records(
+    data: str, workers: int, draw: int, categories: str | None
+) -> tuple[dict[str, Any], list[Any], Any]:
     from panoptic_cli.categories import CategoryTable
     from panoptic_cli.datasets import record_inspection, samples
 
+    from .inspection_report import record_lines
+
     paths = record_inspection.find_records(data)
-    report = record_inspection.inspect_records(paths, workers)
-    keys = ("files", "records", "objects", "crowds", "segments", "bytes")
-    value: dict[str, Any] = {
-        "data": data,
-        "errors": report.findings.errors,
-        **{key: report.counts[key] for key in keys},
-        "problems": report.findings.to_list(),
-    }
-    counts = [f"{report.counts[key]:,}" for key in keys]
-    shown: list[Any] = [console.table(data, list(keys), [counts], left=0)]
-    shown += _problem_lines("records", report.findings)
-    if draw and output is not None:
-        table = CategoryTable.from_file(paths[0].parent / "categories.json")
-        value["drawn"] = [str(p) for p in samples.draw(samples.record_samples(paths, draw), table, output)]
-        shown.append(f"Samples drawn in {output}")
-    console.result(value, *shown)
-    return report.findings.errors
+    report = record_inspection.inspect_records(paths, workers, Path(categories) if categories else None)
+    record_inspection.compare_with_manifests(report, paths)
+    value = {"data": data, **report.to_dict()}
+    table = report.table or CategoryTable(())  # without names, ids are drawn
+    return value, record_lines(data, report), [(samples.record_samples(paths, draw), table)]
 
 
-def _problem_lines(name: str, findings: Any) -> list[str]:
-    if not findings.by_kind:
-        return [f"{name}: no problems."]
-    lines = []
-    for finding in findings.ordered():
-        lines.append(f"{name}: {finding.severity}: {finding.kind}: {finding.count:,}")
-        lines += [f"    {example}" for example in finding.examples]
-        rest = finding.count - len(finding.examples)
-        lines += [f"    ... and {rest:,} more"] if rest > 0 else []
-    return lines
+def _augmentation(data: str, is_dataset: bool, configuration: tuple[Any, ...], categories: str | None) -> Any:
+    """Checks what --augmented needs; returns the function that draws (count, folder)."""
+    from panoptic_cli import config
+    from panoptic_cli.categories import CategoryTable, LabelSpace
+    from panoptic_cli.config.load import DEFAULT_EXPERIMENT
+    from panoptic_cli.datasets.conversion import CATEGORIES_FILE
+    from panoptic_cli.datasets.record_inspection import find_records
+    from panoptic_cli.errors import ConfigError
+
+    pattern = f"{data}/tfrecords/train-*" if is_dataset else data
+    try:
+        paths = find_records(pattern)
+    except DataError:
+        raise DataError(
+            f"--augmented draws from training records, and no file matches {pattern}.",
+            "Run panoptic make-tfrecords first, then give the records: panoptic inspect 'FOLDER/train-*'.",
+        ) from None
+    name, config_file, settings = configuration
+    loaded = config.load_experiment(
+        name or DEFAULT_EXPERIMENT,
+        config_file=config_file,
+        settings=settings or [],
+        options=[("task.train_data.input_path", ",".join(str(path) for path in paths))],
+    )
+    file = Path(categories) if categories else paths[0].parent / CATEGORIES_FILE
+    if not file.is_file():
+        raise DataError(f"The category table {file} does not exist.", "Give the panoptic JSON with --categories.")
+    table = CategoryTable.from_file(file)
+    model = loaded.task.model
+    try:
+        space = LabelSpace.create(
+            table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes
+        )
+    except ConfigError:
+        if any(configuration):
+            raise
+        space = LabelSpace.create(table)  # the preset's sizes are for COCO; drawing needs classes only
+
+    def make(count: int, output: Path) -> list[Path]:
+        from panoptic_cli.startup import import_tensorflow
+
+        import_tensorflow()
+        from panoptic_cli.datasets import augmented_samples, samples
+
+        found = augmented_samples.examples(loaded, space, count)
+        return [
+            samples.save(augmented_samples.draw_example(example, space), output, f"augmented-{place:03d}")
+            for place, example in enumerate(found)
+        ]
+
+    return make

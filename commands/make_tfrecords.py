@@ -47,7 +47,11 @@ def make_tfrecords(
     ] = "fail",
     image_dir: Annotated[
         Path | None,
-        typer.Option(envvar="PANOPTIC_IMAGE_DIR", help="Folder of the pictures.", rich_help_panel=_CUSTOM),
+        typer.Option(
+            envvar="PANOPTIC_IMAGE_DIR",
+            help="Folder of the pictures. [default: train2017 beside masks in panoptic_train2017, or images]",
+            rich_help_panel=_CUSTOM,
+        ),
     ] = None,
     panoptic_annotations: Annotated[
         Path | None,
@@ -82,9 +86,8 @@ def make_tfrecords(
 ) -> None:
     """Convert a COCO panoptic data set to sharded TFRecords.
 
-    Without options both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. Interrupt it as
-    you
-    like: the next run goes on with the shards that are missing.
+    Without options both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. Interrupt it as you
+    like: the next run goes on with the shards that are missing, stale or damaged.
     """
     from panoptic_cli.datasets import conversion, layout
 
@@ -114,7 +117,7 @@ def make_tfrecords(
     for plan in plans:
         dataset = conversion.read_plan(plan)
         summaries.append(conversion.convert(plan, dataset, processes))
-        del dataset  # hundreds of megabytes for COCO: not while the next one is read
+        del dataset
     _show_summaries(target, summaries)
 
 
@@ -128,18 +131,22 @@ def _own_files(
     from panoptic_cli.datasets import layout
     from panoptic_cli.errors import DataError, summarize
 
-    if panoptic_annotations is None or image_dir is None:
-        missing = [
-            name
-            for name, value in (("--panoptic-annotations", panoptic_annotations), ("--image-dir", image_dir))
-            if value is None
-        ]
-        raise UsageError(f"Data laid out otherwise also needs {' and '.join(missing)}.")
+    if panoptic_annotations is None:
+        raise UsageError("Data laid out otherwise also needs --panoptic-annotations.")
     name = prefix or "train"
     if not name or any(c in name for c in "/\\*?[]\0") or name.startswith("."):
         raise UsageError(f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _.")
     masks = panoptic_masks or panoptic_annotations.with_suffix("")
-    files = layout.SplitFiles(name, panoptic_annotations, masks, image_dir, object_annotations)
+    pictures = image_dir or layout.guess_image_dir(panoptic_annotations, masks)
+    if pictures is None:
+        if panoptic_annotations.is_file() and masks.is_dir():
+            raise UsageError(
+                f"The pictures of {panoptic_annotations} are not where they usually are.", "Give --image-dir."
+            )
+        pictures = masks  # what is missing is named below
+    elif image_dir is None:
+        console.info(f"Pictures: {pictures}")
+    files = layout.SplitFiles(name, panoptic_annotations, masks, pictures, object_annotations)
     missing = layout.missing_files(files)
     if missing:
         raise DataError(f"Not found: {summarize(missing)}.", "Check the paths.")
@@ -198,5 +205,6 @@ def _show_summaries(target: Path, summaries: list[Any]) -> None:
         for what, reasons in (("objects", s.skipped_objects), ("pictures", s.skipped_pictures))
         for reason, count in reasons.items()
     ]
+    lines += [f"{s.prefix}: {count:,} {note}" for s in summaries for note, count in s.notes.items()]
     table = console.table(f"Records in {target}", columns, rows)
     console.result({"output_dir": str(target), "splits": [asdict(s) for s in summaries]}, table, *lines)

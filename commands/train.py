@@ -9,6 +9,7 @@ import typer
 
 from panoptic_cli import config, console
 from panoptic_cli.config import Experiment
+from panoptic_cli.errors import UsageError
 
 from . import options as o
 
@@ -30,12 +31,21 @@ def train(
         typer.Option(
             "--batch-size",
             min=1,
-            help="Images per step over all devices. The preset's learning rates scale with it.",
+            help="Images per step over all devices. The preset's schedule scales with it: rates, steps, warm-up.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Optimizer steps in all.", rich_help_panel=o.RUN)
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            min=0.001,
+            help="Passes over the training data; the preset's schedule is stretched to them.",
+            rich_help_panel=o.RUN,
+        ),
     ] = None,
     init_checkpoint: Annotated[
         str | None,
@@ -98,9 +108,16 @@ def train(
 
     effective = load([])
     extra = _default_data(effective, data_dir)
-    if batch_size is not None:
-        extra += _scaled_rates(effective, config.load_experiment(name, schedule=schedule))
     effective = load(extra) if extra else effective
+    if batch_size is not None or epochs is not None:
+        if epochs is not None and steps is not None:
+            raise UsageError("--epochs and --steps both give the length.", "Leave one of them out.")
+        pictures = inputs.count_pictures(effective.task.train_data.input_path) if epochs is not None else None
+        preset = config.load_experiment(name, schedule=schedule)
+        scaled = config.scale_schedule(effective, preset, epochs=epochs, pictures=pictures)
+        effective = load([*extra, *scaled.changes])
+        if scaled.summary:
+            console.info(scaled.summary)
 
     directory = storage.normalize(model_dir or Path("runs") / name)  # pathlib has made gs:/ of gs://
     strategy.check_devices(
@@ -135,52 +152,3 @@ def _default_data(experiment: Experiment, data_dir: Path) -> list[tuple[str, Any
     if not task.validation_data.input_path:
         defaults.append(("task.validation_data.input_path", f"{folder}/tfrecords/val-*"))
     return defaults
-
-
-def _scaled_rates(effective: Experiment, preset: Experiment) -> list[tuple[str, Any]]:
-    """The preset's rates times batch size / preset's batch size (linear scaling, arXiv 1706.02677).
-
-    A rate that a file or an override set to something else is the user's own and stays.
-    """
-    ours, theirs = effective.task.train_data.global_batch_size, preset.task.train_data.global_batch_size
-    if ours == theirs:
-        return []
-    factor = ours / theirs
-    mine, base = effective.trainer.optimizer_config, preset.trainer.optimizer_config
-    prefix = "trainer.optimizer_config"
-    changes: list[tuple[str, Any]] = []
-    told: list[str] = []
-
-    def scale(key: str, value: float | tuple[float, ...], preset_value: float | tuple[float, ...], used: bool) -> None:
-        if value != preset_value:
-            return
-        scaled = tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
-        changes.append((f"{prefix}.{key}", scaled))
-        if used:
-            first, last = (v[0] if isinstance(v, tuple) else v for v in (value, scaled))
-            told.append(f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {first:.6g} -> {last:.6g}")
-
-    kind = mine.learning_rate.type
-    scale(
-        "learning_rate.stepwise.values",
-        mine.learning_rate.stepwise.values,
-        base.learning_rate.stepwise.values,
-        kind == "stepwise",
-    )
-    scale(
-        "learning_rate.cosine.initial_learning_rate",
-        mine.learning_rate.cosine.initial_learning_rate,
-        base.learning_rate.cosine.initial_learning_rate,
-        kind == "cosine",
-    )
-    scale(
-        "warmup.linear.warmup_learning_rate",
-        mine.warmup.linear.warmup_learning_rate,
-        base.warmup.linear.warmup_learning_rate,
-        mine.warmup.type == "linear",
-    )
-    if told:
-        console.info(
-            f"Batch {ours} instead of the preset's {theirs}: learning rates scaled by {factor:.6g} ({', '.join(told)})."
-        )
-    return changes

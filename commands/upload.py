@@ -11,16 +11,8 @@ from rich.table import Table
 from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 from panoptic_cli.transfer.sizes import human_size
-from panoptic_cli.transfer.upload import (
-    MAX_WORKERS,
-    Destination,
-    Upload,
-    list_files,
-    make_client,
-    parse_destination,
-    plan_uploads,
-    run_uploads,
-)
+from panoptic_cli.transfer.upload import MAX_WORKERS, UploadError, make_client, run_uploads
+from panoptic_cli.transfer.upload_plan import Destination, Upload, list_files, parse_destination, plan_uploads
 
 from .options import DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
@@ -35,20 +27,27 @@ def upload(
     ],
     data_dir: DataDir = DEFAULT_DATA_DIR,
     workers: Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help="Files sent at once.")] = 8,
+    hidden: Annotated[bool, typer.Option("--include-hidden", help="Send hidden files and folders too.")] = False,
+    links: Annotated[bool, typer.Option("--follow-links", help="Send what symbolic links lead to.")] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Send records to Cloud Storage, in parallel and verified.
 
-    Objects that are already there with the same content are left alone. Hidden files and symbolic links are
-    not sent. Credentials are Google's Application Default Credentials.
+    Objects that are already there with the same content are left alone; nothing is ever deleted. Hidden files and
+    symbolic links are left out unless asked for. Credentials are Google's Application Default Credentials.
     """
     source, destination = _source_and_destination(places, data_dir)
-    paths = list_files(source)
+    paths = list_files(source, hidden=hidden, links=links)
     client = make_client()
     planned = plan_uploads(client, paths, source if source.is_dir() else source.parent, destination)
     if not dry_run:
-        run_uploads(client, planned, destination, workers)
+        try:
+            run_uploads(client, planned, destination, workers)
+        except UploadError as error:
+            if not console.json_output():  # its one object is the error
+                console.result({}, _table(planned, {failure.item.name for failure in error.failures}))
+            raise
     sent = [item for item in planned if item.action != "unchanged"]
     same = len(planned) - len(sent)
     data = {
@@ -70,7 +69,8 @@ def upload(
     }
     verb = "would be sent" if dry_run else "sent and verified"
     size = human_size(sum(item.size for item in sent))
-    console.result(data, _table(planned), f"{destination}: {len(sent)} files ({size}) {verb}, {same} unchanged.")
+    table = _table(planned, None if dry_run else set())
+    console.result(data, table, f"{destination}: {len(sent)} files ({size}) {verb}, {same} unchanged.")
 
 
 def _source_and_destination(places: list[str], data_dir: Path) -> tuple[Path, Destination]:
@@ -80,6 +80,13 @@ def _source_and_destination(places: list[str], data_dir: Path) -> tuple[Path, De
     return (Path(places[0]) if len(places) == 2 else data_dir / "tfrecords"), destination
 
 
-def _table(planned: list[Upload]) -> Table:
-    rows = [[item.name, item.action, human_size(item.size), item.crc32c] for item in planned]
-    return console.table(None, ["object", "action", "size", "CRC32C"], rows, left=2)
+_DONE = {"upload": "sent", "replace": "replaced", "unchanged": "unchanged"}
+
+
+def _table(planned: list[Upload], failed: set[str] | None = None) -> Table:
+    """The files and what happened to them; `failed` None when nothing was sent yet."""
+    rows = []
+    for item in planned:
+        state: str = item.action if failed is None else "FAILED" if item.name in failed else _DONE[item.action]
+        rows.append([item.name, state, human_size(item.size), item.crc32c])
+    return console.table(None, ["object", "action" if failed is None else "state", "size", "CRC32C"], rows, left=2)

@@ -63,6 +63,11 @@ def json_output() -> bool:
     return _state.json
 
 
+def is_live() -> bool:
+    """Whether progress is drawn in place: on a terminal, and not with --quiet."""
+    return _state.verbosity >= 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def _stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -149,7 +154,7 @@ def progress(
     """
     if _state.verbosity < 0:
         yield lambda n=1, note=None: None
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    elif is_live():
         yield from _bar(description, total, unit, start)
     else:
         yield from _lines(description, total, unit, start)

@@ -51,6 +51,7 @@ class LoadedModel:
         network: the network.
         source: the checkpoint the weights came from.
         step: the training step they are from; None where the checkpoint does not tell.
+        averaged: whether they are moving averages (EMA) of the weights of the training.
     """
 
     experiment: Experiment
@@ -58,6 +59,7 @@ class LoadedModel:
     network: PanopticFPN
     source: str
     step: int | None
+    averaged: bool = False
 
     @property
     def label_space(self) -> LabelSpace:
@@ -97,7 +99,7 @@ def load_model(experiment: Experiment, table: CategoryTable, checkpoint: str | P
     network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
     loaded = weights.load(network, str(checkpoint))
     console.info(str(loaded))
-    return LoadedModel(experiment, table, network, loaded.prefix, loaded.step)
+    return LoadedModel(experiment, table, network, loaded.prefix, loaded.step, loaded.averaged)
 
 
 def _leave_gpus_alone() -> None:

@@ -9,6 +9,7 @@ from panoptic_cli.config.load import (
     validate,
 )
 from panoptic_cli.config.overrides import apply_overrides, set_key, split_params
+from panoptic_cli.config.scaling import scale_schedule
 from panoptic_cli.config.schema import Experiment
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "dump",
     "load_experiment",
     "preset_names",
+    "scale_schedule",
     "set_key",
     "split_params",
     "validate",

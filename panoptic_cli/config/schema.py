@@ -26,6 +26,7 @@ class ResNet(Section):
 
     model_id: Literal[18, 34, 50, 101, 152] = 50
     depth_multiplier: Annotated[float, Field(gt=0)] = 1.0  # scales the filters of every layer
+    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0  # stages up to here keep their weights: 1 stem, 2-5 levels, 0 none
 
 
 class Backbone(Section):
@@ -246,6 +247,7 @@ class Task(Section):
     """Network, losses and data."""
 
     init_checkpoint: str | None = None  # None: from random weights
+    freeze_backbone: bool = False  # all of it; parts: model.backbone.resnet.freeze_at
     annotation_file: str | None = None  # COCO instances JSON for box and mask AP; None: from the records
     categories_file: str | None = None  # None: categories.json beside the training records
     model: Model = Model()
@@ -324,10 +326,19 @@ class Warmup(Section):
     linear: Linear = Linear()
 
 
+class EMA(Section):
+    """Exponential moving average of the weights; evaluated and exported in their place."""
+
+    average_decay: Fraction | None = None  # share of the old average that stays in a step; None: no average
+    start_step: NonNegative = 0  # until then the average is the weights themselves
+    dynamic_decay: bool = True  # at most (1 + n) / (10 + n) in step n after start_step, so that short runs have one
+
+
 class OptimizerConfig(Section):
     """Optimizer, rate and warm-up."""
 
     optimizer: Optimizer = Optimizer()
+    ema: EMA = EMA()
     learning_rate: LearningRate = LearningRate()
     warmup: Warmup = Warmup()
 

@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets.json_fields import (
-    MAX_SIDE,
-    FieldError,
-    area_or_none,
-    box_or_none,
-    flag,
-    integer,
-    integer_or_none,
-    relative_path,
-)
+from panoptic_cli.datasets import coco_entries
+from panoptic_cli.datasets.coco_entries import ObjectAnnotation, Segment
+from panoptic_cli.datasets.coco_lists import Problem, Rows, read_annotations, read_images, read_objects
+from panoptic_cli.datasets.json_fields import FieldError
+from panoptic_cli.datasets.json_index import JsonFile, JsonIndex, index_lists
 from panoptic_cli.datasets.layout import SplitFiles
 from panoptic_cli.errors import DataError, summarize
-from panoptic_cli.files import read_json
 
-_MAX_SEGMENTS = 65534  # places in segments_info are stored with 16 bits
-_MAX_SEGMENT_ID = (1 << 24) - 1  # panoptic PNGs have three bytes an id
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One entry of `segments_info`; area (pixels) and box (x, y, width, height) may be None."""
-
-    id: int
-    category_id: int
-    is_crowd: bool
-    area: int | None
-    bbox: tuple[float, float, float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectAnnotation:
-    """One annotation of the instances JSON; segmentation in COCO's form, unchecked (see masks.rasterize)."""
-
-    id: int
-    category_id: int
-    is_crowd: bool
-    area: float | None
-    bbox: tuple[float, float, float, float] | None
-    segmentation: Any
+__all__ = [
+    "ObjectAnnotation",
+    "PanopticDataset",
+    "Picture",
+    "Pictures",
+    "Problem",
+    "Segment",
+    "read_dataset",
+    "require_sound",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +52,100 @@ class Picture:
     objects: tuple[ObjectAnnotation, ...] | None
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong in the annotation files.
+class Pictures(Sequence[Picture]):
+    """The pictures of a split, sorted by id, each read from the JSON files when it is asked for.
 
-    Attributes:
-        kind: what sort of problem; the same words for all of a sort.
-        message: one line naming file and place.
-        picture: the image id it concerns, None when it concerns the whole file.
+    Holds 40 bytes a picture and 16 an object. A slice is cheap to make and to send to another process.
+
+    Args:
+        panoptic: the panoptic JSON.
+        instances: the instances JSON, None where there is none.
+        ids: int64 [n].
+        images: int64 [n, 2], where each picture's entry of `images` begins and ends.
+        annotations: int64 [n, 2], the same of its entry of `annotations`.
+        offsets: int64 [n + 1], which rows of `objects` are a picture's: offsets[i] to offsets[i + 1].
+        objects: int64 [m, 2], where the entries of the instances JSON begin and end.
     """
 
-    kind: str
-    message: str
-    picture: int | None
+    def __init__(
+        self,
+        panoptic: JsonFile,
+        instances: JsonFile | None,
+        ids: np.ndarray,
+        images: np.ndarray,
+        annotations: np.ndarray,
+        offsets: np.ndarray,
+        objects: np.ndarray,
+    ) -> None:
+        self._panoptic, self._instances = panoptic, instances
+        self.ids = ids
+        self._images, self._annotations = images, annotations
+        self._offsets, self._objects = offsets, objects
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pictures: ...
+    def __getitem__(self, index: int | slice) -> Picture | Pictures:
+        """Reads a picture; a slice only chooses some.
+
+        Raises:
+            DataError: the JSON file changed since it was indexed.
+        """
+        if isinstance(index, slice):
+            chosen = np.arange(len(self))[index]
+            counts = np.diff(self._offsets)[chosen]
+            offsets = np.concatenate([[0], np.cumsum(counts)])
+            rows = np.repeat(self._offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
+            return Pictures(
+                self._panoptic,
+                self._instances,
+                self.ids[chosen],
+                self._images[chosen],
+                self._annotations[chosen],
+                offsets,
+                self._objects[rows],
+            )
+        place = range(len(self))[index]
+        identifier, file_name, width, height = coco_entries.check_image(
+            self._entry(self._panoptic, self._images[place])
+        )
+        annotation = self._entry(self._panoptic, self._annotations[place])
+        try:
+            image_id, mask_name, infos = coco_entries.check_annotation(annotation)
+            segments = tuple(coco_entries.check_segment(info) for info in infos)
+            objects = self._read_objects(place)
+        except FieldError:
+            raise self._panoptic.changed() from None
+        if not identifier == image_id == self.ids[place]:
+            raise self._panoptic.changed()
+        return Picture(identifier, file_name, width, height, mask_name, segments, objects)
+
+    def names(self, index: int) -> tuple[str, str]:
+        """Returns the file names of a picture and of its mask, without reading its objects."""
+        image = self._entry(self._panoptic, self._images[index])
+        annotation = self._entry(self._panoptic, self._annotations[index])
+        return str(image.get("file_name")), str(annotation.get("file_name"))
+
+    def _read_objects(self, place: int) -> tuple[ObjectAnnotation, ...] | None:
+        if self._instances is None:
+            return None
+        spans = self._objects[self._offsets[place] : self._offsets[place + 1]]
+        return tuple(coco_entries.check_object(self._entry(self._instances, span))[1] for span in spans)
+
+    @staticmethod
+    def _entry(file: JsonFile, span: np.ndarray) -> dict[str, Any]:
+        start, end = span.tolist()
+        try:
+            value = coco_entries.decode(file.read(start, end - start))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise file.changed()
+        return value
 
 
 @dataclass(frozen=True)
@@ -98,13 +158,15 @@ class PanopticDataset:
         pictures: the usable pictures, sorted by id.
         problems: everything wrong; pictures that a problem names are not in `pictures`.
         ignored_objects: object annotations left out, counted by reason.
+        digests: of the bytes of the JSON files.
     """
 
     files: SplitFiles
     table: CategoryTable
-    pictures: tuple[Picture, ...]
+    pictures: Pictures
     problems: tuple[Problem, ...]
     ignored_objects: dict[str, int] = field(default_factory=dict)
+    digests: tuple[str, ...] = ()
 
 
 def read_dataset(files: SplitFiles) -> PanopticDataset:
@@ -114,29 +176,49 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
         DataError: a file is missing, is not JSON, has no list of images, annotations or categories, or its
             category table is not usable. Everything smaller is in `PanopticDataset.problems`.
     """
-    panoptic = _read_lists(files.panoptic_annotations, "panoptic annotations", ("images", "annotations", "categories"))
-    table = CategoryTable.from_list(panoptic["categories"], str(files.panoptic_annotations))
+    panoptic = index_lists(files.panoptic_annotations, "panoptic annotations", ("images", "annotations", "categories"))
+    table = _table(panoptic)
     problems: list[Problem] = []
-    images = _images(panoptic["images"], files.panoptic_annotations, problems)
-    annotations = _panoptic_annotations(panoptic["annotations"], files.panoptic_annotations, table, images, problems)
-    ignored: Counter[str] = Counter()
-    objects: dict[int, list[ObjectAnnotation]] | None = None
+    images = read_images(panoptic, problems)
+    annotations = read_annotations(panoptic, table, images, problems)
+    ignored: dict[str, int] = {}
+    instances: JsonIndex | None = None
+    objects = Rows.empty()
     if files.object_annotations is not None:
-        value = _read_lists(files.object_annotations, "object annotations", ("annotations",))
-        objects = _objects(value["annotations"], files.object_annotations, table, images, problems, ignored)
+        instances = index_lists(files.object_annotations, "object annotations", ("annotations",))
+        objects = read_objects(instances, table, images, problems, ignored)
     bad = {problem.picture for problem in problems}
-    pictures = [
-        Picture(
-            identifier,
-            *images[identifier],
-            *annotation,
-            objects=None if objects is None else tuple(objects.get(identifier, ())),
-        )
-        for identifier, annotation in annotations.items()
-        if identifier not in bad
-    ]
-    pictures.sort(key=lambda picture: picture.id)
-    return PanopticDataset(files, table, tuple(pictures), tuple(problems), dict(ignored))
+    annotations = annotations.sorted_by_id().without(bad)
+    images = images.sorted_by_id()
+    objects = objects.sorted_by_id()  # keeps the file's order within a picture
+    ids = annotations.ids
+    begins, ends = (np.searchsorted(objects.ids, ids, side) for side in ("left", "right"))
+    counts = ends - begins
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    rows = np.repeat(begins - offsets[:-1], counts) + np.arange(offsets[-1])
+    pictures = Pictures(
+        panoptic.file,
+        None if instances is None else instances.file,
+        ids,
+        images.spans[np.searchsorted(images.ids, ids)],
+        annotations.spans,
+        offsets,
+        objects.spans[rows],
+    )
+    digests = (panoptic.digest, *([] if instances is None else [instances.digest]))
+    return PanopticDataset(files, table, pictures, tuple(problems), ignored, digests)
+
+
+def _table(panoptic: JsonIndex) -> CategoryTable:
+    begin, end = panoptic.lists["categories"]
+    try:
+        entries = coco_entries.decode(b"[" + panoptic.file.read(begin, end - begin) + b"]")
+    except (ValueError, RecursionError) as error:
+        raise panoptic.file.invalid(error) from None
+    try:
+        return CategoryTable.from_list(entries, str(panoptic.file.path))
+    except TypeError as error:
+        raise DataError(f"The category table of {panoptic.file.path} is not usable: {error}.") from None
 
 
 def require_sound(dataset: PanopticDataset, *, skip_bad_pictures: bool = False) -> None:
@@ -161,168 +243,3 @@ def require_sound(dataset: PanopticDataset, *, skip_bad_pictures: bool = False) 
             f"{dataset.files.panoptic_annotations} has no usable picture.",
             "It needs entries in images and annotations with the same image ids.",
         )
-
-
-def _read_lists(path: Path, what: str, keys: tuple[str, ...]) -> dict[str, list[Any]]:
-    value = read_json(path, what)
-    if not isinstance(value, dict):
-        raise DataError(f"The {what} file {path} is not a JSON object.", "Give a file in COCO's form.")
-    wrong = [key for key in keys if not isinstance(value.get(key), list)]
-    if wrong:
-        raise DataError(f"The {what} file {path} has no list of {', '.join(wrong)}.", "Give a file in COCO's form.")
-    return {key: value[key] for key in keys}
-
-
-def _entries(
-    entries: list[Any], name: str, path: Path, problems: list[Problem]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, entry) of the entries that are objects."""
-    for place, entry in enumerate(entries):
-        where = f"{path}: {name}[{place}]"
-        if isinstance(entry, dict):
-            yield where, entry
-        else:
-            problems.append(Problem(f"malformed {name}", f"{where} is not an object", None))
-
-
-def _images(entries: list[Any], path: Path, problems: list[Problem]) -> dict[int, tuple[str, int, int]]:
-    """Returns (file name, width, height) by image id."""
-    images: dict[int, tuple[str, int, int]] = {}
-    for where, entry in _entries(entries, "images", path, problems):
-        try:
-            identifier = integer(entry, "id")
-            sizes = (integer(entry, "width", 1, MAX_SIDE), integer(entry, "height", 1, MAX_SIDE))
-            name = relative_path(entry, "file_name")
-        except FieldError as error:
-            known = integer_or_none(entry.get("id"))
-            problems.append(Problem("malformed images", f"{where} (id {known}): {error}", known))
-            continue
-        if identifier in images:
-            problems.append(Problem("duplicate image id", f"{where}: image id {identifier} is there twice", identifier))
-            continue
-        images[identifier] = (name, *sizes)
-    return images
-
-
-def _panoptic_annotations(
-    entries: list[Any],
-    path: Path,
-    table: CategoryTable,
-    images: dict[int, tuple[str, int, int]],
-    problems: list[Problem],
-) -> dict[int, tuple[str, tuple[Segment, ...]]]:
-    """Returns (mask file name, segments) by image id."""
-    found: dict[int, tuple[str, tuple[Segment, ...]]] = {}
-    named: set[int | None] = set()
-    malformed = {problem.picture for problem in problems}  # their annotations are no further problem
-    for where, entry in _entries(entries, "annotations", path, problems):
-        known = integer_or_none(entry.get("image_id"))
-        named.add(known)
-        try:
-            identifier = integer(entry, "image_id")
-            name = relative_path(entry, "file_name")
-            infos = entry.get("segments_info")
-            if not isinstance(infos, list) or len(infos) > _MAX_SEGMENTS:
-                raise FieldError(f"segments_info must be a list of at most {_MAX_SEGMENTS} segments")
-        except FieldError as error:
-            problems.append(Problem("malformed annotations", f"{where} (image {known}): {error}", known))
-            continue
-        if identifier in malformed:
-            continue
-        if identifier not in images:
-            message = f"{where}: image id {identifier} is not in images"
-            problems.append(Problem("annotation without image", message, identifier))
-        elif identifier in found:
-            message = f"{where}: image {identifier} is annotated twice"
-            problems.append(Problem("duplicate annotation", message, identifier))
-        else:
-            found[identifier] = (
-                name,
-                _segments(infos, f"{where} (image {identifier})", identifier, table, problems),
-            )
-    for identifier in sorted(images.keys() - named):
-        message = f"{path}: image {identifier} ({images[identifier][0]}) has no entry in annotations"
-        problems.append(Problem("image without annotation", message, identifier))
-    return found
-
-
-def _segments(
-    infos: list[Any], where: str, picture: int, table: CategoryTable, problems: list[Problem]
-) -> tuple[Segment, ...]:
-    segments: list[Segment] = []
-    seen: set[int] = set()
-    for place, entry in enumerate(infos):
-        here = f"{where}, segments_info[{place}]"
-        try:
-            if not isinstance(entry, dict):
-                raise FieldError("it is not an object")
-            area = area_or_none(entry)
-            segment = Segment(
-                id=integer(entry, "id", 1, _MAX_SEGMENT_ID),
-                category_id=integer(entry, "category_id"),
-                is_crowd=flag(entry, "iscrowd"),
-                area=None if area is None else round(area),
-                bbox=box_or_none(entry),
-            )
-        except FieldError as error:
-            problems.append(Problem("malformed segment", f"{here}: {error}", picture))
-            continue
-        if segment.id in seen:
-            problems.append(Problem("duplicate segment id", f"{here}: segment id {segment.id} is there twice", picture))
-        elif segment.category_id not in table.by_id:
-            message = f"{here}: category {segment.category_id} is not in categories"
-            problems.append(Problem("unknown category", message, picture))
-        else:
-            segments.append(segment)
-        seen.add(segment.id)
-    return tuple(segments)
-
-
-def _objects(
-    entries: list[Any],
-    path: Path,
-    table: CategoryTable,
-    images: dict[int, tuple[str, int, int]],
-    problems: list[Problem],
-    ignored: Counter[str],
-) -> dict[int, list[ObjectAnnotation]]:
-    """Returns the object annotations by image id, in file order."""
-    objects: dict[int, list[ObjectAnnotation]] = {}
-    seen: set[int] = set()
-    malformed = {problem.picture for problem in problems} - images.keys()
-    for where, entry in _entries(entries, "annotations", path, problems):
-        known = integer_or_none(entry.get("image_id"))
-        if known in malformed and known is not None:
-            continue
-        if known is not None and known not in images:
-            # Usual for a subset: the panoptic file chooses the pictures, the instances file is the whole
-            # set's.
-            ignored["picture not in the panoptic annotations"] += 1
-            continue
-        try:
-            annotation = ObjectAnnotation(
-                id=integer(entry, "id"),
-                category_id=integer(entry, "category_id"),
-                is_crowd=flag(entry, "iscrowd"),
-                area=area_or_none(entry),
-                bbox=box_or_none(entry),
-                segmentation=entry.get("segmentation"),
-            )
-            identifier = integer(entry, "image_id")
-            if annotation.segmentation is None:
-                raise FieldError("it has no segmentation")
-        except FieldError as error:
-            problems.append(Problem("malformed object", f"{where} (image {known}): {error}", known))
-            continue
-        category = table.by_id.get(annotation.category_id)
-        if category is None or not category.isthing:
-            reason = "is not in the panoptic categories" if category is None else "is stuff, not a thing"
-            message = f"{where} (image {identifier}): category {annotation.category_id} {reason}"
-            problems.append(Problem("object of no thing category", message, identifier))
-        elif annotation.id in seen:
-            message = f"{where} (image {identifier}): annotation id {annotation.id} is there twice"
-            problems.append(Problem("duplicate annotation id", message, identifier))
-        else:
-            objects.setdefault(identifier, []).append(annotation)
-        seen.add(annotation.id)
-    return objects

@@ -3,13 +3,15 @@
 Picture i of the list sorted by id goes to shard i % shards, so the shards' content does not depend on the
 number of workers. A shard is one unit of work: written under a temporary name, renamed when whole, then
 entered in the manifest `{prefix}.manifest.json`. A later run keeps shards whose manifest entry fits inputs
-and options.
+and options and whose checksum is right: that takes a hundredth of the time of making them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import time
 from collections import Counter
@@ -21,17 +23,21 @@ from typing import Any, Literal
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets.coco import PanopticDataset, Picture, read_dataset, require_sound
+from panoptic_cli.datasets.coco import PanopticDataset, Pictures, read_dataset, require_sound
 from panoptic_cli.datasets.layout import SplitFiles
-from panoptic_cli.datasets.picture_records import PictureEncoder, PictureError
-from panoptic_cli.datasets.tfrecord import TFRecordWriter
+from panoptic_cli.datasets.picture_files import PictureError
+from panoptic_cli.datasets.picture_records import NOTE, SKIPPED, PictureEncoder
+from panoptic_cli.datasets.tfrecord import TFRecordWriter, file_crc32c
 from panoptic_cli.datasets.workers import run_units
 from panoptic_cli.errors import DataError
-from panoptic_cli.files import atomic_path, read_json, remove, sha256, write_json
+from panoptic_cli.files import atomic_path, read_json, remove, write_json
+from panoptic_cli.interrupts import terminate_as_interrupt
 
-SCHEMA_VERSION = 1  # raise it when the same input gives other records
+SCHEMA_VERSION = 2  # raise it when the same input gives other records
 CATEGORIES_FILE = "categories.json"
 OnBadData = Literal["fail", "skip"]
+_COUNTS = ("pictures", "objects", "crowds", "segments")
+_MAX_CATEGORY = 65535  # of 16-bit label pictures
 _PROGRESS_EVERY = 8  # pictures
 
 
@@ -76,6 +82,7 @@ class ConversionSummary:
         bytes: size of the shards.
         skipped_objects: by reason.
         skipped_pictures: by reason.
+        notes: what was done to pictures or objects that the user should know of, and how often.
         seconds: wall time.
         images_per_second: converted now, per second of wall time.
     """
@@ -90,6 +97,7 @@ class ConversionSummary:
     bytes: int = 0
     skipped_objects: dict[str, int] = field(default_factory=dict)
     skipped_pictures: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_second: float = 0.0
 
@@ -100,8 +108,8 @@ class _Shard:
 
     index: int
     path: Path
-    pictures: tuple[Picture, ...]
-    fingerprint: str
+    pictures: Pictures
+    common: str  # digest of what all shards depend on
 
 
 def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> ConversionSummary:
@@ -120,6 +128,7 @@ def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> Con
             output_dir holds shards of this prefix that no manifest of ours explains.
     """
     begun = time.monotonic()
+    _require_small_ids(dataset)
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
     common = _fingerprint(plan, dataset)
     try:
@@ -131,16 +140,10 @@ def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> Con
         ) from None
     done = _clear_stale(plan)
     shards = [
-        _Shard(
-            index,
-            plan.output_dir / plan.shard_name(index),
-            pictures,
-            _shard_fingerprint(common, plan, pictures),
-        )
+        _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
         for index in range(plan.shards)
-        for pictures in [dataset.pictures[index :: plan.shards]]
     ]
-    entries = {s.index: done[s.path.name] for s in shards if _is_whole(s, done.get(s.path.name))}
+    entries = _whole_shards(plan, shards, done, workers)
     kept = sum(entry["counts"]["pictures"] for entry in entries.values())
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
@@ -150,10 +153,18 @@ def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> Con
     work = partial(_convert_shard, plan, dataset.table)
     total = len(dataset.pictures)
     already = total - sum(len(shard.pictures) for shard in todo)
-    with console.progress(f"Converting {plan.files.name}", total, "images", start=already) as advance:
-        for index, entry in run_units(work, todo, min(workers, len(todo)), advance):
-            entries[index] = entry
-            _write_manifest(plan, entries)
+    try:
+        with (
+            terminate_as_interrupt(),
+            console.progress(f"Converting {plan.files.name}", total, "images", start=already) as advance,
+            contextlib.closing(run_units(work, todo, min(workers, len(todo)), advance)) as outcomes,
+        ):
+            for index, entry in outcomes:
+                entries[index] = entry
+                _write_manifest(plan, entries)
+    except BaseException:
+        _remove_partial(plan)  # of a worker that was killed
+        raise
     summary = _summarize(plan, dataset, entries)
     summary.kept_shards = plan.shards - len(todo)
     summary.seconds = time.monotonic() - begun
@@ -164,13 +175,17 @@ def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> Con
 def read_plan(plan: ConversionPlan) -> PanopticDataset:
     """Reads the data set of a plan and makes sure that its category ids fit 16-bit label pictures."""
     dataset = read_dataset(plan.files)
-    if dataset.table.max_id > 65535:
+    _require_small_ids(dataset)
+    return dataset
+
+
+def _require_small_ids(dataset: PanopticDataset) -> None:
+    if dataset.table.max_id > _MAX_CATEGORY:
         raise DataError(
-            f"{plan.files.panoptic_annotations} has a category id of {dataset.table.max_id}; "
-            "records hold ids up to 65535.",
+            f"{dataset.files.panoptic_annotations} has a category id of {dataset.table.max_id}; "
+            f"records hold ids up to {_MAX_CATEGORY}.",
             "Number the categories anew.",
         )
-    return dataset
 
 
 def _convert_shard(
@@ -180,9 +195,11 @@ def _convert_shard(
     encoder = PictureEncoder(plan.files, table)
     counts: Counter[str] = Counter()
     skipped_pictures: Counter[str] = Counter()
+    fingerprint = _Fingerprint(plan, shard.common)
     pending = 0
     with atomic_path(shard.path) as partial_path, TFRecordWriter(partial_path) as writer:
         for picture in shard.pictures:
+            fingerprint.add(picture.file_name, picture.mask_name)
             try:
                 record, found = encoder.encode(picture)
             except PictureError as error:
@@ -200,50 +217,78 @@ def _convert_shard(
                 advance(pending)
                 pending = 0
     advance(pending)
-    prefix = "skipped: "
     return shard.index, {
         "name": shard.path.name,
-        "fingerprint": shard.fingerprint,
+        "fingerprint": fingerprint.hexdigest(),
         "bytes": writer.bytes,
-        "sha256": writer.sha256,
-        "counts": {"pictures": writer.records, **{k: counts[k] for k in ("objects", "crowds", "segments")}},
-        "skipped_objects": {k.removeprefix(prefix): n for k, n in sorted(counts.items()) if k.startswith(prefix)},
+        "crc32c": writer.crc32c,
+        "counts": {"pictures": writer.records, **{name: counts[name] for name in _COUNTS[1:]}},
+        "skipped_objects": _beginning_with(SKIPPED, counts),
         "skipped_pictures": dict(sorted(skipped_pictures.items())),
+        "notes": _beginning_with(NOTE, counts),
     }
+
+
+def _beginning_with(prefix: str, counts: Counter[str]) -> dict[str, int]:
+    return {key.removeprefix(prefix): n for key, n in sorted(counts.items()) if key.startswith(prefix)}
+
+
+def _whole_shards(
+    plan: ConversionPlan, shards: list[_Shard], done: dict[str, dict[str, Any]], workers: int
+) -> dict[int, dict[str, Any]]:
+    """Returns the manifest's entries, by index, of the shards that need not be made again."""
+    units = [(shard, done[shard.path.name]) for shard in shards if shard.path.name in done]
+    if not units:
+        return {}
+    with (
+        console.progress(f"Checking the shards of {plan.files.name}", len(units), "shards") as advance,
+        contextlib.closing(run_units(partial(_is_whole, plan), units, min(workers, len(units)), advance)) as outcomes,
+    ):
+        whole = {index for index, is_whole in outcomes if is_whole}
+    return {shard.index: entry for shard, entry in units if shard.index in whole}
+
+
+def _is_whole(
+    plan: ConversionPlan, unit: tuple[_Shard, dict[str, Any]], advance: Callable[[int], None]
+) -> tuple[int, bool]:
+    """Whether a shard's inputs and options are what they were and its bytes are what was written."""
+    shard, entry = unit
+    fingerprint = _Fingerprint(plan, shard.common)
+    for place in range(len(shard.pictures)):
+        fingerprint.add(*shard.pictures.names(place))
+    same = entry["fingerprint"] == fingerprint.hexdigest()
+    whole = same and shard.path.is_file() and shard.path.stat().st_size == entry["bytes"]
+    whole = whole and file_crc32c(shard.path) == entry["crc32c"]
+    advance(1)
+    return shard.index, whole
 
 
 def _fingerprint(plan: ConversionPlan, dataset: PanopticDataset) -> str:
     """Digest of everything that all shards depend on."""
-    files = plan.files
-    objects = files.object_annotations
-    parts = {
-        "schema": SCHEMA_VERSION,
-        "panoptic": sha256(files.panoptic_annotations),
-        "objects": None if objects is None else sha256(objects),
-        "shards": plan.shards,
-        "on_bad_data": plan.on_bad_data,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    parts = [SCHEMA_VERSION, dataset.digests, plan.files.object_annotations is None, plan.shards, plan.on_bad_data]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _shard_fingerprint(common: str, plan: ConversionPlan, pictures: tuple[Picture, ...]) -> str:
+class _Fingerprint:
     """Digest of what one shard depends on: the pictures' and masks' sizes and times of change, too."""
-    digest = hashlib.sha256(common.encode())
-    for picture in pictures:
-        for path in (plan.files.image_dir / picture.file_name, plan.files.panoptic_masks / picture.mask_name):
+
+    def __init__(self, plan: ConversionPlan, common: str) -> None:
+        self._folders = str(plan.files.image_dir), str(plan.files.panoptic_masks)
+        self._digest = hashlib.sha256(common.encode())
+
+    def add(self, file_name: str, mask_name: str) -> None:
+        """Adds a picture."""
+        for folder, name in zip(self._folders, (file_name, mask_name), strict=True):
             try:
-                stat = path.stat()
+                stat = os.stat(os.path.join(folder, name))
                 state = f"{stat.st_size} {stat.st_mtime_ns}"
             except OSError:
                 state = "missing"
-            digest.update(f"{path.name} {state}\n".encode())
-    return digest.hexdigest()
+            self._digest.update(f"{name} {state}\n".encode())
 
-
-def _is_whole(shard: _Shard, entry: dict[str, Any] | None) -> bool:
-    if entry is None or entry.get("fingerprint") != shard.fingerprint:
-        return False
-    return shard.path.is_file() and shard.path.stat().st_size == entry.get("bytes")
+    def hexdigest(self) -> str:
+        """The digest of all that was added."""
+        return self._digest.hexdigest()
 
 
 def _clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
@@ -258,7 +303,7 @@ def _clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
         value = read_json(plan.manifest_path, "manifest")
         listed = value.get("shards") if isinstance(value, dict) else None
         for entry in listed if isinstance(listed, list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get("name"), str) and "counts" in entry:
+            if _is_entry(entry):
                 entries[entry["name"]] = entry
     ours = {plan.shard_name(index) for index in range(plan.shards)}
     others = [path for path in _shard_files(plan.output_dir, prefix) if path.name not in ours]
@@ -271,9 +316,23 @@ def _clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
         )
     for path in others:
         remove(path)
-    for path in plan.output_dir.glob(f".{prefix}-*.partial"):
-        remove(path)
+    _remove_partial(plan)
     return entries
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether this is an entry as we write it; those of earlier versions of this program are not."""
+    kinds = {"name": str, "fingerprint": str, "bytes": int, "crc32c": int}
+    kinds |= dict.fromkeys(("counts", "skipped_objects", "skipped_pictures", "notes"), dict)
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in kinds.items()):
+        return False
+    return all(isinstance(value["counts"].get(name), int) for name in _COUNTS)
+
+
+def _remove_partial(plan: ConversionPlan) -> None:
+    """Removes what processes that were killed left under temporary names."""
+    for path in plan.output_dir.glob(f".{plan.files.name}-*.partial"):
+        remove(path)
 
 
 def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:
@@ -297,12 +356,15 @@ def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int
     objects: Counter[str] = Counter(dataset.ignored_objects)
     # A picture with several problems is left out once.
     pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())
+    notes: Counter[str] = Counter()
     for entry in entries.values():
-        for name, count in entry["counts"].items():
-            setattr(summary, name, getattr(summary, name) + count)
+        for name in _COUNTS:
+            setattr(summary, name, getattr(summary, name) + entry["counts"][name])
         summary.bytes += entry["bytes"]
         objects.update(entry["skipped_objects"])
         pictures.update(entry["skipped_pictures"])
+        notes.update(entry["notes"])
     summary.skipped_objects = dict(sorted(objects.items()))
     summary.skipped_pictures = dict(sorted(pictures.items()))
+    summary.notes = dict(sorted(notes.items()))
     return summary

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import Any
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import masks
-from panoptic_cli.datasets.coco import Picture, read_dataset
-from panoptic_cli.datasets.findings import Finding, Findings
+from panoptic_cli.datasets.annotation_inspection import open_annotations
+from panoptic_cli.datasets.coco import Picture
+from panoptic_cli.datasets.findings import Findings
 from panoptic_cli.datasets.layout import SplitFiles
+from panoptic_cli.datasets.picture_inspection import PictureCounts, PictureResults, inspect_picture
+from panoptic_cli.datasets.statistics import evenly
 from panoptic_cli.datasets.workers import run_units
 
 _UNIT = 32  # pictures checked by a worker at a time
-_BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or behind its last pixel
 
 
 @dataclass
@@ -29,189 +26,147 @@ class SplitReport:
     """What one split consists of and what is wrong with it.
 
     Attributes:
-        name: of the split.
-        table: its categories.
+        files: the split.
+        table: its categories; empty where the panoptic JSON cannot be read.
         findings: the problems.
-        counts: "pictures", "segments", "things", "stuff", "crowds", "objects".
-        pixels: by category id; 0 is unlabelled.
-        segments: number of segments by category id.
-        file_names: of the pictures.
+        held: what its pictures hold.
+        samples: pictures spread evenly over the split, to be drawn.
     """
 
-    name: str
+    files: SplitFiles
     table: CategoryTable
     findings: Findings = field(default_factory=Findings)
-    counts: Counter[str] = field(default_factory=Counter)
-    pixels: Counter[int] = field(default_factory=Counter)
-    segments: Counter[int] = field(default_factory=Counter)
-    file_names: frozenset[str] = frozenset()
+    held: PictureCounts = field(default_factory=PictureCounts)
+    samples: list[Picture] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The numbers of "pictures", "segments", "things", "stuff", "crowds" and "objects"."""
+        return self.held.counts
+
+    @property
+    def pixels(self) -> Counter[int]:
+        """Pixels by category id; 0 is unlabelled."""
+        return self.held.pixels
+
+    @property
+    def name(self) -> str:
+        """Name of the split."""
+        return self.files.name
+
+    @property
+    def void_share(self) -> float:
+        """Share of the pixels that no segment covers, 0..1."""
+        return self.pixels[0] / (self.pixels.total() or 1)
+
+    @property
+    def crowd_share(self) -> float:
+        """Share of the pixels that belong to crowds, 0..1."""
+        return self.counts["crowd pixels"] / (self.pixels.total() or 1)
 
     def shares(self) -> list[tuple[str, int, int, float]]:
         """Returns (category name, id, segments, share of all pixels), largest share first."""
-        total = sum(self.pixels.values()) or 1
+        total = self.pixels.total() or 1
         names = {0: "(unlabelled)"} | {c.id: c.name for c in self.table.categories}
-        rows = [(names[i], i, self.segments[i], self.pixels[i] / total) for i in names]
+        rows = [(names[i], i, self.held.segments[i], self.pixels[i] / total) for i in names]
         return sorted(rows, key=lambda row: (-row[3], row[1]))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as --json prints it."""
+        return {
+            **{key: self.counts[key] for key in ("pictures", "segments", "things", "stuff", "crowds", "objects")},
+            "void_share": self.void_share,
+            "crowd_share": self.crowd_share,
+            "width": self.held.widths.to_dict(),
+            "height": self.held.heights.to_dict(),
+            "objects_per_picture": self.held.objects.to_dict(),
+            "errors": self.findings.errors,
+            "warnings": self.findings.count("warning"),
+            "problems": self.findings.to_list(),
+            "categories": [
+                {
+                    "id": identifier,
+                    "name": name,
+                    "isthing": int(self.table.by_id[identifier].isthing),
+                    "pictures": self.held.pictures_with[identifier],
+                    "segments": segments,
+                    "pixels": self.pixels[identifier],
+                    "pixel_share": share,
+                }
+                for name, identifier, segments, share in self.shares()
+                if identifier
+            ],
+        }
 
-@dataclass
-class _Outcome:
-    """What a worker found in its pictures."""
 
-    order: int
-    findings: list[Finding]
-    pixels: Counter[int]
-
-
-def inspect_split(files: SplitFiles, workers: int) -> SplitReport:
+def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitReport:
     """Checks a split: its JSON files, every picture, every mask and every object annotation.
 
     Args:
         files: the split.
         workers: processes.
-
-    Raises:
-        DataError: a JSON file or its category table is not readable at all.
+        samples: how many pictures to choose for drawing.
     """
-    dataset = read_dataset(files)
-    report = SplitReport(files.name, dataset.table)
-    for problem in dataset.problems:
-        report.findings.add(problem.kind, problem.message)
-    for reason, count in dataset.ignored_objects.items():
-        where = str(files.object_annotations)
-        report.findings.update([Finding(f"object of a {reason}", "warning", count, [where])])
-    pictures = dataset.pictures
-    report.file_names = frozenset(picture.file_name for picture in pictures)
-    _count(report, pictures)
-    units = [(start, pictures[start : start + _UNIT]) for start in range(0, len(pictures), _UNIT)]
-    work = partial(_inspect_pictures, files, dataset.table)
-    with console.progress(f"Checking {files.name}", len(pictures)) as advance:
-        outcomes = list(run_units(work, units, min(workers, len(units)), advance))
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.order):
-        report.findings.update(outcome.findings)
-        report.pixels.update(outcome.pixels)
+    findings = Findings()
+    with open_annotations(files, findings) as annotations:
+        report = SplitReport(files, annotations.table, findings)
+        report.samples = evenly(annotations.sound, samples)
+        work = partial(_inspect_pictures, files, annotations.table)
+        total = len(annotations.sound) + len(annotations.broken)
+        units = _units(annotations.sound, annotations.broken)
+        found: dict[int, Findings] = {}
+        with console.progress(f"Checking {files.name}", total) as advance:
+            for order, outcome in run_units(work, units, min(workers, -(-total // _UNIT)), advance):
+                report.held.update(outcome.held)
+                found[order] = outcome.findings
+    for _, part in sorted(found.items()):
+        findings.update(part.by_kind.values())
+    _add_repeated(report)
+    for category in report.table.categories:
+        if not report.held.segments[category.id] and total:
+            findings.add("category without any segment", f"{category.name} (id {category.id})", "warning")
     return report
 
 
 def add_shared_pictures(reports: list[SplitReport]) -> None:
-    """Adds to the last of several splits what it shares with the ones before it."""
+    """Adds to each of several splits what it shares with the ones before it."""
     for place, report in enumerate(reports):
         for earlier in reports[:place]:
-            for name in sorted(report.file_names & earlier.file_names):
-                report.findings.add(f"picture also in {earlier.name}", name, "warning")
+            contents = {digest: name for name, digest in earlier.held.digests.items()}
+            for name, digest in sorted(report.held.digests.items()):
+                same = contents.get(digest)
+                if same is not None:
+                    shown = name if same == name else f"{name} is {same} there"
+                    report.findings.add(f"picture also in {earlier.name}", shown, "warning")
+                elif name in earlier.held.digests:
+                    kind = f"file name also in {earlier.name}, with other content"
+                    report.findings.add(kind, name, "warning")
 
 
-def _count(report: SplitReport, pictures: tuple[Picture, ...]) -> None:
-    by_id = report.table.by_id
-    report.counts["pictures"] = len(pictures)
-    for picture in pictures:
-        report.counts["objects"] += len(picture.objects or ())
-        for segment in picture.segments:
-            isthing = by_id[segment.category_id].isthing
-            report.counts["segments"] += 1
-            report.counts["things" if isthing else "stuff"] += 1
-            report.counts["crowds"] += segment.is_crowd
-            report.segments[segment.category_id] += 1
+def _units(*parts: Sequence[Picture]) -> Iterator[tuple[int, Sequence[Picture]]]:
+    """Yields numbered units of work."""
+    slices = (part[start : start + _UNIT] for part in parts for start in range(0, len(part), _UNIT))
+    yield from enumerate(slices)
 
 
 def _inspect_pictures(
-    files: SplitFiles,
-    table: CategoryTable,
-    unit: tuple[int, tuple[Picture, ...]],
-    advance: Callable[[int], None],
-) -> _Outcome:
+    files: SplitFiles, table: CategoryTable, unit: tuple[int, Sequence[Picture]], advance: Callable[[int], None]
+) -> tuple[int, PictureResults]:
     order, pictures = unit
-    findings = Findings()
-    pixels: Counter[int] = Counter()
+    result = PictureResults()
     for picture in pictures:
-        where = f"image {picture.id} ({picture.file_name})"
-        _check_picture(files.image_dir / picture.file_name, picture, where, findings)
-        _check_mask(files.panoptic_masks / picture.mask_name, picture, where, table, findings, pixels)
-        _check_objects(picture, where, findings)
+        inspect_picture(files, table, picture, result)
         advance(1)
-    return _Outcome(order, list(findings.by_kind.values()), pixels)
+    return order, result
 
 
-def _check_picture(path: Path, picture: Picture, where: str, findings: Findings) -> None:
-    if not path.is_file():
-        findings.add("picture missing", f"{where}: {path} does not exist")
-        return
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as opened:
-            opened.load()
-            size = opened.size
-            oriented = opened.getexif().get(0x0112, 1) not in (0, 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        findings.add("picture unreadable", f"{where}: {path} cannot be decoded ({error})")
-        return
-    if size != (picture.width, picture.height):
-        sizes = f"is {size[0]}x{size[1]} pixels, the JSON says {picture.width}x{picture.height}"
-        findings.add("picture size differs from the JSON", f"{where}: {path} {sizes}")
-    if oriented:
-        findings.add("EXIF orientation", f"{where}: viewers turn it, training takes the pixels as stored", "warning")
-
-
-def _check_mask(
-    path: Path,
-    picture: Picture,
-    where: str,
-    table: CategoryTable,
-    findings: Findings,
-    pixels: Counter[int],
-) -> None:
-    if not path.is_file():
-        findings.add("mask missing", f"{where}: {path} does not exist")
-        return
-    try:
-        ids = masks.decode_panoptic_png(path.read_bytes())
-    except (ValueError, OSError) as error:
-        findings.add("mask unreadable", f"{where}: {path}: {error}")
-        return
-    if ids.shape != (picture.height, picture.width):
-        sizes = f"is {ids.shape[1]}x{ids.shape[0]} pixels, the JSON says {picture.width}x{picture.height}"
-        findings.add("mask size differs from the JSON", f"{where}: {path} {sizes}")
-    places, strangers = masks.segment_places(ids, [segment.id for segment in picture.segments])
-    for stranger in strangers:
-        findings.add("mask id not in the JSON", f"{where}: {path} has pixels of id {stranger}")
-    areas = np.bincount(places.ravel(), minlength=len(picture.segments) + 1)
-    pixels[0] += int(areas[0])
-    for place, segment in enumerate(picture.segments, start=1):
-        here = f"{where}, segment {segment.id}"
-        area = int(areas[place])
-        pixels[segment.category_id] += area
-        if segment.is_crowd and not table.by_id[segment.category_id].isthing:
-            findings.add("crowd of stuff", f"{here}: iscrowd is 1 on stuff", "warning")
-        if area == 0:
-            findings.add("segment without pixels", f"{here}: {path} has no pixel of it")
-            continue
-        if segment.area is not None and segment.area != area:
-            findings.add("area differs from the mask", f"{here}: {segment.area} in the JSON, {area} pixels")
-        box = masks.box_of_mask(places == place)
-        if box is not None and segment.bbox is not None and _apart(segment.bbox, box):
-            shown = [round(v, 2) for v in segment.bbox]
-            findings.add("box differs from the mask", f"{here}: {shown} in the JSON, {list(box)} in pixels", "warning")
-
-
-def _check_objects(picture: Picture, where: str, findings: Findings) -> None:
-    for annotation in picture.objects or ():
-        here = f"{where}, annotation {annotation.id}"
-        try:
-            mask = masks.rasterize(annotation.segmentation, picture.height, picture.width)
-        except ValueError as error:
-            findings.add("malformed segmentation", f"{here}: {error}")
-            continue
-        if not mask.any():
-            findings.add("empty object mask", f"{here}: its segmentation covers no pixel", "warning")
-        if annotation.bbox is None:
-            continue
-        x, y, width, height = annotation.bbox
-        if width <= 0 or height <= 0:
-            findings.add("object box without area", f"{here}: {width} by {height}", "warning")
-        elif x < 0 or y < 0 or x + width > picture.width or y + height > picture.height:
-            findings.add("object box leaves the picture", f"{here}: {[x, y, width, height]}", "warning")
-
-
-def _apart(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    """Whether two (x, y, width, height) boxes differ by more than the tolerance at any edge."""
-    edges = [(b[0], b[1], b[0] + b[2], b[1] + b[3]) for b in (first, second)]
-    return any(abs(a - b) > _BOX_TOLERANCE for a, b in zip(*edges, strict=True))
+def _add_repeated(report: SplitReport) -> None:
+    """Tells files that several entries name, and files of the same content."""
+    for name, count in sorted(report.held.names.items()):
+        if count > 1 and name:
+            message = f"{name} has {count} entries in images"
+            report.findings.add("picture used under several ids", message, "warning")
+    first: dict[bytes, str] = {}
+    for name, digest in sorted(report.held.digests.items()):
+        if first.setdefault(digest, name) != name:
+            report.findings.add("picture twice in the split", f"{name} is {first[digest]}", "warning")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 MAX_SIDE = 65500  # the largest side a JPEG can have; protects from sizes that no memory holds
-_LIMIT = 1e12
+MAX_NUMBER = 1e12  # of coordinates, in size
 
 
 class FieldError(ValueError):
@@ -26,9 +27,16 @@ def relative_path(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
         raise FieldError(f"{key} must be a file name, not {_shown(value)}")
-    if Path(value).is_absolute() or ".." in Path(value).parts or "\0" in value:
+    if not is_inside(value):
         raise FieldError(f"{key} must be a path inside the data folder, not {_shown(value)}")
     return value
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name, not empty, stays inside the folder it will be joined to and is one that files can have."""
+    if not name or "\0" in name or os.path.isabs(name) or (".." in name and ".." in Path(name).parts):
+        return False
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def flag(entry: dict[str, Any], key: str) -> bool:
@@ -40,7 +48,7 @@ def flag(entry: dict[str, Any], key: str) -> bool:
 
 
 def _number(value: Any, key: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -_LIMIT < value < _LIMIT:  # nor NaN
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -MAX_NUMBER < value < MAX_NUMBER:  # nor NaN
         raise FieldError(f"{key} must be a finite number, not {_shown(value)}")
     return float(value)
 

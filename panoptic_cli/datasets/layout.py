@@ -46,6 +46,28 @@ def coco_files(data_dir: Path, split: str) -> SplitFiles:
     )
 
 
+def guess_image_dir(panoptic_annotations: Path, panoptic_masks: Path) -> Path | None:
+    """Finds the pictures that belong to panoptic masks by the names that data sets use.
+
+    Args:
+        panoptic_annotations: the panoptic JSON.
+        panoptic_masks: the folder of the panoptic PNGs.
+
+    Returns:
+        The first folder that exists of: beside the masks, their name without "panoptic" (panoptic_train2017:
+        train2017); images beside the masks or beside the JSON; the masks' own folder when JPEGs lie between
+        them. None when there is none of these.
+    """
+    name = panoptic_masks.name
+    plain = [name.removeprefix("panoptic_"), name.removesuffix("_panoptic")]
+    folders = [panoptic_masks.parent / short for short in plain if short not in ("", name)]
+    folders += [panoptic_masks.parent / "images", panoptic_annotations.parent / "images"]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None and panoptic_masks.is_dir():
+        found = panoptic_masks if any(panoptic_masks.glob("*.[jJ][pP]*[gG]")) else None
+    return found
+
+
 def missing_files(files: SplitFiles) -> list[str]:
     """Lists what of a split does not exist, one line each."""
     missing = []

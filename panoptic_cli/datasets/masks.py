@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import struct
-import zlib
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from kornia_rs.io import decode_image_png_u8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_ID = 1 << 24  # panoptic ids are three bytes
+from panoptic_cli.datasets import png
+from panoptic_cli.datasets.run_lengths import draw_runs, runs_of
+
+_FAR = 16.0  # polygons are cut at this many times the picture's longer side
+
+
+@dataclass(frozen=True)
+class CroppedMask:
+    """A mask of one object, cut to the box of its pixels.
+
+    Attributes:
+        pixels: uint8 [h, w] of 0 and 1, C-contiguous; every edge row and column has a 1.
+        top: row of its first row in the picture.
+        left: column of its first column in the picture.
+        height: of the picture.
+        width: of the picture.
+    """
+
+    pixels: np.ndarray
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) of the pixels that are 1."""
+        return self.left, self.top, self.pixels.shape[1], self.pixels.shape[0]
+
+    def whole(self) -> np.ndarray:
+        """Returns the mask as large as the picture, uint8 [height, width]."""
+        mask = np.zeros((self.height, self.width), np.uint8)
+        x, y, w, h = self.box
+        mask[y : y + h, x : x + w] = self.pixels
+        return mask
+
+    def to_png(self) -> bytes:
+        """Encodes the mask as a PNG as large as the picture, as encode_png(self.whole()) would."""
+        x, _, w, h = self.box
+        rows = np.zeros((h, 1 + self.width), np.uint8)
+        rows[:, 1 + x : 1 + x + w] = self.pixels
+        return png.grey_png(rows, self.width, 8, above=self.top, below=self.height - self.top - h)
 
 
 def encode_png(labels: np.ndarray) -> bytes:
     """Encodes a label picture as a single-channel PNG, 8 bits deep when all values are <= 255, otherwise 16.
 
-    Label pictures are runs of equal values, so every row is stored unfiltered and deflated with run-length
-    matching only. That is two to four times as fast as Pillow's encoder, which tries all filters, and files
-    stay as small.
+    Label pictures are runs of equal values, so rows are stored unfiltered: trying filters, as Pillow does,
+    takes longer and saves nothing.
 
     Args:
         labels: [height, width], any integer or boolean dtype, values 0..65535.
@@ -38,17 +77,10 @@ def encode_png(labels: np.ndarray) -> bytes:
         raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit 16 bits")
     wide = labels.dtype != np.uint8 and labels.max() > 255
     height, width = labels.shape
-    row_bytes = width * (2 if wide else 1)
-    rows = np.zeros((height, 1 + row_bytes), np.uint8)  # column 0: filter type 0 (none)
+    rows = np.empty((height, 1 + width * (2 if wide else 1)), np.uint8)
+    rows[:, 0] = 0  # filter type: none
     rows[:, 1:] = labels.astype(">u2").view(np.uint8) if wide else labels
-    compressor = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    pixels = compressor.compress(rows.data) + compressor.flush()
-    header = struct.pack(">IIBBBBB", width, height, 16 if wide else 8, 0, 0, 0, 0)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return png.grey_png(rows, width, 16 if wide else 8)
 
 
 def decode_png(data: bytes) -> np.ndarray:
@@ -75,16 +107,17 @@ def decode_panoptic_png(data: bytes) -> np.ndarray:
     Raises:
         ValueError: the bytes are no picture, are cut short, or do not have three channels.
     """
-    pixels = _open(data)
+    pixels = _open_rgb(data)
+    if pixels is None:
+        pixels = _open(data)
     if pixels.ndim != 3 or pixels.shape[-1] < 3 or pixels.dtype != np.uint8:
         raise ValueError("it is not an RGB picture with 8 bits a channel")
-    # 32-bit sums: bytes times 256 would wrap around in the pictures' own dtype.
-    ids = pixels[..., 2].astype(np.uint32)
-    ids <<= 8
-    ids |= pixels[..., 1]
-    ids <<= 8
-    ids |= pixels[..., 0]
-    return ids
+    pixels = np.ascontiguousarray(pixels[..., :3])
+    # Four bytes from every third byte on, the fourth masked away: three times as fast as adding channels.
+    ids = np.empty(pixels.shape[0] * pixels.shape[1], np.uint32)
+    np.bitwise_and(np.ndarray(len(ids) - 1, "<u4", pixels, strides=(3,)), 0xFFFFFF, out=ids[:-1])
+    ids[-1] = int.from_bytes(pixels[-1, -1].tobytes(), "little")  # no fourth byte behind the last pixel
+    return ids.reshape(pixels.shape[:2])
 
 
 def encode_panoptic_png(ids: np.ndarray) -> bytes:
@@ -93,6 +126,20 @@ def encode_panoptic_png(ids: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.stack(channels, axis=-1)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+def _open_rgb(data: bytes) -> np.ndarray | None:
+    """Decodes a plain 8-bit RGB PNG with kornia-rs, four times as fast as Pillow; None: Pillow has to decide."""
+    plain = data[:8] == png.SIGNATURE and data[24:29] == b"\x08\x02\x00\x00\x00"  # not interlaced
+    width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
+    if not plain or not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 0):
+        return None
+    try:
+        return np.asarray(decode_image_png_u8(data, (height, width), "rgb"))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException:  # a panic of its Rust code is no Exception
+        return None
 
 
 def _open(data: bytes) -> np.ndarray:
@@ -104,12 +151,30 @@ def _open(data: bytes) -> np.ndarray:
         raise ValueError(f"it cannot be decoded ({error})") from None
 
 
-@cache
-def _place_table() -> np.ndarray:
-    return np.zeros(_MAX_ID, np.uint16)  # 32 MB, of which only the touched pages take memory
+@dataclass(frozen=True)
+class SegmentRuns:
+    """A segment map as runs of equal pixels in reading order: a hundredth as many as pixels.
+
+    Attributes:
+        places: uint16 [runs], 1-based places in the list of segments, 0 where nothing is labelled.
+        lengths: int64 [runs], pixels.
+        shape: (height, width) of the picture.
+    """
+
+    places: np.ndarray
+    lengths: np.ndarray
+    shape: tuple[int, int]
+
+    def paint(self, lookup: np.ndarray) -> np.ndarray:
+        """Returns lookup[place] of every pixel, [height, width] in the dtype of `lookup`."""
+        return np.repeat(lookup[self.places], self.lengths).reshape(self.shape)
+
+    def areas(self, segments: int) -> np.ndarray:
+        """Counts pixels: int64 [segments + 1], of the unlabelled ones first."""
+        return np.bincount(self.places, self.lengths, segments + 1).astype(np.int64)
 
 
-def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRuns, list[int]]:
     """Replaces segment ids by the 1-based places of the segments.
 
     Args:
@@ -117,26 +182,30 @@ def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndar
         segment_ids: distinct, 1..2^24-1, fewer than 65,535.
 
     Returns:
-        uint16 [height, width]: the 1-based place in `segment_ids`, 0 where nothing is labelled; and the ids,
-        sorted, that are in the picture but not in the list (their pixels are 0).
+        The map; and the ids, sorted, that are in the picture but not in the list (their places are 0).
     """
-    table = _place_table()
-    keys = np.asarray(segment_ids, np.int64)
-    try:
-        table[0] = 1
-        table[keys] = np.arange(2, len(keys) + 2, dtype=np.uint16)
-        places = table[ids]
-    finally:
-        table[keys] = 0
-    unknown = places == 0
-    strangers = np.unique(ids[unknown]).tolist() if unknown.any() else []
-    places[unknown] = 1
-    places -= 1
-    return places, strangers
+    flat = ids.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    keys = np.array([0, *segment_ids], np.uint32)
+    order = np.argsort(keys)
+    values = flat[starts]
+    found = np.minimum(np.searchsorted(keys, values, sorter=order), len(keys) - 1)
+    places = order[found]
+    known = keys[places] == values
+    strangers = [] if known.all() else np.unique(values[~known]).tolist()
+    places = np.where(known, places, 0).astype(np.uint16)
+    return SegmentRuns(places, lengths, (ids.shape[0], ids.shape[1])), strangers
 
 
-def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Draws a COCO segmentation.
+def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """Like segment_runs, with the map as uint16 [height, width]."""
+    runs, strangers = segment_runs(ids, segment_ids)
+    return runs.paint(np.arange(len(segment_ids) + 1, dtype=np.uint16)), strangers
+
+
+def draw(segmentation: Any, height: int, width: int) -> CroppedMask | None:
+    """Draws a COCO segmentation, pixel for pixel as pycocotools does.
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a run-length object
@@ -145,65 +214,57 @@ def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
         width: of the picture.
 
     Returns:
-        uint8 [height, width] of 0 and 1. Polygons outside the picture are cut at its edge.
+        The mask, None when it has no pixels. Polygons outside the picture are cut at its edge.
 
     Raises:
         ValueError: the segmentation is none of the forms, or its size is not the picture's.
     """
-    if isinstance(segmentation, dict):
-        counts, size = segmentation.get("counts"), segmentation.get("size")
-        if not isinstance(size, list) or size != [height, width]:
-            raise ValueError(f"the run-length mask has size {size} in a picture of {[height, width]}")
-        if isinstance(counts, list):
-            # Runs that do not sum to the picture would write past the end of the mask in C.
-            if not _only(counts, int) or min(counts, default=-1) < 0 or sum(counts) != height * width:
-                raise ValueError("the run lengths do not add up to the picture's size")
-            rle = coco_mask.frPyObjects(segmentation, height, width)
-        elif isinstance(counts, str | bytes):
-            rle = {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
-            if _compressed_sum(rle["counts"]) != height * width:
-                raise ValueError("the run lengths do not add up to the picture's size")
-        else:
-            raise ValueError("the run-length mask has no counts")
-        return np.asarray(coco_mask.decode(rle))
-    if not isinstance(segmentation, list):
+    if isinstance(segmentation, list):
+        segmentation = _polygons(segmentation, height, width)
+        if segmentation is None:
+            return None
+    elif not isinstance(segmentation, dict):
         raise ValueError("segmentation is neither a list of polygons nor a run-length object")
-    polygons = []
-    for polygon in segmentation:
+    drawn = draw_runs(runs_of(segmentation, height, width), height)
+    return None if drawn is None else CroppedMask(*drawn, height, width)
+
+
+def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | None:
+    """Returns the run-length object of polygons, None when none of them has an area."""
+    corners = []
+    limit = _FAR * max(height, width)
+    for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2:
             raise ValueError("a polygon is not a list of x, y pairs")
-        coordinates = np.asarray(polygon, np.float64) if _only(polygon, int, float) else None
+        coordinates = None
+        if set(map(type, polygon)) <= {int, float}:  # JSON has no subclasses, and a bool is no number
+            with contextlib.suppress(OverflowError):
+                coordinates = np.array(polygon, np.float64)
         if coordinates is None or not np.isfinite(coordinates).all():
             raise ValueError("a polygon has coordinates that are not finite numbers")
         if len(polygon) >= 6:  # fewer than three corners have no area; pycocotools takes four numbers for a box
             # pycocotools walks along every edge: far-off corners would take its time and memory.
-            limit = 16.0 * max(height, width)
-            polygons.append(np.clip(coordinates, -limit, limit).tolist())
-    if not polygons:
-        return np.zeros((height, width), np.uint8)
-    return np.asarray(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))))
+            corners.append(np.clip(coordinates, -limit, limit))
+    if not corners:
+        return None
+    drawn = [coco_mask.frPyObjects([polygon], height, width)[0] for polygon in corners]
+    return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
 
 
-def _only(values: list[Any], *types: type) -> bool:
-    """Whether all values are of exactly these types; JSON has no subclasses, and a bool is no number."""
-    return set(map(type, values)) <= set(types)
+def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Like draw, but returns uint8 [height, width] of 0 and 1."""
+    drawn = draw(segmentation, height, width)
+    return np.zeros((height, width), np.uint8) if drawn is None else drawn.whole()
 
 
-def _compressed_sum(counts: bytes) -> int:
-    """Sums the runs of COCO's compressed string: 5 bits a character, differences to the run two before."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        chunk = character - 48
-        value |= (chunk & 31) << shift
-        shift += 5
-        if chunk & 32:
-            continue
-        if chunk & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return sum(runs) if shift == 0 and all(r >= 0 for r in runs) else -1
+def crop(mask: np.ndarray) -> CroppedMask | None:
+    """Cuts a mask, [height, width] of booleans or 0 and 1, to its box; None when it has no pixels."""
+    box = box_of_mask(mask)
+    if box is None:
+        return None
+    x, y, w, h = box
+    pixels = mask[y : y + h, x : x + w].astype(np.uint8, order="C")
+    return CroppedMask(pixels, y, x, *mask.shape)
 
 
 def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:

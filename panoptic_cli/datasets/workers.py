@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import FrameType
@@ -29,7 +29,7 @@ def run_units(
     units: Iterable[Unit],
     workers: int,
     advance: Callable[[int], None],
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Runs `work(unit, advance)` for every unit and yields the outcomes as they come.
 
     Units are taken from the iterable only when a worker is free for one. On an exception, KeyboardInterrupt

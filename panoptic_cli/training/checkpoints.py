@@ -3,8 +3,8 @@
 The variables are saved under names of our own, not as the object graph of `tf.train.Checkpoint(model=...)`:
 under Keras 3 that graph leaves out the states of seed generators (dropout and sampling would not go on where
 they stopped), and files a layer's kernel under `optimizer/_trainable_variables/0`. Here every variable is
-`network/<path>`, `optimizer/<path>` or `state/<path>` (what the training model has besides the network), and
-a record of names, shapes and order is saved along, so that a mismatch is told by name.
+`network/<path>`, `optimizer/<path>`, `average/<path>` (moving averages of the network's) or `state/<path>` (what the
+training model has besides), and a record of names, shapes and order is saved along, so that a mismatch is told by name.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -24,6 +24,25 @@ from panoptic_cli.training import storage
 from panoptic_cli.training.run_directory import RunDirectory
 
 _LAYOUT = "layout/.ATTRIBUTES/py_state"
+
+
+class LoadedNetwork(NamedTuple):
+    """Which weights were loaded.
+
+    Attributes:
+        step: the training step at which they were saved.
+        averaged: whether they are moving averages.
+    """
+
+    step: int
+    averaged: bool
+
+
+class _Saved(NamedTuple):
+    """A Keras variable and the name that it has in the checkpoint."""
+
+    name: str
+    variable: Any
 
 
 class _Layout(tf.train.experimental.PythonState):
@@ -63,18 +82,17 @@ class Checkpoints:
         max_to_keep: int = 5,
         chief: bool = True,
     ) -> None:
-        network = model.network
-        known = {id(variable) for variable in network.variables}
-        self._groups: dict[str, Sequence[Any]] = {
-            "network": network.variables,
-            "optimizer": optimizer.variables,
-            "state": [v for v in model.variables if id(v) not in known],
+        network, averages = model.network, getattr(model, "averages", [])
+        known = {id(variable) for variable in (*network.variables, *averages)}
+        averaged = network.trainable_variables if averages else []
+        self._groups: dict[str, list[_Saved]] = {
+            "network": _name(network.variables),
+            "optimizer": _name(optimizer.variables),
+            "average": [_Saved(s.name, v) for s, v in zip(_name(averaged), averages, strict=True)],
+            "state": _name(v for v in model.variables if id(v) not in known),
         }
-        self._layout = _Layout({"step": 0, **{name: _describe(variables) for name, variables in self._groups.items()}})
-        named = {
-            group: dict(zip([e["name"] for e in self._layout.value[group]], map(_raw, variables), strict=True))
-            for group, variables in self._groups.items()
-        }
+        self._layout = _Layout({"step": 0, **{name: _describe(saved) for name, saved in self._groups.items()}})
+        named = {group: {s.name: _raw(s.variable) for s in saved} for group, saved in self._groups.items()}
         checkpoint = tf.train.Checkpoint(layout=self._layout, **named)
         self._scratch = None if chief else tempfile.TemporaryDirectory()
         self._directory = directory
@@ -125,20 +143,31 @@ class Checkpoints:
         return self.saved_step
 
 
-def load_network(network: keras.Model, source: str | os.PathLike[str]) -> int:
-    """Loads the weights of a network, for evaluation, export and prediction.
+def load_network(network: keras.Model, source: str | os.PathLike[str]) -> LoadedNetwork:
+    """Loads the weights of a network, for evaluation, export and prediction; their moving averages where it has them.
 
     Args:
         network: the built network.
         source: a run directory, a directory of checkpoints, or a checkpoint's prefix.
 
     Returns:
-        The step at which the weights were saved.
+        The step at which the weights were saved, and whether they are averages.
 
     Raises:
         RunError: there is no such checkpoint, it is not one of ours, or it does not match the network.
     """
-    return _restore(find_checkpoint(source), {"network": network.variables})
+    prefix = find_checkpoint(source)
+    layout = _read_layout(prefix)
+    mapping = _match_all(prefix, {"network": _name(network.variables)}, layout)["network"]
+    averaged = {entry["name"] for entry in layout.get("average", [])}
+    _read(
+        prefix,
+        {
+            "network": {name: variable for name, variable in mapping.items() if name not in averaged},
+            "average": {name: variable for name, variable in mapping.items() if name in averaged},
+        },
+    )
+    return LoadedNetwork(int(layout["step"]), bool(averaged))
 
 
 def find_checkpoint(source: str | os.PathLike[str]) -> str:
@@ -168,7 +197,13 @@ def is_own(prefix: str) -> bool:
         return True  # unreadable: loading it as our own gives the message
 
 
-def _restore(prefix: str, groups: dict[str, Sequence[Any]]) -> int:
+def _restore(prefix: str, groups: dict[str, list[_Saved]]) -> int:
+    layout = _read_layout(prefix)
+    _read(prefix, _match_all(prefix, groups, layout))
+    return int(layout["step"])
+
+
+def _read_layout(prefix: str) -> dict[str, Any]:
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         layout = json.loads(reader.get_tensor(_LAYOUT)) if reader.has_tensor(_LAYOUT) else None
@@ -182,16 +217,24 @@ def _restore(prefix: str, groups: dict[str, Sequence[Any]]) -> int:
             f"The checkpoint {prefix} was not written by panoptic train.",
             "Other checkpoints can start a training: --init-checkpoint.",
         )
+    return dict(layout)
+
+
+def _match_all(prefix: str, groups: dict[str, list[_Saved]], layout: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Pairs the variables of each group with names in the checkpoint; {group: {name: TensorFlow variable}}."""
     named, problems = {}, []
-    for group, variables in groups.items():
-        mapping, found = _match(variables, layout[group])
-        named[group] = mapping
+    for group, saved in groups.items():
+        named[group], found = _match(saved, layout.get(group, []))
         problems += [f"{group}: {problem}" for problem in found]
     if problems:
         raise RunError(
             f"The checkpoint {prefix} does not match the configuration: {summarize(problems)}.",
             "Use the configuration that it was trained with.",
         )
+    return named
+
+
+def _read(prefix: str, named: dict[str, dict[str, Any]]) -> None:
     try:
         status = tf.train.Checkpoint(**named).read(prefix)
         status.assert_existing_objects_matched().expect_partial()
@@ -200,41 +243,42 @@ def _restore(prefix: str, groups: dict[str, Sequence[Any]]) -> int:
         raise RunError(
             f"The checkpoint {prefix} cannot be restored: {reason}.", "It may be damaged: use an earlier one."
         ) from error
-    return int(layout["step"])
 
 
-def _match(variables: Sequence[Any], saved: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Pairs variables with saved names; returns {saved name: variable} and what does not fit."""
-    ours = _describe(variables)
-    names = [entry["name"] for entry in ours]
-    saved_names = [entry["name"] for entry in saved]
+    names = [saved.name for saved in ours]
+    saved_names = [entry["name"] for entry in entries]
     if set(names) != set(saved_names) and [_base(n) for n in names] == [_base(n) for n in saved_names]:
         # Keras numbers unnamed layers and models per process (dense, dense_1, ...). Where nothing but such
         # numbers differs, the order of creation pairs the variables.
-        ours = [{**entry, "name": name} for entry, name in zip(ours, saved_names, strict=True)]
-    shapes = {entry["name"]: entry["shape"] for entry in saved}
+        names = saved_names
+    shapes = {entry["name"]: entry["shape"] for entry in entries}
     problems, mapping = [], {}
-    for entry, variable in zip(ours, variables, strict=True):
-        name = entry["name"]
+    for name, saved in zip(names, ours, strict=True):
+        shape = list(saved.variable.shape)
         if name not in shapes:
             problems.append(f"{name} is not in the checkpoint")
-        elif shapes[name] != entry["shape"]:
-            problems.append(f"{name} is {shapes[name]} in the checkpoint and {entry['shape']} here")
+        elif shapes[name] != shape:
+            problems.append(f"{name} is {shapes[name]} in the checkpoint and {shape} here")
         else:
-            mapping[name] = _raw(variable)
-    unused = shapes.keys() - {entry["name"] for entry in ours}
-    problems += [f"{name} is in the checkpoint only" for name in sorted(unused)]
+            mapping[name] = _raw(saved.variable)
+    problems += [f"{name} is in the checkpoint only" for name in sorted(shapes.keys() - set(names))]
     return mapping, problems
 
 
-def _describe(variables: Iterable[Any]) -> list[dict[str, Any]]:
-    """Returns name (made unique in order) and shape of each variable."""
-    entries, seen = [], {}  # type: ignore[var-annotated]
+def _name(variables: Iterable[Any]) -> list[_Saved]:
+    """Names each variable by its path, made unique in order."""
+    named: list[_Saved] = []
+    seen: dict[str, int] = {}
     for variable in variables:
         count = seen[variable.path] = seen.get(variable.path, 0) + 1
-        name = variable.path if count == 1 else f"{variable.path}#{count}"
-        entries.append({"name": name, "shape": list(variable.shape)})
-    return entries
+        named.append(_Saved(variable.path if count == 1 else f"{variable.path}#{count}", variable))
+    return named
+
+
+def _describe(group: Iterable[_Saved]) -> list[dict[str, Any]]:
+    return [{"name": saved.name, "shape": list(saved.variable.shape)} for saved in group]
 
 
 def _base(name: str) -> str:

@@ -38,7 +38,7 @@ def check_records(pattern: str, option: str = "--train-data") -> int:
     if not parts:
         raise DataError(f"No {what} records are given.", hint)
     if any(storage.is_remote(part) for part in parts):
-        from panoptic_cli.datasets.pipeline import record_files
+        from panoptic_cli.datasets.record_stream import record_files
 
         return len(record_files(pattern))
     counts = [sum(os.path.isfile(path) and is_shard(path) for path in glob.glob(part)) for part in parts]
@@ -46,6 +46,18 @@ def check_records(pattern: str, option: str = "--train-data") -> int:
         if count == 0:
             raise DataError(f"No {what} records match {part}.", hint)
     return sum(counts)
+
+
+def count_pictures(pattern: str) -> int:
+    """Counts the records of a pattern, for the length of an epoch.
+
+    Raises:
+        DataError: no file matches, or a file is damaged.
+    """
+    check_records(pattern)
+    from panoptic_cli.datasets.record_stream import count_records, record_files
+
+    return sum(count_records(record_files(pattern)))
 
 
 def load_categories(experiment: Experiment) -> CategoryTable:

@@ -57,6 +57,15 @@ class LinearWarmup(Schedule):
         return cls(inner, config["warmup_steps"], config["warmup_learning_rate"])
 
 
+def clip_norm(config: OptimizerConfig) -> float | None:
+    """The norm that the gradient of all weights is scaled down to where it is greater; None: never."""
+    return (
+        config.optimizer.sgd.global_clipnorm
+        if config.optimizer.type == "sgd"
+        else config.optimizer.adamw.global_clipnorm
+    )
+
+
 def build_schedule(config: OptimizerConfig, train_steps: int) -> Schedule:
     """Builds the rate as a function of the optimizer's step (0 for the first update).
 
@@ -86,6 +95,25 @@ def _decay(config: LearningRate, train_steps: int) -> Schedule:
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
+class _SummedGradients:
+    """Takes gradients as the training step gives them: summed over the replicas.
+
+    Keras sums them itself, but after clipping and after looking for infinities, each replica by itself. The step
+    needs the sum before both (`training.step.sum_over_replicas`).
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[Any]:
+        return list(grads_and_vars)
+
+
+class _SGD(_SummedGradients, keras.optimizers.SGD):
+    pass
+
+
+class _AdamW(_SummedGradients, keras.optimizers.AdamW):
+    pass
+
+
 def build_optimizer(
     config: OptimizerConfig, train_steps: int, precision: str = "float32"
 ) -> keras.optimizers.Optimizer:
@@ -98,27 +126,26 @@ def build_optimizer(
 
     Returns:
         SGD with momentum or AdamW (arXiv 1711.05101), with a fixed name so that the names of its variables do
-        not depend on how many optimizers the process made before.
+        not depend on how many optimizers the process made before. It takes gradients that are summed over the
+        replicas and clipped already.
     """
     schedule = build_schedule(config, train_steps)
     optimizer: keras.optimizers.Optimizer
     if config.optimizer.type == "sgd":
         sgd = config.optimizer.sgd
-        optimizer = keras.optimizers.SGD(
+        optimizer = _SGD(
             schedule,
             momentum=sgd.momentum,
             nesterov=sgd.nesterov,
-            global_clipnorm=sgd.global_clipnorm,
             name="sgd",
         )
     else:
         adamw = config.optimizer.adamw
-        optimizer = keras.optimizers.AdamW(
+        optimizer = _AdamW(
             schedule,
             weight_decay=adamw.weight_decay_rate,
             beta_1=adamw.beta_1,
             beta_2=adamw.beta_2,
-            global_clipnorm=adamw.global_clipnorm,
             name="adamw",
         )
     if precision == "float16":

@@ -1,7 +1,7 @@
 """Downloads through an aria2c daemon of our own.
 
 The daemon listens on a random loopback port with a random secret and ends with us in every case: normal end,
-error, Ctrl-C and SIGTERM through the context manager, kill -9 through its own --stop-with-process.
+error and Ctrl-C (SIGTERM too, see `interrupts`) through the context manager, kill -9 through --stop-with-process.
 
 Importing aria2p takes a second: import this module where a download really starts.
 """
@@ -11,17 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import aria2p
 import requests
@@ -32,7 +29,7 @@ from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
 
 _POLL = 0.2  # seconds between progress readings
 _START_TIMEOUT = 15.0
-_KEYS = ["status", "totalLength", "completedLength", "errorCode", "errorMessage"]
+_KEYS = ["status", "completedLength", "errorCode", "errorMessage"]
 
 # aria2c(1), EXIT STATUS: what the user can do about it.
 _HINTS = {
@@ -48,6 +45,8 @@ _HINTS = {
     "24": "The server wants a password: check --base-url.",
     "29": "The server is overloaded: run the same command again later to resume.",
 }
+Report = Callable[[Mapping[str, int]], None]
+
 _RETRY_HINT = "Run the same command again to resume, or give a mirror with --base-url."
 
 
@@ -58,12 +57,10 @@ class Fetch:
     Attributes:
         url: where from.
         path: where to. Until it is complete it is `<path>.part`, with aria2's state in `<path>.part.aria2`.
-        size: bytes expected, None when unknown.
     """
 
     url: str
     path: Path
-    size: int | None = None
 
 
 class _LoopbackClient(aria2p.Client):
@@ -90,7 +87,7 @@ def daemon(connections: int = 8) -> Iterator[aria2p.Client]:
         TransferError: aria2c is missing or does not start.
     """
     program = require_aria2c()
-    with tempfile.TemporaryDirectory(prefix="panoptic-aria2-") as folder, _terminate_as_interrupt():
+    with tempfile.TemporaryDirectory(prefix="panoptic-aria2-") as folder:
         process, client = _start(program, connections, Path(folder))
         try:
             yield client
@@ -98,25 +95,25 @@ def daemon(connections: int = 8) -> Iterator[aria2p.Client]:
             _stop(process, client)
 
 
-def fetch(client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int, str], None] | None = None) -> None:
+def fetch(client: aria2p.Client, files: Sequence[Fetch], report: Report | None = None) -> None:
     """Downloads files, all at once, taking up what an earlier call left unfinished.
 
     Args:
         client: of a running `daemon`.
         files: what to fetch; the folders exist.
-        report: called a few times a second with (bytes on disk in total, one line about each file).
+        report: called a few times a second with the bytes of each file, by name, that are on the disk.
 
     Raises:
         TransferError: names each file that failed after aria2's retries; the others are complete.
     """
     try:
-        _fetch(client, files, report or (lambda done, note: None))
+        _fetch(client, files, report or (lambda done: None))
     except (requests.RequestException, aria2p.ClientException) as error:
         message = str(error) if isinstance(error, aria2p.ClientException) else "it does not answer any more"
         raise TransferError(f"aria2c failed: {message}.", _RETRY_HINT) from error
 
 
-def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int, str], None]) -> None:
+def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Report) -> None:
     pending = {}
     for item in files:
         partial = part_path(item.path)
@@ -126,21 +123,18 @@ def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Callable[[int,
         options = {"dir": str(partial.parent.absolute()), "out": partial.name}
         pending[client.add_uri([item.url], options)] = item
     failures: list[tuple[Fetch, str, str]] = []
-    done = dict.fromkeys(pending, 0)
+    done = {item.path.name: 0 for item in files}
     while True:
-        notes = []
         for gid, item in list(pending.items()):
             status = client.tell_status(gid, _KEYS)
-            done[gid] = int(status["completedLength"])
-            total = int(status["totalLength"]) or item.size
-            notes.append(f"{item.path.stem} {done[gid] / total:.0%}" if total else item.path.stem)
+            done[item.path.name] = int(status["completedLength"])
             if status["status"] == "complete":
                 del pending[gid]
                 part_path(item.path).replace(item.path)
             elif status["status"] in ("error", "removed"):
                 del pending[gid]
                 failures.append((item, status.get("errorCode", "1"), status.get("errorMessage", "")))
-        report(sum(done.values()), ", ".join(notes))
+        report(done)
         if not pending:
             break
         time.sleep(_POLL)
@@ -172,7 +166,7 @@ def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Pop
             "max-resume-failure-tries": 1,
             "allow-overwrite": "true",
             "auto-file-renaming": "false",
-            "auto-save-interval": 5,
+            "auto-save-interval": 1,  # even a kill -9 of aria2c itself loses a second only
             "file-allocation": "none",
             "max-tries": 6,
             "retry-wait": 2,
@@ -229,20 +223,6 @@ def _stop(process: subprocess.Popen, client: aria2p.Client) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Makes SIGTERM unwind like Ctrl-C, so that the daemon is ended in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException:  # a second Ctrl-C
+        process.kill()
+        raise

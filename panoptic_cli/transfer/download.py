@@ -1,149 +1,27 @@
-"""From nothing to a data set in COCO layout: plan, fetch, verify, extract; each skipped where it is done."""
+"""From nothing to a data set in COCO layout: fetch, verify, extract; each skipped where it is done."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from typing import Any
 
-from panoptic_cli import console, files
-from panoptic_cli.errors import DataError, TransferError, UsageError, summarize
+from panoptic_cli import console
+from panoptic_cli.errors import TransferError, summarize
+from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
-from panoptic_cli.transfer.extract import extract
-from panoptic_cli.transfer.manifest import Archive, Manifest, Output
-from panoptic_cli.transfer.receipts import Receipts
-from panoptic_cli.transfer.sizes import free_space, human_size, require_free_space
+from panoptic_cli.transfer.download_plan import ZIPS, Item, Plan, state_of
+from panoptic_cli.transfer.extract import Extracted, extract
+from panoptic_cli.transfer.lock import folder_lock
+from panoptic_cli.transfer.manifest import Archive
+from panoptic_cli.transfer.progress import byte_progress
+from panoptic_cli.transfer.receipts import Receipts, measure
+from panoptic_cli.transfer.sizes import human_size, require_free_space
 
-ZIPS = "zips"
-_MB = 10**6
-State = Literal["complete", "archive here", "partly fetched", "to fetch"]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One archive of a plan.
-
-    Attributes:
-        archive: the archive.
-        url: where it is fetched from.
-        path: where it is kept while it is needed.
-        outputs: what the chosen splits need of it.
-        missing: those outputs that are not complete yet.
-        state: how far it is.
-        have: bytes of the archive already on the disk.
-    """
-
-    archive: Archive
-    url: str
-    path: Path
-    outputs: tuple[Output, ...]
-    missing: tuple[Output, ...]
-    state: State
-    have: int
-
-    @property
-    def to_fetch(self) -> int | None:
-        """Bytes still to fetch; None when the size is not known."""
-        if self.state in ("complete", "archive here"):
-            return 0
-        return None if self.archive.size is None else max(0, self.archive.size - self.have)
-
-    @property
-    def to_unpack(self) -> int:
-        """Estimate of the bytes that extraction adds."""
-        size = self.archive.size or self.have
-        return int(size * self.archive.unpack_ratio) if self.missing else 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a download would do.
-
-    Attributes:
-        data_dir: the data folder.
-        items: every archive that the splits need.
-        free: bytes free on the disk now.
-    """
-
-    data_dir: Path
-    items: tuple[Item, ...]
-    free: int
-
-    @property
-    def to_fetch(self) -> int:
-        """Bytes still to fetch, archives of unknown size not counted."""
-        return sum(item.to_fetch or 0 for item in self.items)
-
-    @property
-    def needed(self) -> int:
-        """Estimate of the disk space still needed: archives and what they extract to."""
-        return self.to_fetch + sum(item.to_unpack for item in self.items)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the plan as plain values."""
-        return {
-            "data_dir": str(self.data_dir),
-            "archives": [
-                {
-                    "file": item.archive.filename,
-                    "url": item.url,
-                    "size": item.archive.size,
-                    "sha256": item.archive.sha256,
-                    "state": item.state,
-                    "bytes_to_fetch": item.to_fetch,
-                    "outputs": [output.to for output in item.outputs],
-                    "missing": [output.to for output in item.missing],
-                }
-                for item in self.items
-            ],
-            "bytes_to_fetch": self.to_fetch,
-            "bytes_needed": self.needed,
-            "bytes_free": self.free,
-        }
-
-
-def make_plan(manifest: Manifest, data_dir: Path, splits: Sequence[str], base_url: str | None = None) -> Plan:
-    """Finds out what is there and what is to do. Changes nothing and asks no server.
-
-    Args:
-        manifest: the data set.
-        data_dir: the data folder, which may not exist yet.
-        splits: "train", "val" or both.
-        base_url: where to fetch from instead of the manifest's own base URL.
-
-    Raises:
-        UsageError: no usable base URL.
-        DataError: the folder holds outputs of another data set.
-    """
-    base = base_url or manifest.base_url
-    if base is None:
-        raise UsageError("The manifest has no base_url.", "Give --base-url.")
-    if urlsplit(base).scheme not in ("http", "https", "ftp") or not urlsplit(base).netloc:
-        raise UsageError(f"'{base}' is not a web address.", "Give --base-url as http://server/path/.")
-    if data_dir.exists() and not data_dir.is_dir():
-        raise DataError(f"{data_dir} is a file, not a folder.", "Give another --data-dir.")
-    receipts, items, foreign = Receipts(data_dir), [], []
-    for archive in manifest.archives:
-        outputs = archive.outputs_for(splits)
-        if not outputs:
-            continue
-        foreign += [str(data_dir / output.to) for output in outputs if receipts.foreign(archive, output)]
-        missing = tuple(output for output in outputs if not receipts.is_complete(archive, output))
-        path = data_dir / ZIPS / archive.filename
-        state, have = _state(path, bool(missing))
-        url = base.rstrip("/") + "/" + quote(archive.path)
-        items.append(Item(archive, url, path, outputs, missing, state, have))
-    if foreign:
-        raise DataError(
-            f"{', '.join(foreign)} came from another archive than this manifest's.",
-            "Give another --data-dir, or move the old data away.",
-        )
-    if not items:
-        raise UsageError(f"The manifest has nothing for {', '.join(splits)}.", "Check --split and --manifest.")
-    return Plan(data_dir, tuple(items), free_space(data_dir))
+_BLOCK = 1 << 20
 
 
 def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> dict[str, Any]:
@@ -155,32 +33,40 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
         keep_zips: keeps the archives in `<data-dir>/zips`.
 
     Returns:
-        Plain values: data_dir, fetched (file names), bytes_fetched, extracted and already_complete (outputs).
+        Plain values: data_dir, fetched (file names), bytes_fetched, extracted and already_complete (outputs), and
+        outputs, all of them with path, state, files and bytes.
 
     Raises:
         TransferError: what could not be fetched, verified or extracted. The same call takes it up from there.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after saying what is kept.
     """
     work = [item for item in plan.items if item.missing]
     if any(item.state != "archive here" for item in work):
         require_aria2c()  # before anything is made
+    lacking: list[Item] = []
+    fetched = 0
     try:
         plan.data_dir.mkdir(parents=True, exist_ok=True)
-        receipts = Receipts(plan.data_dir)
-        lacking, fetched = [item for item in work if not _usable(item)], 0
-        if lacking:
-            require_free_space(plan.data_dir, plan.needed, "This download with its extraction")
-            fetched = _fetch(lacking, connections, receipts, keep_zips)
-        for item in work:
-            _extract(item, plan.data_dir, receipts)
-            if not keep_zips and receipts.is_temporary(item.archive):
-                item.path.unlink(missing_ok=True)
-                receipts.set_temporary(item.archive, False)
-        zips = plan.data_dir / ZIPS
-        if zips.is_dir() and not any(zips.iterdir()):
-            zips.rmdir()
+        with terminate_as_interrupt(), folder_lock(plan.data_dir):
+            receipts = Receipts(plan.data_dir)
+            lacking = [item for item in work if not _usable(item)]
+            if lacking:
+                fetched = _fetch(plan, lacking, connections, receipts, keep_zips)
+            if work:
+                console.info(f"Extracting into {plan.data_dir}:")
+            for item in work:
+                _extract(item, plan.data_dir, receipts)
+                if not keep_zips and receipts.is_temporary(item.archive):
+                    item.path.unlink(missing_ok=True)
+                    receipts.set_temporary(item.archive, False)
+            zips = plan.data_dir / ZIPS
+            if zips.is_dir() and not any(zips.iterdir()):
+                zips.rmdir()
+    except KeyboardInterrupt:
+        console.warn(f"stopped. {_kept(plan, work)} The same command goes on from there.")
+        raise
     except OSError as error:
-        where = error.filename or plan.data_dir
-        raise TransferError(f"{where}: {error.strerror}.", "Check the data folder, or give another.") from error
+        raise _disk_error(error, plan.data_dir) from error
     done = [output.to for item in work for output in item.missing]
     return {
         "data_dir": str(plan.data_dir),
@@ -188,6 +74,7 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
         "bytes_fetched": fetched,
         "extracted": done,
         "already_complete": [o.to for item in plan.items for o in item.outputs if o.to not in done],
+        "outputs": [_describe(plan.data_dir, o.to, o.to in done) for item in plan.items for o in item.outputs],
     }
 
 
@@ -201,24 +88,15 @@ def verify(path: Path, archive: Archive) -> str | None:
     if archive.size is not None and size != archive.size:
         return f"{path} has {size:,} bytes instead of {archive.size:,}"
     if archive.sha256 is not None:
-        console.info(f"Checking the SHA-256 of {path.name} ({human_size(size)})")
-        found = files.sha256(path)
-        if found != archive.sha256:
-            return f"{path} has SHA-256 {found} instead of {archive.sha256}"
+        digest, done = hashlib.sha256(), 0
+        with path.open("rb") as stream, byte_progress(archive.filename, size) as show:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+                show(done)
+        if digest.hexdigest() != archive.sha256:
+            return f"{path} has SHA-256 {digest.hexdigest()} instead of {archive.sha256}"
     return None
-
-
-def _state(path: Path, missing: bool) -> tuple[State, int]:
-    if not missing:
-        return "complete", 0
-    if path.is_file():
-        return "archive here", path.stat().st_size
-    part = part_path(path)
-    if part.is_file() and control_path(path).is_file():
-        found = part.stat()
-        # The pieces are written where they belong, so the file has holes: what counts is the space it takes.
-        return "partly fetched", min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
-    return "to fetch", 0
 
 
 def _set_aside(path: Path) -> Path:
@@ -229,6 +107,15 @@ def _set_aside(path: Path) -> Path:
 
 def _usable(item: Item) -> bool:
     """Whether the archive is on the disk and right; a wrong one is moved aside to be fetched anew."""
+    part = part_path(item.path)
+    if not item.path.is_file() and part.is_file() and not control_path(item.path).exists():
+        # aria2c deletes its note when a file is complete. We were killed before it got its name, or both of us
+        # before the first note: only the checksum tells.
+        if item.archive.size != part.stat().st_size or item.archive.sha256 is None or verify(part, item.archive):
+            part.unlink()
+            return False
+        part.replace(item.path)
+        return True
     if not item.path.is_file():
         return False
     problem = verify(item.path, item.archive)
@@ -237,21 +124,31 @@ def _usable(item: Item) -> bool:
     return problem is None
 
 
-def _fetch(items: Sequence[Item], connections: int, receipts: Receipts, keep_zips: bool) -> int:
+def _fetch(plan: Plan, items: Sequence[Item], connections: int, receipts: Receipts, keep_zips: bool) -> int:
     from panoptic_cli.transfer import daemon
 
+    have = {item: state_of(item.path, True)[1] for item in items}
+    sizes = {item.path.name: item.archive.size for item in items}
+    unpacked = sum(item.to_unpack for item in plan.items)
+    needed = unpacked + sum(max(0, (item.archive.size or 0) - count) for item, count in have.items())
+    require_free_space(plan.data_dir, needed, "This download with its extraction")
     for item in items:
         item.path.parent.mkdir(parents=True, exist_ok=True)
         receipts.set_temporary(item.archive, not keep_zips)
-    sizes = [item.archive.size for item in items]
-    total = None if None in sizes else round(sum(size or 0 for size in sizes) / _MB)
-    start = round(sum(item.have for item in items if item.state == "partly fetched") / _MB)
-    wanted = [daemon.Fetch(item.url, item.path, item.archive.size) for item in items]
-    with daemon.daemon(connections) as client, console.progress("Downloading", total, "MB", start) as advance:
-        daemon.fetch(client, wanted, _in_megabytes(advance, start))
-    fetched = sum(item.path.stat().st_size for item in items)
-    fetched -= sum(item.have for item in items if item.state == "partly fetched")
+    total = None if None in sizes.values() else sum(size or 0 for size in sizes.values())
+    wanted = [daemon.Fetch(item.url, item.path) for item in items]
+    with (
+        daemon.daemon(connections) as client,
+        byte_progress("Downloading", total, sizes, sum(have.values())) as show,
+    ):
+
+        def report(done: Mapping[str, int]) -> None:
+            show(sum(done.values()), done)
+
+        daemon.fetch(client, wanted, report)
+    fetched = sum(item.path.stat().st_size - count for item, count in have.items())
     problems = []
+    console.info("Checking sizes and SHA-256:")
     for item in items:
         problem = verify(item.path, item.archive)
         if problem is not None:
@@ -264,26 +161,43 @@ def _fetch(items: Sequence[Item], connections: int, receipts: Receipts, keep_zip
     return fetched
 
 
-def _in_megabytes(advance: Callable[..., None], start: int) -> Callable[[int, str], None]:
-    shown = start
-
-    def report(done: int, note: str) -> None:
-        nonlocal shown
-        now = max(shown, round(done / _MB))
-        advance(now - shown, note)
-        shown = now
-
-    return report
-
-
 def _extract(item: Item, data_dir: Path, receipts: Receipts) -> None:
     workers = min(8, os.cpu_count() or 1)
     for output in item.missing:
-        with console.progress(f"Extracting {output.to}", output.files, "files") as advance:
-            extracted = extract(item.path, output, data_dir, workers, advance)
+        extracted = extract(item.path, output, data_dir, workers)
         if output.files is not None and extracted.files != output.files:
             console.warn(
                 f"{item.archive.filename} holds {extracted.files:,} files for {output.to}, "
                 f"the manifest says {output.files:,}."
             )
         receipts.record(item.archive, output, extracted)
+
+
+def _describe(data_dir: Path, to: str, is_new: bool) -> dict[str, Any]:
+    found = measure(data_dir / to) or Extracted(0, 0)
+    return {"path": to, "state": "new" if is_new else "was here", "files": found.files, "bytes": found.bytes}
+
+
+def _kept(plan: Plan, work: Sequence[Item]) -> str:
+    """Says what an interrupted run leaves behind."""
+    receipts, kept = Receipts(plan.data_dir), []
+    for item in work:
+        complete = [output.to for output in item.missing if receipts.is_complete(item.archive, output)]
+        kept += complete
+        if len(complete) < len(item.missing):
+            state, have = state_of(item.path, True)
+            if state == "archive here":
+                kept.append(f"{ZIPS}/{item.archive.filename}")
+            elif state == "partly fetched":
+                size = "" if item.archive.size is None else f" of {human_size(item.archive.size)}"
+                kept.append(f"{human_size(have)}{size} of {ZIPS}/{item.archive.filename}")
+    return f"Kept in {plan.data_dir}: {', '.join(kept)}." if kept else "Nothing was complete yet."
+
+
+def _disk_error(error: OSError, data_dir: Path) -> TransferError:
+    where = error.filename or data_dir
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TransferError(
+            f"The disk is full: {where} cannot be written.", "Free space, then run the same command again to go on."
+        )
+    return TransferError(f"{where}: {error.strerror}.", "Check the data folder, or give another --data-dir.")

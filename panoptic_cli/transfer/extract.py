@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import shutil
+import lzma
 import stat
+import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from panoptic_cli import files
 from panoptic_cli.errors import TransferError, summarize
 from panoptic_cli.transfer.manifest import Output
+from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.sizes import human_size, require_free_space
 
 # Deflate cannot pack tighter than 1:1032; annotation JSON packs about 1:10. More than this is no data set.
 MAX_UNPACK_RATIO = 200
 _SMALL_TOTAL = 64 << 20  # below this many bytes no ratio is suspicious
 _BATCH = 64  # members a thread takes at a time
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-
-Report = Callable[[int], None]
+_BLOCK = 1 << 20
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Job:
     target: Path
 
 
-def extract(archive: Path, output: Output, data_dir: Path, workers: int, report: Report | None = None) -> Extracted:
+def extract(archive: Path, output: Output, data_dir: Path, workers: int) -> Extracted:
     """Extracts one output of an archive. Files already there with the declared size are not written again.
 
     A new folder is filled under a temporary name and renamed when it is complete; a folder already there is
@@ -53,7 +53,6 @@ def extract(archive: Path, output: Output, data_dir: Path, workers: int, report:
         output: what to take and where to put it.
         data_dir: the folder that `output.to` is relative to.
         workers: threads.
-        report: called with the number of files done since the last call.
 
     Returns:
         The count and size of the output's files.
@@ -62,7 +61,6 @@ def extract(archive: Path, output: Output, data_dir: Path, workers: int, report:
         TransferError: the archive is broken or unsafe (nothing of it is written), lacks the members, or the
             disk is full.
     """
-    advance = report or (lambda count: None)
     with contextlib.ExitStack() as stack:
         if output.archive is not None:
             archive = stack.enter_context(_nested(archive, output.archive, data_dir))
@@ -71,7 +69,7 @@ def extract(archive: Path, output: Output, data_dir: Path, workers: int, report:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not output.is_folder:
             jobs = [_Job(_member(opened, output.members, archive), target)]
-            _write_all(opened, archive, jobs, 1, advance, data_dir)
+            _write_all(opened, archive, jobs, 1, data_dir, target.name)
         else:
             staging = target.with_name(f".{target.name}.partial")
             root = target if target.is_dir() else staging
@@ -82,7 +80,7 @@ def extract(archive: Path, output: Output, data_dir: Path, workers: int, report:
             ]
             if not jobs:
                 raise TransferError(f"{archive} holds nothing below {output.members}.", "Check the manifest.")
-            _write_all(opened, archive, jobs, workers, advance, data_dir)
+            _write_all(opened, archive, jobs, workers, data_dir, f"{target.name}/")
             if root == staging:
                 staging.replace(target)
             else:
@@ -153,32 +151,52 @@ def _nested(archive: Path, member: str, data_dir: Path) -> Iterator[Path]:
     path = data_dir / f".{PurePosixPath(member).name}"
     with open_archive(archive) as outer:
         jobs = [_Job(_member(outer, member, archive), path)]
-        _write_all(outer, archive, jobs, 1, lambda count: None, data_dir)
+        _write_all(outer, archive, jobs, 1, data_dir, PurePosixPath(member).name)
     yield path
     path.unlink()
 
 
 def _write_all(
-    opened: zipfile.ZipFile, archive: Path, jobs: list[_Job], workers: int, report: Report, data_dir: Path
+    opened: zipfile.ZipFile, archive: Path, jobs: list[_Job], workers: int, data_dir: Path, what: str
 ) -> None:
     missing = [job for job in jobs if not _is_complete(job)]
-    report(len(jobs) - len(missing))
-    require_free_space(data_dir, sum(job.info.file_size for job in missing), f"Extracting {archive.name}")
+    total, to_write = (sum(job.info.file_size for job in some) for some in (jobs, missing))
+    require_free_space(data_dir, to_write, f"Extracting {archive.name}")
     for folder in {job.target.parent for job in missing}:
         folder.mkdir(parents=True, exist_ok=True)
+    stop, written = threading.Event(), _Counter(total - to_write)
 
-    def write(batch: list[_Job]) -> int:
+    def write(batch: list[_Job]) -> None:
         for job in batch:
-            _write(opened, archive, job)
-        return len(batch)
+            if stop.is_set():
+                break
+            _write(opened, archive, job, stop, written)
 
-    pool = ThreadPoolExecutor(max_workers=max(1, workers))
-    try:
-        batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
-        for future in as_completed([pool.submit(write, batch) for batch in batches]):
-            report(future.result())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with byte_progress(what, total, start=total - to_write) as show:
+        pool = ThreadPoolExecutor(max_workers=max(1, workers))
+        try:
+            batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
+            pending = {pool.submit(write, batch) for batch in batches}
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                show(written.value)
+        finally:
+            stop.set()  # after an error or Ctrl-C the other threads end with the block they are at
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Counter:
+    """Bytes written so far, by all threads."""
+
+    def __init__(self, start: int) -> None:
+        self._lock = threading.Lock()
+        self.value = start
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.value += count
 
 
 def _is_complete(job: _Job) -> bool:
@@ -189,20 +207,24 @@ def _is_complete(job: _Job) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == job.info.file_size
 
 
-def _write(opened: zipfile.ZipFile, archive: Path, job: _Job) -> None:
-    partial = job.target.with_name(f".{job.target.name}.{os.getpid()}.partial")
+def _write(opened: zipfile.ZipFile, archive: Path, job: _Job, stop: threading.Event, written: _Counter) -> None:
+    # Always the same name, so that what a killed run left of this member is written over, not left behind.
+    partial = job.target.with_name(f".{job.target.name}.partial")
     try:
         # zipfile stops at the declared size and compares the CRC there, so a member cannot grow beyond what
         # was added up before.
         with opened.open(job.info) as source, partial.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+            while block := source.read(_BLOCK):
+                if stop.is_set():
+                    return
+                sink.write(block)
+                written.add(len(block))
         partial.replace(job.target)
     except _BROKEN as error:
-        raise TransferError(
-            f"{archive} is broken at {job.info.filename}: {error or type(error).__name__}.",
-            "Delete the archive and fetch it again.",
-        ) from None
+        raise _broken(archive, job, str(error) or type(error).__name__) from None
     except OSError as error:
+        if error.errno is None:  # bz2's way to say that data are damaged
+            raise _broken(archive, job, str(error)) from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise TransferError(
                 f"{job.target} cannot be written: {error.strerror}.", "Check the data folder."
@@ -213,3 +235,9 @@ def _write(opened: zipfile.ZipFile, archive: Path, job: _Job) -> None:
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _broken(archive: Path, job: _Job, why: str) -> TransferError:
+    return TransferError(
+        f"{archive} is broken at {job.info.filename!r}: {why}.", "Delete the archive and fetch it again."
+    )

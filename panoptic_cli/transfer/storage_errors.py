@@ -18,6 +18,28 @@ class ChecksumMismatchError(Exception):
     """An object in the bucket does not have the file's CRC32C."""
 
 
+class FileChangedError(Exception):
+    """A file is no longer what its checksum was taken of."""
+
+
+def is_worth_resending(error: Exception) -> bool:
+    """Whether sending the whole object again can help: other bytes arrived than were meant, or the upload was lost."""
+    import google.api_core.exceptions as api
+    from google.cloud.storage import exceptions as storage
+
+    status = 0
+    if isinstance(error, api.GoogleAPICallError):
+        status = int(error.code or 0)
+    elif isinstance(error, storage.InvalidResponse):
+        status = int(getattr(error.response, "status_code", 0))
+    # 400: the content does not have the announced checksum. 404, 410: the resumable upload is not known any more;
+    # Cloud Storage's documentation says to start over.
+    # The library's ValueError: the file, or what the server has of it, is shorter than it should be.
+    return status in (http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE) or isinstance(
+        error, (ChecksumMismatchError, storage.DataCorruption, ValueError)
+    )
+
+
 def as_transfer_error(error: Exception, bucket: str) -> TransferError:
     """Translates an error of the client library; see `describe`."""
     message, hint = describe(error, bucket)
@@ -44,8 +66,13 @@ def describe(error: BaseException, bucket: str) -> tuple[str, str]:
 
     if isinstance(error, (ChecksumMismatchError, storage.DataCorruption)):
         return (
-            "the object in the bucket does not have the file's CRC32C",
-            "The file changed meanwhile, or the transfer was damaged: run the same command again.",
+            "the object in the bucket does not have the file's CRC32C, also after several tries",
+            "Something on the way changes the bytes: check proxies, then run the same command again to replace it.",
+        )
+    if isinstance(error, FileChangedError):
+        return (
+            "the file changed while it was being sent",
+            "Let what writes it end, then run the same command again.",
         )
     if isinstance(error, auth.DefaultCredentialsError):
         return "there are no Google Cloud credentials, or they cannot be read", _LOGIN
@@ -64,6 +91,8 @@ def describe(error: BaseException, bucket: str) -> tuple[str, str]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or type(error).__name__}", "Check the file and the network."
+    if type(error).__module__.partition(".")[0] in ("google", "requests", "urllib3"):
+        return f"the storage client failed ({type(error).__name__})", _AGAIN
     raise error
 
 
@@ -83,4 +112,9 @@ def _of_status(status: int, bucket: str) -> tuple[str, str]:
         )
     if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
         return f"Cloud Storage is busy or out of order (HTTP {status})", "Run the same command again later."
+    if status == http.HTTPStatus.BAD_REQUEST:
+        return (
+            "Cloud Storage refused the content or the request (HTTP 400), also after several tries",
+            "Something on the way may change the bytes: check proxies and the bucket's settings, then run it again.",
+        )
     return f"Cloud Storage refused the request (HTTP {status})", "Check the bucket's name and its settings."

@@ -1,105 +1,56 @@
-"""Uploads to Cloud Storage: parallel, verified by CRC32C, objects that are already there left alone."""
+"""Uploads to Cloud Storage: several files at a time, resumable, and every object's CRC32C verified."""
 
 from __future__ import annotations
 
-import base64
-import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Literal
-
-import google_crc32c
+from typing import IO, Any
 
 from panoptic_cli import console
-from panoptic_cli.errors import DataError, TransferError, UsageError, summarize
-from panoptic_cli.transfer.storage_errors import ChecksumMismatchError, as_transfer_error, describe
+from panoptic_cli.errors import DataError, TransferError, summarize
+from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.transfer.progress import byte_progress
+from panoptic_cli.transfer.sizes import human_size
+from panoptic_cli.transfer.storage_errors import (
+    ChecksumMismatchError,
+    FileChangedError,
+    as_transfer_error,
+    describe,
+    is_worth_resending,
+)
+from panoptic_cli.transfer.upload_plan import Destination, Upload, checksum
 
 MAX_WORKERS = 64
-_MB = 10**6
-_CHUNK = 32 << 20  # bytes of one resumable request, a multiple of 256 KiB; a retry sends at most this again
-Action = Literal["upload", "replace", "unchanged"]
+_CHUNK = 32 << 20  # bytes of one resumable request: a worker's memory, and what a dropped connection costs
+_ATTEMPTS = 3  # of a whole object
+_LONGEST_PAUSE = 16.0  # seconds between tries of one request
 
 
 @dataclass(frozen=True)
-class Destination:
-    """A place in a bucket.
+class Failure:
+    """A file that did not arrive: what is wrong, and what to do."""
+
+    item: Upload
+    message: str
+    hint: str
+
+
+class UploadError(TransferError):
+    """Some files did not arrive.
 
     Attributes:
-        bucket: the bucket's name.
-        prefix: what object names start with: empty, or ends with "/".
+        failures: those files; all others did.
     """
 
-    bucket: str
-    prefix: str
-
-    def __str__(self) -> str:
-        return f"gs://{self.bucket}/{self.prefix}"
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One file and its object.
-
-    Attributes:
-        path: the local file.
-        name: the object's name.
-        size: bytes.
-        crc32c: base64 of the big-endian CRC32C, as Cloud Storage writes it.
-        action: upload (new), replace (other content there), or unchanged.
-    """
-
-    path: Path
-    name: str
-    size: int
-    crc32c: str
-    action: Action = "upload"
-
-
-def parse_destination(url: str) -> Destination:
-    """Reads gs://BUCKET/PREFIX.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    bucket, _, prefix = url.removeprefix("gs://").partition("/")
-    if not url.startswith("gs://") or not bucket or prefix.startswith("/") or "//" in prefix:
-        raise UsageError(f"'{url}' is not a Cloud Storage place.", "Give it as gs://BUCKET/PREFIX.")
-    return Destination(bucket, prefix.rstrip("/") + "/" if prefix.strip("/") else "")
-
-
-def list_files(source: Path) -> list[Path]:
-    """Returns the files to send, sorted; hidden ones and symbolic links are left out and counted in a note.
-
-    Args:
-        source: a folder, taken with all below it, or one file.
-
-    Raises:
-        DataError: it does not exist or holds nothing to send.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise DataError(f"{source} does not exist.", "Make the records first: panoptic make-tfrecords.")
-    found, left_out = [], 0
-    for folder, subfolders, names in os.walk(source):
-        here = Path(folder)
-        skipped = [name for name in subfolders if _is_skipped(here / name)]
-        left_out += len(skipped)
-        subfolders[:] = [name for name in subfolders if name not in skipped]
-        for name in names:
-            path = here / name
-            if _is_skipped(path) or not path.is_file():
-                left_out += 1
-            else:
-                found.append(path)
-    if left_out:
-        console.info(f"Left out {left_out:,} hidden or linked files and folders in {source}")
-    if not found:
-        raise DataError(f"{source} holds nothing to upload.", "Make the records first: panoptic make-tfrecords.")
-    return sorted(found)
+    def __init__(self, failures: list[Failure], count: int, destination: Destination) -> None:
+        problems = [f"{failure.item.path}: {failure.message}" for failure in failures]
+        super().__init__(
+            f"{len(failures)} of {count} files did not reach {destination} (the others did): "
+            f"{summarize(problems, len(problems))}.",
+            failures[0].hint,
+        )
+        self.failures = failures
 
 
 def make_client() -> Any:
@@ -117,42 +68,14 @@ def make_client() -> Any:
         raise as_transfer_error(error, "") from None
 
 
-def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destination) -> list[Upload]:
-    """Compares what is here with what is there. Reads every file once for its CRC32C; sends nothing.
-
-    Args:
-        client: a google.cloud.storage.Client.
-        paths: the files, from `list_files`.
-        root: the folder that object names are relative to.
-        destination: where to.
-
-    Raises:
-        DataError: a file cannot be read.
-        TransferError: no such bucket, no permission, no credentials, or no answer.
-    """
-    try:
-        blobs = client.list_blobs(destination.bucket, prefix=destination.prefix)
-        there = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
-    except Exception as error:  # whatever the transport raises: described, or raised again when it is not one of its
-        raise as_transfer_error(error, destination.bucket) from None
-    planned = []
-    total = sum(path.stat().st_size for path in paths)
-    with console.progress("Reading checksums", round(total / _MB), "MB") as advance:
-        add = _in_megabytes(advance)
-        for path in paths:
-            name = destination.prefix + path.relative_to(root).as_posix()
-            size, crc = _checksum(path, add)
-            action: Action = "upload"
-            if name in there:
-                action = "unchanged" if there[name] == (size, crc) else "replace"
-            planned.append(Upload(path, name, size, crc, action))
-    return planned
-
-
 def run_uploads(client: Any, planned: list[Upload], destination: Destination, workers: int = 8) -> list[Upload]:
     """Sends what is new or different, several files at a time, and verifies each object's CRC32C.
 
-    Large files go in resumable requests; every request is tried again with growing pauses on passing faults.
+    Large files go in resumable requests; every request is tried again with growing pauses on passing faults, and a
+    whole object when it arrives damaged. Cloud Storage is told the checksum beforehand and refuses other content.
+
+    The library's own transfer_manager sends through the same calls, but it says nothing before all files have ended,
+    cannot be told the checksum of each, and on Ctrl-C first sends what is still queued.
 
     Args:
         client: a google.cloud.storage.Client.
@@ -164,19 +87,17 @@ def run_uploads(client: Any, planned: list[Upload], destination: Destination, wo
         What was sent.
 
     Raises:
-        TransferError: lists every file that did not arrive; the others did.
+        UploadError: lists every file that did not arrive; the others did.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after saying what had arrived.
     """
-    import requests.adapters
-
     work = [item for item in planned if item.action != "unchanged"]
+    stop, sent = threading.Event(), _Counter()
+    _prepare_transport(client, workers, stop)
     bucket = client.bucket(destination.bucket)
-    # requests keeps ten connections by default and throws the others away, with a warning for each.
-    for scheme in ("https://", "http://"):
-        client._http.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=max(10, workers)))
-    sent = _Counter()
-    failures: list[tuple[Upload, BaseException]] = []
-    with console.progress("Uploading", round(sum(item.size for item in work) / _MB), "MB") as advance:
-        add, shown, finished = _in_megabytes(advance), 0, 0
+    arrived: list[Upload] = []
+    errors: list[tuple[Upload, BaseException]] = []
+    with terminate_as_interrupt(), byte_progress("Uploading", sum(item.size for item in work)) as show:
+        show(0, note=f"0/{len(work)} files")
         pool = ThreadPoolExecutor(max_workers=workers)
         try:
             futures = {pool.submit(_send, bucket, item, sent): item for item in work}
@@ -184,90 +105,102 @@ def run_uploads(client: Any, planned: list[Upload], destination: Destination, wo
             while pending:
                 done, pending = wait(pending, timeout=0.2)
                 for future in done:
-                    finished += 1
                     error = future.exception()
-                    if error is not None:
-                        failures.append((futures[future], error))
-                now = sent.value
-                add(now - shown, f"{finished}/{len(work)} files")
-                shown = now
+                    if error is None:
+                        arrived.append(futures[future])
+                    else:
+                        errors.append((futures[future], error))
+                show(sent.value, note=f"{len(arrived)}/{len(work)} files")
+        except KeyboardInterrupt:
+            stop.set()  # the workers end with the request they are at
+            size = human_size(sum(item.size for item in arrived))
+            console.warn(
+                f"stopped. {len(arrived)} of {len(work)} files ({size}) arrived in {destination} and were verified. "
+                "The same command sends the others."
+            )
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    if failures:
-        described = [(item, *describe(error, destination.bucket)) for item, error in failures]
-        raise TransferError(
-            f"{len(failures)} of {len(work)} files did not reach {destination} (the others did): "
-            + summarize([f"{item.path}: {message}" for item, message, _ in described])
-            + ".",
-            described[0][2],
-        )
+    if errors:
+        failures = [Failure(item, *describe(error, destination.bucket)) for item, error in errors]
+        raise UploadError(failures, len(work), destination)
     return work
 
 
+def _prepare_transport(client: Any, workers: int, stop: threading.Event) -> None:
+    import requests.adapters
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            if stop.is_set():
+                raise InterruptedError("stopped")
+            return super().send(*args, **kwargs)
+
+    for scheme in ("https://", "http://"):
+        # requests keeps ten connections by default and throws the others away, with a warning for each.
+        client._http.mount(scheme, Adapter(pool_maxsize=max(10, workers)))
+
+
 def _send(bucket: Any, item: Upload, sent: _Counter) -> None:
-    blob = bucket.blob(item.name, chunk_size=_CHUNK)
-    with item.path.open("rb") as stream:
-        blob.upload_from_file(_CountedFile(stream, sent), size=item.size, checksum="crc32c")
-    if blob.crc32c != item.crc32c:
-        raise ChecksumMismatchError(item.name)
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    retry = DEFAULT_RETRY.with_delay(initial=1.0, maximum=_LONGEST_PAUSE, multiplier=2.0)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            blob = bucket.blob(item.name, chunk_size=_CHUNK)
+            with item.path.open("rb") as stream:
+                blob.upload_from_file(
+                    _CountedFile(stream, sent, item.name),
+                    size=item.size,
+                    checksum="crc32c",
+                    crc32c_checksum_value=item.crc32c,
+                    retry=retry,
+                )
+            if blob.crc32c != item.crc32c:
+                raise ChecksumMismatchError
+            sent.reached(item.name, item.size)
+            return
+        except Exception as error:
+            if not is_worth_resending(error):
+                raise
+            if _has_changed(item):
+                raise FileChangedError from None
+            if attempt == _ATTEMPTS:
+                raise
+
+
+def _has_changed(item: Upload) -> bool:
+    try:
+        return checksum(item.path) != (item.size, item.crc32c)
+    except DataError:
+        return True
 
 
 class _Counter:
-    """Bytes handed over so far, by all threads."""
+    """Bytes that arrived so far, of all files; what is sent again does not count twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._furthest: dict[str, int] = {}
         self.value = 0
 
-    def add(self, count: int) -> None:
+    def reached(self, name: str, position: int) -> None:
         with self._lock:
-            self.value += count
+            before = self._furthest.get(name, 0)
+            if position > before:
+                self._furthest[name] = position
+                self.value += position - before
 
 
 class _CountedFile:
-    """A file that counts what is read; what a retry reads again does not count twice."""
+    """A file that counts: who reads on has delivered what was read before."""
 
-    def __init__(self, stream: IO[bytes], counter: _Counter) -> None:
+    def __init__(self, stream: IO[bytes], counter: _Counter, name: str) -> None:
         self._stream = stream
         self._counter = counter
-        self._furthest = 0
+        self._name = name
         self.tell, self.seek = stream.tell, stream.seek
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        position = self._stream.tell()
-        if position > self._furthest:
-            self._counter.add(position - self._furthest)
-            self._furthest = position
-        return data
-
-
-def _is_skipped(path: Path) -> bool:
-    return path.name.startswith(".") or path.is_symlink()
-
-
-def _checksum(path: Path, add: Callable[[int], None]) -> tuple[int, str]:
-    size, checksum = 0, google_crc32c.Checksum()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                checksum.update(block)
-                size += len(block)
-                add(len(block))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from None
-    return size, base64.b64encode(checksum.digest()).decode("ascii")
-
-
-def _in_megabytes(advance: Callable[..., None]) -> Callable[..., None]:
-    """Feeds a progress display that counts whole megabytes from counts of bytes."""
-    total = shown = 0
-
-    def add(count: int, note: str | None = None) -> None:
-        nonlocal total, shown
-        total += count
-        now = round(total / _MB)
-        advance(now - shown, note)
-        shown = now
-
-    return add
+        self._counter.reached(self._name, self._stream.tell())
+        return self._stream.read(size)

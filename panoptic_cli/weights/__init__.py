@@ -50,6 +50,7 @@ def _load(network: PanopticFPN, source: str, *, allow_backbone_only: bool) -> Lo
 
     prefix = checkpoints.find_checkpoint(source)
     if checkpoints.is_own(prefix):
-        step = checkpoints.load_network(network, prefix)
-        return Loaded(prefix, len(network.variables), network.count_params(), backbone_only=False, step=step)
+        step, averaged = checkpoints.load_network(network, prefix)
+        variables, parameters = len(network.variables), network.count_params()
+        return Loaded(prefix, variables, parameters, backbone_only=False, step=step, averaged=averaged)
     return model_garden.load(network, prefix, allow_backbone_only=allow_backbone_only)

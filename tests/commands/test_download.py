@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from panoptic_cli.commands.main import run
+
+from panoptic_cli.errors import TransferError
+from panoptic_cli.transfer.aria2c import require_aria2c
 
 
 def test_a_dry_run_names_sizes_and_total_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +86,47 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
 def test_usage_errors(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["download", *arguments]) == 2
     assert word in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_help_says_how_large_the_small_start_is(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    assert run(["download", "--help"]) == 0
+    assert "val is 1.9 GB, both are 21.3 GB" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("platform", "programs", "command"),
+    [
+        ("darwin", [], "brew install aria2"),
+        ("win32", [], "winget install aria2.aria2"),
+        ("linux", ["apt-get"], "sudo apt-get install -y aria2"),
+        ("linux", ["dnf"], "sudo dnf install -y aria2"),
+        ("linux", ["pacman"], "sudo pacman -S aria2"),
+        ("linux", ["apk"], "sudo apk add aria2"),
+        ("linux", [], "Install the package aria2"),
+    ],
+)
+def test_the_install_command_is_that_of_the_platform(
+    platform: str, programs: list[str], command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in programs:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.platform", platform)
+        patch.setattr("shutil.which", lambda name: str(tmp_path / name) if (tmp_path / name).exists() else None)
+        with pytest.raises(TransferError) as caught:
+            require_aria2c()
+    assert command in (caught.value.hint or "")
+
+
+def test_neither_command_imports_what_the_help_does_not_need() -> None:
+    program = (
+        "import sys; from panoptic_cli.transfer import aria2c, sizes, upload, upload_plan; "
+        "import panoptic_cli.commands.download, panoptic_cli.commands.upload; "
+        "slow = {'pydantic', 'aria2p', 'requests', 'tensorflow', 'google.auth', 'google.cloud.storage'}; "
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -125,28 +125,30 @@ def test_dry_run_json_is_one_object(data, capsys):
     assert tree["trainer"]["train_steps"] == 22500
 
 
-def test_rates_follow_the_batch_size(data, capsys):
+def test_the_schedule_follows_the_batch_size(data, capsys):
     tree, told = dry_run(capsys, "--schedule", "3x", "--batch-size", "16")
     config = tree["trainer"]["optimizer_config"]
+    assert tree["trainer"]["train_steps"] == 4 * 67500
     assert config["learning_rate"]["stepwise"] == {
-        "boundaries": [45000, 60000],
+        "boundaries": [180000, 240000],
         "values": pytest.approx([0.03, 0.003, 0.0003]),
     }
-    assert config["warmup"]["linear"]["warmup_learning_rate"] == pytest.approx(0.0067 / 4)
-    assert "scaled by 0.25" in told
-    assert "0.12 -> 0.03" in told
+    assert config["warmup"]["linear"] == {"warmup_steps": 2000, "warmup_learning_rate": pytest.approx(0.0067 / 4)}
+    assert "batch 16 instead of 64" in told
+    assert "values 0.12/0.012/0.0012 -> 0.03/0.003/0.0003" in told
 
 
-def test_rates_of_the_user_stay(data, capsys):
+def test_what_the_user_set_stays(data, capsys):
     key = "trainer.optimizer_config.learning_rate.stepwise.values"
-    tree, told = dry_run(capsys, "--batch-size", "32", "--set", f"{key}=[0.5,0.4,0.3]")
+    tree, told = dry_run(capsys, "--batch-size", "32", "--steps", "1000", "--set", f"{key}=[0.5,0.4,0.3]")
     config = tree["trainer"]["optimizer_config"]
-    assert config["learning_rate"]["stepwise"]["values"] == [0.5, 0.4, 0.3]
+    assert tree["trainer"]["train_steps"] == 1000
+    assert config["learning_rate"]["stepwise"] == {"boundaries": [30000, 40000], "values": [0.5, 0.4, 0.3]}
     assert config["warmup"]["linear"]["warmup_learning_rate"] == pytest.approx(0.0067 / 2)
-    assert "stepwise" not in told
+    assert "values" not in told
     same, told = dry_run(capsys, "--batch-size", "64")
     assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(mode="json")
-    assert "scaled" not in told
+    assert "fitted" not in told
 
 
 def test_dry_run_and_usage_errors_do_not_import_tensorflow(data):

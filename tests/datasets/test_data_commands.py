@@ -52,6 +52,53 @@ def test_data_laid_out_otherwise(dataset: Path, tmp_path: Path, capsys: Out) -> 
 
 
 @pytest.mark.parametrize(
+    ("labels", "pictures"),
+    [("panoptic_mine", "mine"), ("mine_panoptic", "mine"), ("labels", "images"), ("both", "both")],
+)
+def test_json_and_masks_alone_are_enough(
+    dataset: Path, tmp_path: Path, capsys: Out, labels: str, pictures: str
+) -> None:
+    moved = tmp_path / "mine"
+    moved.mkdir()
+    (dataset / "panoptic_val2017").rename(moved / labels)
+    (moved / pictures).mkdir(exist_ok=True)
+    for path in (dataset / "val2017").iterdir():
+        path.rename(moved / pictures / path.name)
+    (dataset / "annotations" / "panoptic_val2017.json").rename(moved / "a.json")
+    arguments = ["--panoptic-annotations", str(moved / "a.json"), "--panoptic-masks", str(moved / labels)]
+    value = _json(capsys, "make-tfrecords", *arguments, "--output-dir", str(moved / "out"), "--workers", "1")
+    assert value["splits"][0]["pictures"] == 6
+    assert value["splits"][0]["objects"] > 0
+
+
+def test_pictures_that_cannot_be_guessed_are_asked_for(dataset: Path, tmp_path: Path, capsys: Out) -> None:
+    (dataset / "panoptic_val2017").rename(tmp_path / "labels")
+    annotations = dataset / "annotations" / "panoptic_val2017.json"
+    arguments = ["--panoptic-annotations", str(annotations), "--panoptic-masks", str(tmp_path / "labels")]
+    assert run(["make-tfrecords", *arguments]) == 2
+    assert "--image-dir" in capsys.readouterr().err
+
+
+def test_what_was_left_out_and_done_is_told(dataset: Path, capsys: Out) -> None:
+    path = dataset / "annotations" / "instances_val2017.json"
+    value = json.loads(path.read_text())
+    value["annotations"][0]["bbox"] = [-1, 2, 30, 30]
+    value["annotations"][1]["segmentation"] = []
+    path.write_text(json.dumps(value))
+    (dataset / "val2017" / "000000200003.jpg").unlink()
+    arguments = ["make-tfrecords", "--data-dir", str(dataset), "--split", "val", "--workers", "1"]
+    split = _json(capsys, *arguments, "--on-bad-data", "skip")["splits"][0]
+    assert split["skipped_pictures"] == {"picture missing": 1}
+    assert split["skipped_objects"] == {"empty mask": 1}
+    assert split["notes"] == {"boxes cut at the picture's edge": 1}
+    assert run([*arguments, "--on-bad-data", "skip"]) == 0  # all shards are kept: their counts are told again
+    shown = capsys.readouterr().out
+    assert "left out 1 objects: empty mask" in shown
+    assert "left out 1 pictures: picture missing" in shown
+    assert "1 boxes cut at the picture's edge" in shown
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--data-dir", "nowhere"], 1, "does not exist. Get COCO with 'panoptic download"),

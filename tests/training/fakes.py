@@ -34,6 +34,8 @@ def build_model(experiment: Experiment, label_space: LabelSpace) -> Any:
     import keras
     import tensorflow as tf
 
+    from panoptic_cli.training.step import sum_over_replicas
+
     class Training(keras.Model):
         def __init__(self) -> None:
             super().__init__(name="training")
@@ -54,7 +56,8 @@ def build_model(experiment: Experiment, label_space: LabelSpace) -> Any:
                 loss = tf.reduce_sum(error) / experiment.task.train_data.global_batch_size
                 scaled = self.optimizer.scale_loss(loss)
             weights = self.network.trainable_variables
-            self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights, strict=True))
+            gradients = sum_over_replicas(tape.gradient(scaled, [v.value for v in weights]))
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             return {"total_loss": loss * replicas, "mask_loss": loss * 0.5 * replicas}
 

@@ -1,156 +1,21 @@
-"""A local mirror with range support that serves small archives of the shape of COCO's."""
+"""Fixtures of the transfer tests: a mirror to download from, an emulator of Cloud Storage to upload to."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import http.server
-import io
 import json
-import re
-import threading
-import time
-import zipfile
+import os
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-TRAIN_FILES, VAL_FILES = 5, 3
-
-
-@dataclass
-class Mirror:
-    """A web server on loopback.
-
-    Attributes:
-        root: the folder it serves.
-        url: its base URL.
-        sent: (path, first byte, bytes sent) of every answer with a body.
-        status: answers a path with this status instead of its content.
-        bytes_per_second: limit for each connection, None for none.
-    """
-
-    root: Path
-    url: str = ""
-    sent: list[tuple[str, int, int]] = field(default_factory=list)
-    status: dict[str, int] = field(default_factory=dict)
-    bytes_per_second: int | None = None
-
-    def bytes_sent(self, path: str) -> int:
-        return sum(count for name, _, count in self.sent if name == path)
-
-
-def _handler(mirror: Mirror) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            name = self.path.lstrip("/")
-            file = mirror.root / name
-            if name in mirror.status or not file.is_file():
-                self.send_error(mirror.status.get(name, 404))
-                return
-            content = file.read_bytes()
-            start, end = 0, len(content) - 1
-            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if asked:
-                start, end = int(asked[1]), int(asked[2]) if asked[2] else end
-            self.send_response(206 if asked else 200)
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("Content-Length", str(end + 1 - start))
-            if asked:
-                self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
-            self.end_headers()
-            step, count = 64 << 10, 0
-            try:
-                for position in range(start, end + 1, step):
-                    piece = content[position : min(position + step, end + 1)]
-                    self.wfile.write(piece)
-                    count += len(piece)
-                    if mirror.bytes_per_second:
-                        time.sleep(len(piece) / mirror.bytes_per_second)
-            except OSError:
-                pass  # the client went away: what it got still counts
-            finally:
-                mirror.sent.append((name, start, count))
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    return Handler
-
-
-@contextlib.contextmanager
-def serve(root: Path) -> Iterator[Mirror]:
-    mirror = Mirror(root)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror))
-    server.daemon_threads = True
-    mirror.url = f"http://127.0.0.1:{server.server_address[1]}/"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield mirror
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def make_zip(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(zip_bytes(members))
-
-
-def zip_bytes(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, content in members.items():
-            opened.writestr(name, content)
-    return stream.getvalue()
-
-
-def coco_members() -> dict[str, dict[str, bytes]]:
-    """The contents of COCO's four archives in small: path of the archive -> member -> bytes."""
-    rng = np.random.default_rng(7)
-    counts = {"train": TRAIN_FILES, "val": VAL_FILES}
-
-    def pictures(folder: str, count: int, suffix: str) -> dict[str, bytes]:
-        names = [f"{folder}/", *(f"{folder}/{number:012d}.{suffix}" for number in range(count))]
-        return {name: b"" if name.endswith("/") else rng.bytes(3000 + len(name)) for name in names}
-
-    archives = {f"zips/{split}2017.zip": pictures(f"{split}2017", n, "jpg") for split, n in counts.items()}
-    archives["annotations/annotations_trainval2017.zip"] = {
-        f"annotations/{kind}_{split}2017.json": json.dumps({"kind": kind, "split": split}).encode()
-        for kind in ("instances", "captions")
-        for split in counts
-    }
-    panoptic: dict[str, bytes] = {}
-    for split, count in counts.items():
-        panoptic[f"annotations/panoptic_{split}2017.json"] = json.dumps({"panoptic": split}).encode()
-        nested = pictures(f"panoptic_{split}2017", count, "png")
-        litter = {f"__MACOSX/panoptic_{split}2017/._1.png": b"x", f"panoptic_{split}2017/.DS_Store": b"x"}
-        panoptic[f"annotations/panoptic_{split}2017.zip"] = zip_bytes(nested | litter)
-    archives["annotations/panoptic_annotations_trainval2017.zip"] = panoptic
-    return archives
-
-
-def manifest_for(root: Path) -> dict[str, Any]:
-    """The official manifest with the sizes and checksums of the small archives in `root`."""
-    from panoptic_cli.transfer.manifest import official_manifest
-
-    value = official_manifest().model_dump(mode="json")
-    for archive in value["archives"]:
-        content = (root / archive["path"]).read_bytes()
-        archive["size"], archive["sha256"] = len(content), hashlib.sha256(content).hexdigest()
-        for output in archive["outputs"]:
-            if output["files"]:
-                output["files"] = TRAIN_FILES if output["split"] == "train" else VAL_FILES
-    value["base_url"] = "http://127.0.0.1:9/"  # nothing listens there: --base-url must win
-    return value
+sys.path.insert(0, str(Path(__file__).parent))
+from cloud_emulator import emulator
+from fault_proxy import FaultProxy, fault_proxy
+from mirror_server import Mirror, coco_members, make_zip, manifest_for, serve
 
 
 @pytest.fixture
@@ -164,3 +29,38 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     (root / "manifest.json").write_text(json.dumps(manifest_for(root)))
     with serve(root) as running:
         yield running
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an emulator, with one bucket."""
+    from panoptic_cli.transfer.upload import make_client
+
+    with emulator() as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield make_client()
+
+
+@pytest.fixture
+def faults(storage: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy in front of the emulator; what is run from now on talks to it, `storage` to the emulator itself."""
+    with fault_proxy(os.environ["STORAGE_EMULATOR_HOST"]) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        yield proxy
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """Three shards, one of them large enough for a resumable upload, and what must not be sent."""
+    folder = tmp_path / "tfrecords"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    (folder / "train-0").write_bytes(rng.bytes(9 << 20))
+    (folder / "val-0").write_bytes(rng.bytes(1000))
+    (folder / "sub" / "empty").write_bytes(b"")
+    (folder / ".hidden").write_bytes(b"secret")
+    (folder / "link").symlink_to(folder / "val-0")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_bytes(b"secret")
+    return folder

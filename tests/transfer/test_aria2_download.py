@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from panoptic_cli.commands.main import run
 
@@ -115,62 +109,3 @@ def test_a_folder_of_another_data_set_is_not_mixed_with(mirror: Any, tmp_path: P
     assert run(_arguments(mirror, data, "--split", "val")) == 0
     assert run(["download", "--data-dir", str(data), "--split", "val", "--dry-run"]) == 1
     assert "another archive" in capsys.readouterr().err
-
-
-def _processes_with(text: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if text in line:
-            found.append(line)
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_download_is_resumed_and_leaves_no_daemon(
-    mirror: Any, tmp_path: Path, end: signal.Signals
-) -> None:
-    import hashlib
-    import zipfile
-
-    data, scratch, size = tmp_path / "coco", tmp_path / "scratch", 12 << 20
-    scratch.mkdir()
-    with zipfile.ZipFile(mirror.root / VAL_ZIP, "w") as archive:  # stored: the archive is as large as its content
-        for number in range(3):
-            archive.writestr(f"val2017/{number}.jpg", np.random.default_rng(number).bytes(size // 3))
-    content = (mirror.root / VAL_ZIP).read_bytes()
-    manifest = json.loads((mirror.root / "manifest.json").read_text())
-    manifest["archives"][1].update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    (mirror.root / "manifest.json").write_text(json.dumps(manifest))
-
-    mirror.bytes_per_second = 150_000  # 8 connections: 1.2 MB/s
-    command = [sys.executable, "-m", "panoptic_cli", *_arguments(mirror, data, "--split", "val")]
-    environment = os.environ | {"TMPDIR": str(scratch)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    part = data / "zips/val2017.zip.part"
-    deadline = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_blocks * 512 > size // 3):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    assert _processes_with(str(scratch))
-    process.send_signal(end)
-    process.communicate(timeout=30)
-    assert process.returncode == (-9 if end == signal.SIGKILL else 130)
-    deadline = time.monotonic() + 15  # aria2c looks for its parent every second
-    while _processes_with(str(scratch)):
-        assert time.monotonic() < deadline, "the daemon outlived us"
-        time.sleep(0.1)
-    assert not (data / "val2017").exists()
-
-    # Not without any limit: the mirror would fill the sockets' buffers with bytes that nobody reads.
-    mirror.bytes_per_second = 2_000_000
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
-    # Sent twice may be what was under way when connections closed: for each of 8 connections, twice, 128 KiB.
-    assert mirror.bytes_sent(VAL_ZIP) < size + 2 * 8 * (128 << 10)
-    assert (data / "val2017/1.jpg").read_bytes() == np.random.default_rng(1).bytes(size // 3)

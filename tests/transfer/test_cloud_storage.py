@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from cloud_emulator import BUCKET
 from panoptic_cli.commands.main import run
 
 from panoptic_cli.errors import DataError, TransferError, UsageError
-from panoptic_cli.transfer import upload as uploads
+from panoptic_cli.transfer import storage_errors
 from panoptic_cli.transfer.storage_errors import describe
-from panoptic_cli.transfer.upload import Destination, list_files, parse_destination, plan_uploads, run_uploads
-
-BUCKET = "records"
-
-
-@pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of an emulator of our own, with one bucket."""
-    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    try:
-        yield uploads.make_client()
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Path:
-    """Three shards, one of them large enough for a resumable upload, and what must not be sent."""
-    folder = tmp_path / "tfrecords"
-    (folder / "sub").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    (folder / "train-0").write_bytes(rng.bytes(9 << 20))
-    (folder / "val-0").write_bytes(rng.bytes(1000))
-    (folder / "sub" / "empty").write_bytes(b"")
-    (folder / ".hidden").write_bytes(b"secret")
-    (folder / "link").symlink_to(folder / "val-0")
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config").write_bytes(b"secret")
-    return folder
+from panoptic_cli.transfer.upload import run_uploads
+from panoptic_cli.transfer.upload_plan import Destination, list_files, parse_destination, plan_uploads
 
 
 def _run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -115,13 +79,13 @@ def test_a_missing_bucket_has_its_own_message(storage: Any, records: Path, capsy
     assert "gcloud storage buckets create gs://nowhere" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_object_that_arrives_damaged_is_named_and_the_rest_is_sent(
-    storage: Any, records: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [bytes(1000), bytes(900), bytes(1100)])
+def test_a_file_that_changes_meanwhile_is_named_and_the_rest_is_sent(
+    storage: Any, records: Path, content: bytes
 ) -> None:
-    paths = list_files(records)
-    planned = plan_uploads(storage, paths, records, Destination(BUCKET, ""))
-    (records / "val-0").write_bytes(bytes(1000))  # changes after its checksum was taken
-    with pytest.raises(TransferError, match=r"(?s)1 of 3 files.*val-0.*CRC32C"):
+    planned = plan_uploads(storage, list_files(records), records, Destination(BUCKET, ""))
+    (records / "val-0").write_bytes(content)  # after its checksum was taken
+    with pytest.raises(TransferError, match=r"1 of 3 files.*val-0: the file changed while"):
         run_uploads(storage, planned, Destination(BUCKET, ""))
     assert {"train-0", "sub/empty"} <= {blob.name for blob in storage.list_blobs(BUCKET)}
 
@@ -133,6 +97,17 @@ def test_hidden_files_and_links_stay_here(records: Path) -> None:
     (records.parent / "void").mkdir()
     with pytest.raises(DataError, match="nothing to upload"):
         list_files(records.parent / "void")
+
+
+def test_hidden_files_and_links_are_sent_when_asked_for(storage: Any, records: Path, capsys: Any) -> None:
+    (records / "sub" / "round").symlink_to(records)  # leads back to the start: nothing comes twice
+    place = f"gs://{BUCKET}/x"
+    code, result = _run_json(capsys, "upload", str(records), place, "--include-hidden", "--follow-links")
+    assert code == 0
+    expected = ["x/.git/config", "x/.hidden", "x/link", "x/sub/empty", "x/train-0", "x/val-0"]
+    assert sorted(item["object"] for item in result["files"]) == expected
+    assert sorted(blob.name for blob in storage.list_blobs(BUCKET)) == expected
+    assert storage.bucket(BUCKET).blob("x/link").download_as_bytes() == (records / "val-0").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +139,7 @@ def test_each_error_has_its_own_message_and_none_repeats_the_library() -> None:
         api.ServiceUnavailable(secret),
         api.BadRequest(secret),
         requests.ConnectionError(secret),
-        uploads.ChecksumMismatchError(secret),
+        storage_errors.ChecksumMismatchError(secret),
         OSError(5, "Input/output error", "shard"),
     ]
     messages = [describe(error, "b") for error in errors]

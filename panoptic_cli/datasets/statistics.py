@@ -1,0 +1,42 @@
+"""Small statistics of a data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+class Spread:
+    """Smallest, median and largest of many small integers; memory grows with the different values only."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, value: int) -> None:
+        """Counts one value."""
+        self._counts[value] += 1
+
+    def update(self, other: Spread) -> None:
+        """Counts all of another's values."""
+        self._counts.update(other._counts)
+
+    def at(self, fraction: float) -> int:
+        """Returns the smallest value that at least this fraction (0..1) of the values does not exceed; 0 of none."""
+        wanted, seen = fraction * self._counts.total(), 0
+        for value in sorted(self._counts):
+            seen += self._counts[value]
+            if seen >= wanted:
+                return value
+        return 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Returns min, median and max."""
+        return {"min": self.at(0.0), "median": self.at(0.5), "max": self.at(1.0)}
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Returns up to `count` items spread evenly over the sequence, in its order."""
+    return [items[place] for place in sorted({i * len(items) // count for i in range(count)})] if items else []

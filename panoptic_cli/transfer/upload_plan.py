@@ -1,0 +1,172 @@
+"""What an upload would do: which files go where, and which objects are there already."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import google_crc32c
+
+from panoptic_cli import console
+from panoptic_cli.errors import DataError, UsageError
+from panoptic_cli.transfer.progress import byte_progress
+from panoptic_cli.transfer.storage_errors import as_transfer_error
+
+_BLOCK = 1 << 20
+Action = Literal["upload", "replace", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A place in a bucket.
+
+    Attributes:
+        bucket: the bucket's name.
+        prefix: what object names start with: empty, or ends with "/".
+    """
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"gs://{self.bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file and its object.
+
+    Attributes:
+        path: the local file.
+        name: the object's name.
+        size: bytes.
+        crc32c: base64 of the big-endian CRC32C, as Cloud Storage writes it.
+        action: upload (new), replace (other content there), or unchanged.
+    """
+
+    path: Path
+    name: str
+    size: int
+    crc32c: str
+    action: Action = "upload"
+
+
+def parse_destination(url: str) -> Destination:
+    """Reads gs://BUCKET/PREFIX.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    bucket, _, prefix = url.removeprefix("gs://").partition("/")
+    if not url.startswith("gs://") or not bucket or prefix.startswith("/") or "//" in prefix:
+        raise UsageError(f"'{url}' is not a Cloud Storage place.", "Give it as gs://BUCKET/PREFIX.")
+    return Destination(bucket, prefix.rstrip("/") + "/" if prefix.strip("/") else "")
+
+
+def list_files(source: Path, *, hidden: bool = False, links: bool = False) -> list[Path]:
+    """Returns the files to send, sorted; what is left out is counted in a note.
+
+    Args:
+        source: a folder, taken with all below it, or one file.
+        hidden: takes files and folders whose names start with a dot.
+        links: takes what symbolic links lead to, each folder once.
+
+    Raises:
+        DataError: it does not exist or holds nothing to send.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f"{source} does not exist.", "Make the records first: panoptic make-tfrecords.")
+
+    def is_wanted(path: Path) -> bool:
+        return (hidden or not path.name.startswith(".")) and (links or not path.is_symlink())
+
+    found, left_out, seen = [], 0, {source.resolve()}
+    for folder, subfolders, names in os.walk(source, followlinks=links):
+        here = Path(folder)
+        wanted = [name for name in subfolders if is_wanted(here / name)]
+        left_out += len(subfolders) - len(wanted)
+        # A link to a folder above would lead round and round.
+        subfolders[:] = [name for name in wanted if not links or (here / name).resolve() not in seen]
+        if links:
+            seen.update((here / name).resolve() for name in subfolders)
+        for name in names:
+            path = here / name
+            if is_wanted(path) and path.is_file():
+                found.append(path)
+            else:
+                left_out += 1
+    if left_out:
+        console.info(f"Left out {left_out:,} hidden or linked files and folders in {source}")
+    if not found:
+        raise DataError(f"{source} holds nothing to upload.", "Make the records first: panoptic make-tfrecords.")
+    return sorted(found)
+
+
+def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destination) -> list[Upload]:
+    """Compares what is here with what is there. Reads every file once for its CRC32C; sends nothing.
+
+    Args:
+        client: a google.cloud.storage.Client.
+        paths: the files, from `list_files`.
+        root: the folder that object names are relative to.
+        destination: where to.
+
+    Raises:
+        DataError: a file cannot be read, or its name cannot be an object's.
+        TransferError: no such bucket, no permission, no credentials, or no answer.
+    """
+    try:
+        blobs = client.list_blobs(destination.bucket, prefix=destination.prefix)
+        there = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
+    except Exception as error:  # whatever the transport raises: described, or raised again when it is not one of its
+        raise as_transfer_error(error, destination.bucket) from None
+    planned, done = [], 0
+    with byte_progress("Reading checksums", sum(path.stat().st_size for path in paths)) as show:
+        for path in paths:
+            name = _object_name(path, root, destination)
+            before = done
+            size, crc = checksum(path, lambda count, before=before: show(before + count))  # type: ignore[misc]
+            done += size
+            action: Action = "upload"
+            if name in there:
+                action = "unchanged" if there[name] == (size, crc) else "replace"
+            planned.append(Upload(path, name, size, crc, action))
+    return planned
+
+
+def checksum(path: Path, report: Callable[[int], None] | None = None) -> tuple[int, str]:
+    """Returns a file's size in bytes and its CRC32C as Cloud Storage writes it.
+
+    Args:
+        path: the file.
+        report: called with the bytes read so far.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    size, crc = 0, google_crc32c.Checksum()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                crc.update(block)
+                size += len(block)
+                if report is not None:
+                    report(size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from None
+    return size, base64.b64encode(crc.digest()).decode("ascii")
+
+
+def _object_name(path: Path, root: Path, destination: Destination) -> str:
+    name = destination.prefix + path.relative_to(root).as_posix()
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"The name of {str(path)!r} is not UTF-8, as object names must be.", "Rename it.") from None
+    return name

@@ -1,0 +1,60 @@
+"""Runs training steps of the shapes preset on one CPU device or two logical ones; a script of test_distribution.
+
+python two_replicas.py REPLICAS RECORDS OUTPUT.npz [dotted.key=value ...]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.config import load_experiment
+from panoptic_cli.datasets.pipeline import training_dataset
+from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.training.schedules import build_optimizer
+from panoptic_cli.training.step import PanopticTrainingModel
+
+replicas, records, output, *settings = sys.argv[1:]
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+if replicas == "2":
+    strategy: tf.distribute.Strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+else:
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+
+experiment = load_experiment(
+    "panoptic_fpn_shapes",
+    settings=[f"task.train_data.input_path={records}", "task.model.input_size=[64,64,3]", *settings],
+)
+labels = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
+keras.utils.set_random_seed(0)
+with strategy.scope():
+    model = PanopticTrainingModel(experiment, labels)
+    config = experiment.trainer.optimizer_config
+    optimizer = build_optimizer(config, 100, experiment.runtime.mixed_precision_dtype)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer)
+batches = strategy.experimental_distribute_dataset(training_dataset(experiment, labels, batch_size=4, seed=1))
+before = [v.numpy().copy() for v in model.network.variables]  # numpy() may be a view
+
+
+@tf.function
+def step(batch):  # type: ignore[no-untyped-def]
+    return strategy.run(model.train_step, args=(batch,))
+
+
+result: dict[str, np.ndarray] = {}
+for number, batch in zip((1, 2), batches, strict=False):
+    for name, value in step(batch).items():
+        values = [float(v) for v in strategy.experimental_local_results(value)]
+        assert len(set(values)) == 1, (name, values)  # every replica tells the same
+        result[f"log{number}/{name}"] = np.array(values[0])
+    result |= {f"after{number}/{v.path}": v.numpy().copy() for v in model.network.variables}
+result |= {f"before/{v.path}": x for v, x in zip(model.network.variables, before, strict=True)}
+for variable, average in zip(model.network.trainable_variables, model.averages, strict=False):
+    result[f"average/{variable.path}"] = average.numpy()
+np.savez(output, **result)

@@ -1,0 +1,132 @@
+"""A small proxy in front of a Cloud Storage emulator that fails as networks and servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+TOKEN = "ya29.MARKER-that-nobody-may-print"
+
+
+@dataclass
+class Request:
+    """What came in: method, path with query, headers (names in lower case) and body."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def is_upload(self) -> bool:
+        return self.path.startswith(("/upload/", "/resumable/")) or "uploadType=" in self.path
+
+    @property
+    def has_content(self) -> bool:
+        return self.is_upload and ("uploadType=multipart" in self.path or self.method == "PUT")
+
+
+@dataclass
+class FaultProxy:
+    """Passes requests on to `target`, except for what its faults do to them.
+
+    Attributes:
+        target: URL of the emulator.
+        url: of this proxy.
+        answer: takes a request, returns a status to answer instead of passing it on (None: pass it on), "drop" to
+            close the connection before the request is passed on, "drop after" to close it instead of answering,
+            or "token" to answer as a sign-in server.
+        change: takes a request with content, returns the body to pass on.
+        seen: all requests.
+    """
+
+    target: str
+    url: str = ""
+    answer: Callable[[Request], int | str | None] = lambda request: None
+    change: Callable[[Request], bytes] = lambda request: request.body
+    seen: list[Request] = field(default_factory=list)
+
+    def uploads(self) -> list[Request]:
+        return [request for request in self.seen if request.has_content]
+
+
+def _handler(proxy: FaultProxy) -> type[http.server.BaseHTTPRequestHandler]:
+    where = urlsplit(proxy.target)
+    lock = threading.Lock()
+    answers: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = Request(self.command, self.path, headers, body)
+            with lock:
+                proxy.seen.append(request)
+                fault = proxy.answer(request)
+                body = proxy.change(request) if request.has_content else body
+            if isinstance(fault, int):
+                token = self.headers.get("Authorization", "")
+                return self._send(fault, [], f'{{"error": {{"message": "refused {token} {self.path}"}}}}'.encode())
+            if self.path in answers:
+                return self._send(*answers.pop(self.path))
+            if fault == "token":
+                content = f'{{"access_token": "{TOKEN}", "expires_in": 3600, "token_type": "Bearer"}}'.encode()
+                return self._send(200, [("Content-Type", "application/json")], content)
+            if fault == "drop":
+                self.close_connection = True
+                return None
+            connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            if fault == "drop after":
+                # Cloud Storage knows a finished upload and answers again; the emulator has forgotten it.
+                if self.command == "PUT":
+                    answers[self.path] = (answer.status, answer.getheaders(), content)
+                self.close_connection = True
+                return None
+            # The address of a resumable upload is to lead through this proxy too.
+            headers = [(name, value.replace(proxy.target, proxy.url)) for name, value in answer.getheaders()]
+            return self._send(answer.status, headers, content)
+
+        do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _pass_on
+
+        def _send(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return Handler
+
+
+@contextlib.contextmanager
+def fault_proxy(target: str) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(target)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy))
+    server.daemon_threads = True
+    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
