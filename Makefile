@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup aria2 demo test test-slow quality style bench clean
+.PHONY: setup aria2 demo test test-slow test-beam quality style bench clean
 
 setup: $(STAMP) aria2
 
@@ -32,8 +32,20 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: setup
+test-slow: setup test-beam
 	$(BIN)/python -m pytest -m slow
+
+# Apache Beam wants older versions of packages than we pin, so it gets an environment of its own; TensorFlow is not needed.
+BEAM := .venv-beam
+$(BEAM)/.installed: pyproject.toml
+	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
+	PYTHONWARNINGS=ignore $(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+		'apache-beam>=2.70' typer rich pydantic PyYAML pillow pycocotools google-crc32c kornia-rs isal msgspec pytest
+	PYTHONWARNINGS=ignore $(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+test-beam: $(BEAM)/.installed
+	$(BEAM)/bin/python -m pytest -m slow tests/datasets/test_beam_runner.py
 
 quality: setup
 	$(BIN)/ruff check .
@@ -48,4 +60,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BEAM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """`make bench`: where the time goes, each figure beside a plain way of doing the same in the same run.
 
-python -m benchmarks.run [name ...] runs some of: conversion, pipeline, scoring, fusion, training, network, upload.
+python -m benchmarks.run [name ...] runs some of: conversion, pipeline, scoring, fusion, training, network, evaluation,
+export, upload.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from benchmarks.common import Row
 from benchmarks.conversion import conversion
+from benchmarks.evaluation import evaluation
+from benchmarks.export import export
 from benchmarks.fusion import fusion
 from benchmarks.network import network
 from benchmarks.pipeline import pipeline
@@ -28,6 +31,8 @@ ALL: dict[str, Callable[[Path], Iterator[Row]]] = {
     "fusion": fusion,
     "training": training,
     "network": network,
+    "evaluation": evaluation,
+    "export": export,
     "upload": upload,
 }
 

@@ -1,8 +1,7 @@
-"""`panoptic export`: a SavedModel."""
+"""`panoptic export`: a SavedModel, or the network for TensorFlow Lite or ONNX."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,6 +12,8 @@ from panoptic_cli.errors import UsageError
 from . import options as o
 from .model_source import find_model
 
+_NAMES = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}
+
 
 def export(
     model_dir: o.ModelDir = None,
@@ -22,18 +23,26 @@ def export(
     settings: o.Settings = None,
     categories: o.CategoriesFile = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             envvar="PANOPTIC_OUTPUT",
-            help="Folder of the SavedModel.",
+            help="Folder of the SavedModel, or file of the other formats; may be gs://.",
             show_default="<model-dir>/saved_model",
         ),
     ] = None,
+    file_format: Annotated[
+        Literal["saved_model", "tflite", "onnx"],
+        typer.Option("--format", help="tflite and onnx hold the network alone, without preprocessing and fusion."),
+    ] = "saved_model",
     input_type: Annotated[
-        Literal["image_tensor", "image_bytes", "tf_example"],
-        typer.Option("--input-type", help="uint8 pictures of any size, JPEG / PNG strings, or records."),
-    ] = "image_tensor",
+        Literal["image_tensor", "image_bytes", "tf_example"] | None,
+        typer.Option(
+            "--input-type",
+            help="uint8 pictures of any size, JPEG / PNG strings, or records.",
+            show_default="image_tensor",
+        ),
+    ] = None,
     image_size: Annotated[
         str | None,
         typer.Option("--image-size", metavar="H,W", help="Input size of the network.", show_default="as trained"),
@@ -49,6 +58,13 @@ def export(
 
     Example: panoptic export --model-dir runs/my_run --output exported
     """
+    if file_format != "saved_model":
+        if input_type is not None or batch_size not in (None, 1) or precision not in (None, "float32"):
+            raise UsageError(
+                f"--format {file_format} holds the network alone: one prepared picture a call, in float32.",
+                "Leave --input-type, --batch-size and --precision out.",
+            )
+        precision = "float32"
     options: list[tuple[str, Any]] = o.given(
         ("task.categories_file", categories), ("runtime.mixed_precision_dtype", precision)
     )
@@ -57,29 +73,47 @@ def export(
     source = find_model(
         model_dir, checkpoint, experiment=experiment, config_file=config_file, settings=settings, options=options
     )
+    from panoptic_cli.training import storage
+
     if output is None:
         if model_dir is None and checkpoint is not None:
             raise UsageError("--checkpoint without a run directory needs --output.")
-        output = Path(model_dir or source.checkpoint) / "saved_model"
+        output = f"{storage.normalize(model_dir or source.checkpoint)}/{_NAMES[file_format]}"
+    output = storage.normalize(output)
+    input_type = input_type or "image_tensor"
     if dry_run:
+        what = f"for {input_type}" if file_format == "saved_model" else f"as {file_format}"
         console.result(
-            {"checkpoint": source.checkpoint, "saved_model": str(output), "input_type": input_type},
-            f"Would export {source.checkpoint} to {output} for {input_type}.",
+            {"checkpoint": source.checkpoint, file_format: output, "input_type": input_type},
+            f"Would export {source.checkpoint} to {output} {what}.",
         )
         return
     from panoptic_cli.startup import import_tensorflow
 
     import_tensorflow()
-    from panoptic_cli.export.saved_model import check_output, export_saved_model
+    from panoptic_cli.export.description import weights_text
+    from panoptic_cli.export.output import check_file, check_folder
     from panoptic_cli.inference import load_model
 
-    check_output(output)
-    model = load_model(source.experiment, source.table, source.checkpoint)
-    written = export_saved_model(model, output, input_type=input_type, batch_size=batch_size)
+    if file_format == "saved_model":
+        from panoptic_cli.export.saved_model import export_saved_model
+
+        check_folder(output)
+        model = load_model(source.experiment, source.table, source.checkpoint)
+        written = export_saved_model(model, output, input_type=input_type, batch_size=batch_size)
+    else:
+        from panoptic_cli.export.portable_model import check_packages, export_portable
+
+        check_packages(file_format)
+        check_file(output)
+        model = load_model(source.experiment, source.table, source.checkpoint)
+        written = export_portable(model, output, file_format)
+    height, width = model.input_size
+    what = f"{written['input_type']}, " if file_format == "saved_model" else ""
     console.result(
         written,
-        f"SavedModel {output}: {input_type}, network input {model.input_size[0]}x{model.input_size[1]}"
-        + (f", step {model.step}" if model.step is not None else ""),
+        f"{file_format} {output}: {what}network input {height}x{width}, {weights_text(written)}",
+        f"It holds {written['contents']}.",
     )
 
 

@@ -14,6 +14,7 @@ from panoptic_cli.errors import UsageError
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 _CUSTOM = "Data laid out otherwise"
+_BEAM = "Several machines (pip install 'panoptic-cli[beam]')"
 
 
 def make_tfrecords(
@@ -81,6 +82,18 @@ def make_tfrecords(
         int | None,
         typer.Option(min=1, max=99999, help="Number of shards. [default: 32]", rich_help_panel=_CUSTOM),
     ] = None,
+    runner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Convert on Apache Beam with this runner, e.g. DirectRunner. Its workers must see the same folders.",
+            rich_help_panel=_BEAM,
+        ),
+    ] = None,
+    runner_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option of the Beam pipeline. Repeatable.", rich_help_panel=_BEAM),
+    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -89,7 +102,10 @@ def make_tfrecords(
     Without options both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. Interrupt it as you
     like: the next run goes on with the shards that are missing, stale or damaged.
     """
-    from panoptic_cli.datasets import conversion, layout
+    from functools import partial
+
+    from panoptic_cli.datasets import beam_runner, conversion, layout
+    from panoptic_cli.datasets.workers import run_units
 
     unknown = [name for name in split or [] if name not in layout.SPLITS]
     if unknown:
@@ -112,11 +128,17 @@ def make_tfrecords(
     if dry_run:
         _show_plan(plans, conversion)
         return
+    run = run_units
+    if runner is not None:
+        beam_runner.check_beam(runner, runner_option or [])
+        run = partial(beam_runner.run_units_on_beam, runner, runner_option or [], target)
+    elif runner_option:
+        raise UsageError("--runner-option needs --runner.")
     processes = workers or os.cpu_count() or 1
     summaries = []
     for plan in plans:
         dataset = conversion.read_plan(plan)
-        summaries.append(conversion.convert(plan, dataset, processes))
+        summaries.append(conversion.convert(plan, dataset, processes, run))
         del dataset
     _show_summaries(target, summaries)
 

@@ -15,11 +15,18 @@ from .model_source import find_model
 
 
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.", show_default=False)],
+    pictures: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pictures, folders or patterns; - reads a list from standard input.", show_default=False),
+    ] = None,
+    list_file: Annotated[
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="Text file with a picture, folder or pattern on each line."),
+    ] = None,
     model_dir: o.ModelDir = None,
     checkpoint: o.Checkpoint = None,
     saved_model: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--saved-model", help="A SavedModel of panoptic export instead.", rich_help_panel=o.RUN),
     ] = None,
     experiment: o.ExperimentName = None,
@@ -40,7 +47,14 @@ def predict(
             show_default="as configured",
         ),
     ] = None,
-    alpha: Annotated[float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the overlay's colours.")] = 0.5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures the network takes at once.")] = 1,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the overlay; 0 draws nothing.")
+    ] = 0.5,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", metavar="FILE", help="Also put all overlays on one picture."),
+    ] = None,
     precision: o.Precision = None,
     gpus: o.Gpus = None,
     dry_run: o.DryRun = False,
@@ -50,9 +64,19 @@ def predict(
 
     Example: panoptic predict photos/ --model-dir runs/my_run --output out
     """
-    from panoptic_cli.pictures import find_pictures
+    from panoptic_cli.contact_sheet import sheet_format, write_contact_sheet
+    from panoptic_cli.pictures import find_pictures, read_list
 
-    files = find_pictures(pictures, skip=[output / "overlay", output / "pred"])
+    if sheet is not None:
+        sheet_format(sheet)
+    named = [item for item in pictures or () if item != "-"]
+    lists = [*(["-"] if "-" in (pictures or ()) else []), *([str(list_file)] if list_file else [])]
+    if not named and not lists:
+        raise UsageError(
+            "There are no pictures to predict.", "Name pictures, folders or patterns, or give --list FILE."
+        )
+    listed = [line for source in lists for line in read_list(source)]
+    files = find_pictures(named, listed=listed, skip=[output / "overlay", output / "pred"])
     source = None
     if saved_model is None:
         source = find_model(
@@ -68,12 +92,13 @@ def predict(
                 ("runtime.num_gpus", gpus),
             ),
         )
-    elif checkpoint or experiment or config_file or settings or categories or precision:
+    elif checkpoint or experiment or config_file or settings or categories or precision or gpus is not None:
         raise UsageError(
-            "--saved-model holds its own weights, configuration and categories.",
-            "Leave --checkpoint, --experiment, --config, --set, --categories and --precision out.",
+            "--saved-model holds its own weights, configuration and categories, and takes the devices that it sees.",
+            "Leave --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus out "
+            "(CUDA_VISIBLE_DEVICES= is the CPU).",
         )
-    what = str(saved_model) if source is None else source.checkpoint
+    what = saved_model if source is None else source.checkpoint
     if dry_run:
         console.result(
             {"model": what, "pictures": [str(f) for f in files], "output": str(output)},
@@ -93,8 +118,8 @@ def predict(
         assert saved_model is not None
         from panoptic_cli.export.exported_model import ExportedModel
 
-        predictor = exported = ExportedModel(saved_model)
-        step, threshold = exported.step, score_threshold
+        predictor = exported = ExportedModel(saved_model, score_threshold)
+        step, threshold = exported.step, exported.score_threshold
     else:
         from panoptic_cli.inference import Predictor, load_model
 
@@ -102,12 +127,15 @@ def predict(
         model = load_model(source.experiment, source.table, source.checkpoint)
         predictor, step = Predictor(model), model.step
         threshold = source.experiment.task.model.panoptic_segmentation_generator.score_threshold
-    summary = predict_pictures(predictor, files, output, score_threshold=threshold, alpha=alpha)
+    summary = predict_pictures(predictor, files, output, batch_size=batch_size, score_threshold=threshold, alpha=alpha)
+    if sheet is not None and summary.overlays:
+        write_contact_sheet(summary.overlays, sheet)
     console.result(
         {
             "output": str(output),
             "overlays": [str(path) for path in summary.overlays],
             "predictions": str(output / "pred.json"),
+            "contact_sheet": str(sheet) if sheet is not None and summary.overlays else None,
             "failed": summary.failed,
             "step": step,
         },

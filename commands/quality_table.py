@@ -12,8 +12,8 @@ from panoptic_cli.categories import CategoryTable
 
 
 def percent(value: float | None) -> str:
-    """Formats a figure of 0..1 in percent; "-" for none."""
-    return "-" if value is None else f"{100 * value:.2f}"
+    """Formats a figure of 0..1 in percent; "n/a" where there is nothing to measure."""
+    return "n/a" if value is None else f"{100 * value:.2f}"
 
 
 def quality_table(panoptic: Mapping[str, Any]) -> Table:
@@ -32,8 +32,9 @@ def average_precision_table(box: Mapping[str, Any], mask: Mapping[str, Any]) -> 
     return console.table("Average precision", ["", *keys], rows)
 
 
-def class_table(panoptic: Mapping[str, Any], table: CategoryTable) -> Table:
-    """Panoptic quality of every category."""
+def class_table(panoptic: Mapping[str, Any], table: CategoryTable, semantic: Mapping[str, Any] | None = None) -> Table:
+    """Panoptic quality of every category, and the semantic head's IoU of the stuff where there is one."""
+    ious = {str(identifier): entry["iou"] for identifier, entry in semantic["per_class"].items()} if semantic else {}
     rows = []
     for identifier, figures in panoptic["per_class"].items():
         category = table.by_id[int(identifier)]
@@ -43,6 +44,8 @@ def class_table(panoptic: Mapping[str, Any], table: CategoryTable) -> Table:
                 "thing" if category.isthing else "stuff",
                 *(percent(figures[key]) for key in ("pq", "sq", "rq")),
                 *(str(figures[key]) for key in ("tp", "fp", "fn")),
+                *([percent(ious[str(identifier)]) if str(identifier) in ious else ""] if semantic else []),
             ]
         )
-    return console.table("Categories", ["category", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN"], rows, left=2)
+    columns = ["category", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", *(["semantic IoU"] if semantic else [])]
+    return console.table("Categories", columns, rows, left=2)

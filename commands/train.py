@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from panoptic_cli import config, console
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import PanopticError, UsageError
 
 from . import options as o
 
@@ -68,7 +74,13 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check everything, print the effective configuration, train nothing."),
+        typer.Option(
+            "--dry-run", help="Build one real batch, do one step, print shapes, memory and time; write nothing."
+        ),
+    ] = False,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Check everything, print the effective configuration, and stop."),
     ] = False,
     json_output: o.Json = False,
 ) -> int:
@@ -121,16 +133,25 @@ def train(
 
     directory = storage.normalize(model_dir or Path("runs") / name)  # pathlib has made gs:/ of gs://
     strategy.check_devices(
-        effective.runtime, batch_size=effective.task.train_data.global_batch_size, model_dir=directory
+        effective.runtime,
+        batch_size=effective.task.train_data.global_batch_size,
+        model_dir=directory,
+        train_data=effective.task.train_data.input_path,
     )
     shards = inputs.check_records(effective.task.train_data.input_path)
+    if effective.trainer.validation_interval:
+        inputs.check_records(effective.task.validation_data.input_path, "--eval-data")
     table = inputs.load_categories(effective)
-    if dry_run:
+    if print_config:
         trainer.check(effective, directory, table)
         console.info(f"Would train in {directory} on {shards} record files; nothing was written.")
         console.result(effective.model_dump(mode="json"), config.dump(effective).rstrip())
         return 0
-    result = trainer.train(effective, directory, table)
+    with _leaving_a_cluster():
+        if dry_run:
+            _dry_run(effective, directory, table)
+            return 0
+        result = trainer.train(effective, directory, table)
     rate = f", {result.step - result.start_step} steps in {result.seconds:,.0f} s" if result.seconds else ""
     loss = f", total loss {result.losses['total_loss']:.4f}" if "total_loss" in result.losses else ""
     console.result(
@@ -139,6 +160,49 @@ def train(
         f"{result.model_dir}{rate}{loss}",
     )
     return result.exit_code
+
+
+def _dry_run(experiment: Experiment, directory: str, table: CategoryTable) -> None:
+    from panoptic_cli.training.dry_run import dry_run
+
+    found = dry_run(experiment, directory, table)
+    memory, seconds = found.memory, found.seconds
+    devices = {
+        f"peak memory of {name}": f"{peak / 1e9:,.2f} GB" for name, peak in memory.get("peak_device", {}).items()
+    }
+    rows = {
+        "run directory": found.model_dir,
+        "steps": f"{found.start_step:,} to {found.train_steps:,}",
+        "devices": f"{found.strategy}, {found.replicas} x {found.devices[0] if found.devices else 'unknown'}",
+        "parameters": f"{found.parameters['total']:,}, {found.parameters['trainable']:,} of them trained",
+        "peak memory of the process": f"{memory['peak_rss'] / 1e9:,.2f} GB",
+        **devices,
+        "first batch": f"{seconds['batch']:.2f} s",
+        "first step, with tracing": f"{seconds['first_step']:.2f} s",
+        "a step": f"{seconds['step']:.2f} s",
+    }
+    console.info("This was a dry run: nothing was written.")
+    console.result(
+        found.to_dict(),
+        console.table("Training", ["", ""], [[name, value] for name, value in rows.items()], left=2),
+        console.table("Batch", ["part", "type and shape"], [[k, v] for k, v in found.batch.items()], left=2),
+        console.table("Losses of the step", ["", ""], [[k, f"{v:.4f}"] for k, v in found.losses.items()]),
+    )
+
+
+@contextlib.contextmanager
+def _leaving_a_cluster() -> Iterator[None]:
+    """Ends a worker that failed at once: when Python cleans up, TensorFlow may wait for the others for ever."""
+    try:
+        yield
+    except PanopticError as error:
+        if "TF_CONFIG" not in os.environ:
+            raise
+        console.error(error)
+        if os.environ.get("PANOPTIC_DEBUG"):
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(error.exit_code)
 
 
 def _default_data(experiment: Experiment, data_dir: Path) -> list[tuple[str, Any]]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from PIL import Image
 
+from panoptic_cli.errors import UsageError
+from panoptic_cli.files import atomic_path
+
 _BACKGROUND = (32, 32, 32)
+_CELL = (320, 240)
+_LARGEST = 8192  # pixels along a side of a sheet of many pictures
 
 
 def contact_sheet(
@@ -47,3 +54,33 @@ def contact_sheet(
         y = gap + row * (height + gap) + (height - thumbnail.height) // 2
         sheet.paste(thumbnail, (x, y))
     return sheet
+
+
+def sheet_format(path: Path) -> str:
+    """Returns Pillow's name of the format that a sheet is written in, by the file's suffix.
+
+    Raises:
+        UsageError: the suffix is none of PNG, JPEG or WebP.
+    """
+    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+    if path.suffix.lower() not in formats:
+        raise UsageError(f"{path} is no name for a contact sheet.", "It must end in .png, .jpg or .webp.")
+    return formats[path.suffix.lower()]
+
+
+def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
+    """Writes a sheet of pictures, whole or not at all; about four by three in shape, however many there are.
+
+    Args:
+        pictures: files, at least one.
+        path: file to write; its suffix is the format.
+
+    Raises:
+        UsageError: see `sheet_format`.
+    """
+    columns = math.ceil(math.sqrt(len(pictures)))
+    scale = min(1.0, (_LARGEST / columns - 6) / _CELL[0])
+    cell = (max(1, int(_CELL[0] * scale)), max(1, int(_CELL[1] * scale)))
+    sheet = contact_sheet((Image.open(picture) for picture in pictures), columns, cell)
+    with atomic_path(path) as partial:
+        sheet.save(partial, format=sheet_format(path))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -17,11 +19,38 @@ from panoptic_cli.errors import DataError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
-def find_pictures(inputs: Iterable[str], *, skip: Collection[Path] = ()) -> list[Path]:
+def read_list(source: str) -> list[str]:
+    """Reads a text list of pictures.
+
+    Args:
+        source: a file with a path, folder or pattern on each line, or "-" for standard input. Paths are relative to
+            the working directory; empty lines do not count.
+
+    Returns:
+        The lines.
+
+    Raises:
+        DataError: it cannot be read, is no text or is empty.
+    """
+    name = "Standard input" if source == "-" else f"The list {source}"
+    try:
+        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}.", "Check the path.") from None
+    if b"\0" in content:
+        raise DataError(f"{name} is no text.", "It must be a list with one path on each line.")
+    lines = [line for line in re.split(r"\r?\n", os.fsdecode(content).lstrip("\ufeff")) if line.strip()]
+    if not lines:
+        raise DataError(f"{name} names no pictures.", "It must be a list with one path on each line.")
+    return lines
+
+
+def find_pictures(inputs: Iterable[str], *, listed: Iterable[str] = (), skip: Collection[Path] = ()) -> list[Path]:
     """Lists the pictures that files, folders and glob patterns name.
 
     Args:
         inputs: paths; a folder stands for all pictures below it, sorted.
+        listed: the same from a list; one that is not there is kept, so that reading it fails and the others go on.
         skip: folders whose pictures are left out where an input folder holds them: those of earlier predictions.
 
     Returns:
@@ -37,7 +66,7 @@ def find_pictures(inputs: Iterable[str], *, skip: Collection[Path] = ()) -> list
     def wanted(path: Path) -> bool:
         return path.suffix.lower() in SUFFIXES and path.is_file() and skipped.isdisjoint(path.resolve().parents)
 
-    for item in inputs:
+    for item, may_fail in (*((i, False) for i in inputs), *((i, True) for i in listed)):
         path = Path(item)
         if path.is_dir():
             found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if wanted(p))))
@@ -46,7 +75,9 @@ def find_pictures(inputs: Iterable[str], *, skip: Collection[Path] = ()) -> list
         else:
             matches = sorted(Path(match) for match in glob.glob(item, recursive=True))
             found.update(dict.fromkeys(p for p in matches if wanted(p)))
-            if not matches:
+            if not matches and may_fail:
+                found[path] = None
+            elif not matches:
                 missing.append(item)
     if missing:
         raise DataError(f"There is no picture, folder or match for: {', '.join(missing)}.", "Check the path.")

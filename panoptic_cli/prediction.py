@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -40,8 +40,8 @@ class PicturePredictor(Protocol):
     def table(self) -> CategoryTable:
         """The categories."""
 
-    def predict(self, pixels: np.ndarray) -> PicturePrediction:
-        """Predicts one picture, uint8 [height, width, 3]."""
+    def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[PicturePrediction]:
+        """Predicts pictures, each uint8 [height, width, 3]; yields them in order."""
 
 
 def predict_pictures(
@@ -49,55 +49,74 @@ def predict_pictures(
     pictures: Sequence[Path],
     output_dir: Path,
     *,
+    batch_size: int = 1,
     score_threshold: float | None = None,
     alpha: float = 0.5,
 ) -> PredictionSummary:
-    """Predicts pictures one after another; a broken one is noted and the rest goes on.
+    """Predicts pictures; a broken one is noted and the rest goes on.
 
     Args:
         predictor: what predicts.
         pictures: files.
         output_dir: gets overlay/*.png, pred/*.png, pred.json (COCO panoptic) and detections.json, whole or not at
             all; those of an earlier prediction are replaced.
+        batch_size: pictures the network takes at once.
         score_threshold: detections written to detections.json have a greater score; None takes all.
-        alpha: opacity of the overlay's colours, 0..1.
+        alpha: opacity of the overlay, 0..1.
 
     Returns:
         What was written and what failed.
     """
-    table = predictor.table
     summary = PredictionSummary()
     with (
-        PredictionWriter(output_dir, table) as writer,
+        PredictionWriter(output_dir, predictor.table) as writer,
         atomic_path(output_dir / "overlay") as overlays,
         console.progress("Predicting", len(pictures)) as advance,
     ):
         overlays.mkdir()
+        results = _Results(predictor.table, writer, overlays, score_threshold, alpha)
+        waiting: list[tuple[int, Path, np.ndarray]] = []
         for image_id, path in enumerate(pictures, start=1):
             try:
-                pixels = read_picture(path)
+                waiting.append((image_id, path, read_picture(path)))
             except DataError as error:
                 summary.failed[str(path)] = error.message
                 console.warn(error.message)
                 advance()
-                continue
-            prediction = predictor.predict(pixels)
-            writer.add(image_id, str(path), prediction.category_map, prediction.instance_map)
-            known = np.isin(prediction.category_ids, [c.id for c in table.things])
-            if score_threshold is not None:
-                known &= prediction.scores > score_threshold
-            boxes = prediction.boxes[known]
-            masks = paste_masks_rle(prediction.masks[known], boxes, *pixels.shape[:2])
-            writer.add_detections(image_id, boxes, prediction.scores[known], prediction.category_ids[known], masks)
-            drawn = draw_panoptic(
-                pixels,
-                prediction.category_map,
-                prediction.instance_map,
-                table,
-                scores=dict(enumerate(prediction.scores.tolist(), start=1)),
-                alpha=alpha,
-            )
-            drawn.save(overlays / writer.png_name(), format="PNG")
-            summary.overlays.append(output_dir / "overlay" / writer.png_name())
-            advance()
+            if len(waiting) == batch_size or (waiting and image_id == len(pictures)):
+                predictions = predictor.predict_batch([pixels for _, _, pixels in waiting])
+                for (number, file, pixels), prediction in zip(waiting, predictions, strict=True):
+                    name = results.write(number, file, pixels, prediction)
+                    summary.overlays.append(output_dir / "overlay" / name)
+                    advance()
+                waiting.clear()
     return summary
+
+
+@dataclass
+class _Results:
+    """Writes everything about one picture after another."""
+
+    table: CategoryTable
+    writer: PredictionWriter
+    overlays: Path
+    score_threshold: float | None
+    alpha: float
+
+    def write(self, image_id: int, path: Path, pixels: np.ndarray, prediction: PicturePrediction) -> str:
+        """Returns the name of the picture's PNGs."""
+        # A label space with gaps (COCO's has some) knows classes that no category has: they are void.
+        known = np.isin(prediction.category_map, list(self.table.by_id))
+        category_map, instance_map = prediction.category_map * known, prediction.instance_map * known
+        self.writer.add(image_id, str(path), category_map, instance_map)
+        listed = np.isin(prediction.category_ids, [c.id for c in self.table.things])
+        if self.score_threshold is not None:
+            listed &= prediction.scores > self.score_threshold
+        boxes = prediction.boxes[listed]
+        masks = paste_masks_rle(prediction.masks[listed], boxes, *pixels.shape[:2])
+        self.writer.add_detections(image_id, boxes, prediction.scores[listed], prediction.category_ids[listed], masks)
+        scores = dict(enumerate(prediction.scores.tolist(), start=1))
+        drawn = draw_panoptic(pixels, category_map, instance_map, self.table, scores=scores, alpha=self.alpha)
+        name = self.writer.png_name()
+        drawn.save(self.overlays / name, format="PNG", compress_level=3)
+        return name

@@ -53,12 +53,12 @@ def draw_panoptic(
         instance_map: int32 [H, W], instance numbers of the things, 0 for stuff.
         table: names and colours; ids it does not have are drawn grey and labelled with their number.
         scores: 0..1 by instance number, shown in percent.
-        alpha: opacity of the colours, 0..1.
+        alpha: opacity of the colours, 0..1; 0 draws nothing at all.
         outlines: whether to outline the instances.
         labels: whether to write labels.
 
     Returns:
-        An RGB picture of the same size. With `alpha` 0 and neither outlines nor labels it equals `image`.
+        An RGB picture of the same size; with `alpha` 0 it equals `image`.
 
     Raises:
         ValueError: shapes do not fit, or alpha is out of range.
@@ -72,6 +72,8 @@ def draw_panoptic(
         )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0..1, not {alpha}")
+    if alpha == 0:
+        return Image.fromarray(image)
     places, regions = _regions(category_map, instance_map, table)
     colors = np.array([(0, 0, 0), *(r.color for r in regions)], np.float32)
     opacity = np.array([0.0] + [alpha] * len(regions), np.float32)[places][..., None]

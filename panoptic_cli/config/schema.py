@@ -243,6 +243,13 @@ class Data(Section):
     parser: Parser = Parser()
 
 
+class ValidationData(Section):
+    """Where the records of the evaluation are."""
+
+    input_path: str = ""  # as for training
+    global_batch_size: Positive = 8  # over all GPUs; a CPU takes one picture at a time
+
+
 class Task(Section):
     """Network, losses and data."""
 
@@ -253,7 +260,7 @@ class Task(Section):
     model: Model = Model()
     losses: Losses = Losses()
     train_data: Data = Data()
-    validation_data: Data = Data(global_batch_size=8)
+    validation_data: ValidationData = ValidationData()
 
 
 class SGD(Section):
@@ -351,6 +358,8 @@ class Trainer(Section):
     summary_interval: Positive = 20
     checkpoint_interval: Positive = 1000
     max_to_keep: Positive = 5
+    validation_interval: NonNegative | None = None  # steps between evaluations; 0 or None: none
+    validation_steps: Positive | Literal[-1] | None = None  # batches of validation_data; -1 or None: all of it
     seed: int = 0
     optimizer_config: OptimizerConfig = OptimizerConfig()
 

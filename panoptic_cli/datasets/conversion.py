@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -112,13 +112,16 @@ class _Shard:
     common: str  # digest of what all shards depend on
 
 
-def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> ConversionSummary:
+def convert(
+    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]] = run_units
+) -> ConversionSummary:
     """Converts a split.
 
     Args:
         plan: what and where to.
         dataset: the split as read_dataset(plan.files) returned it.
         workers: processes; 1 works in this one.
+        run: hands the shards to workers, as `workers.run_units` does.
 
     Returns:
         The counts of all shards.
@@ -157,7 +160,7 @@ def convert(plan: ConversionPlan, dataset: PanopticDataset, workers: int) -> Con
         with (
             terminate_as_interrupt(),
             console.progress(f"Converting {plan.files.name}", total, "images", start=already) as advance,
-            contextlib.closing(run_units(work, todo, min(workers, len(todo)), advance)) as outcomes,
+            contextlib.closing(run(work, todo, min(workers, len(todo)), advance)) as outcomes,
         ):
             for index, entry in outcomes:
                 entries[index] = entry

@@ -122,8 +122,9 @@ def resize_labels(
     columns = sources(1)
     columns = tf.where(mirrored, size[1] - 1 - columns, columns)
     # Columns are taken as rows of the transposed map: copying whole rows is twice as fast as copying single pixels.
-    # In float32, which holds labels exactly: oneDNN transposes nothing else and logs an error for each other type.
-    rows = tf.cast(tf.gather(labels, sources(0)), tf.float32)
+    # In float32, which holds labels exactly: oneDNN transposes nothing else and logs an error for each other type. Cast
+    # before the first gather, because TensorFlow would move a cast right before the transposition behind it.
+    rows = tf.gather(tf.cast(labels, tf.float32), sources(0))
     taken = tf.transpose(tf.gather(tf.transpose(rows), columns))
     found = tf.gather(classes, tf.cast(taken, tf.int32))
     shape = tf.shape(found)

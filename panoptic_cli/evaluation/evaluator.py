@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,17 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_cli import console
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.datasets import records
 from panoptic_cli.datasets.pipeline import evaluation_dataset
-from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.coco_ap import coco_average_precision, paste_masks_rle
-from panoptic_cli.evaluation.groundtruth import GroundTruth
-from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
-from panoptic_cli.evaluation.predictions import PredictionWriter, detection_entries, segments_from_maps
-from panoptic_cli.evaluation.semantic_iou import SemanticIoU
-from panoptic_cli.files import read_json
+from panoptic_cli.datasets.record_errors import record_error
+from panoptic_cli.errors import DataError, DeviceError, PanopticError, RunError
+from panoptic_cli.evaluation.picture_scores import PictureScores, read_annotations
+from panoptic_cli.evaluation.predictions import PredictionWriter
+from panoptic_cli.evaluation.report_data import ReportData
 from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
 
-_SCORING_BEHIND = 4  # pictures that may wait for scoring while the network runs on
+_BATCHES_BEHIND = 2  # batches whose outputs may wait for fusion and scoring
+_FUSING_THREADS = 4  # at most, beside GPUs
 
 
 @dataclass
@@ -41,6 +41,7 @@ class EvaluationResult:
         timed_images: pictures of that time.
         step: training step of the weights.
         checkpoint: where they came from.
+        partial: whether the evaluation was interrupted, so that the figures are those of the first `images` alone.
     """
 
     panoptic: dict[str, Any]
@@ -52,6 +53,7 @@ class EvaluationResult:
     timed_images: int
     step: int | None
     checkpoint: str
+    partial: bool = False
 
     @property
     def images_per_second(self) -> float:
@@ -60,9 +62,8 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the object that --json prints and metrics.json holds."""
-        panoptic = dict(self.panoptic)
         return {
-            "panoptic": panoptic,
+            "panoptic": dict(self.panoptic),
             "box": self.box,
             "mask": self.mask,
             "semantic": self.semantic,
@@ -70,68 +71,16 @@ class EvaluationResult:
             "images_per_second": round(self.images_per_second, 3),
             "step": self.step,
             "checkpoint": self.checkpoint,
+            "partial": self.partial,
         }
 
 
-@dataclass
-class _Scores:
-    """Everything summed up over the pictures."""
-
-    model: LoadedModel
-    writer: PredictionWriter | None
-    annotations: dict[str, Any] | None  # COCO instances; None: those of the records
-    known_images: set[Any] = field(init=False)
-    quality: PanopticQuality = field(init=False)
-    semantic: SemanticIoU = field(init=False)
-    detections: list[dict[str, Any]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
-    objects: list[dict[str, Any]] = field(default_factory=list)
-    seen: set[int | str] = field(default_factory=set)
-    without_crowds: int = 0
-
-    def __post_init__(self) -> None:
-        self.quality = PanopticQuality(self.model.table)
-        self.semantic = SemanticIoU(self.model.label_space)
-        self.known_images = {image["id"] for image in (self.annotations or {"images": []})["images"]}
-
-    def add(self, prediction: PicturePrediction, record: bytes) -> None:
-        """Scores one picture."""
-        table = self.model.table
-        truth = GroundTruth.from_record(record, table, objects=self.annotations is None)
-        if truth.image_id in self.seen:
-            raise DataError(
-                f"Image {truth.image_id} is in the validation records twice.",
-                "Check that the pattern of --eval-data matches one set of shards.",
-            )
-        if self.annotations is not None and truth.image_id not in self.known_images:
-            raise DataError(
-                f"Image {truth.image_id} of the records is not in the annotation file.",
-                "Give the instances JSON of the validation pictures with --annotation-file.",
-            )
-        self.seen.add(truth.image_id)
-        self.without_crowds += not truth.has_crowds
-        id_map, segments = segments_from_maps(prediction.category_map, prediction.instance_map, table)
-        self.quality.add(truth.id_map, truth.segments, id_map, segments, image=truth.image_id)
-        if prediction.semantic_map is not None:
-            self.semantic.add(self._semantic_labels(truth), prediction.semantic_map)
-
-        known = np.isin(prediction.category_ids, [c.id for c in table.things])
-        boxes, ids = prediction.boxes[known], prediction.category_ids[known]
-        masks = paste_masks_rle(prediction.masks[known], boxes, truth.height, truth.width)
-        arguments = (truth.image_id, boxes, prediction.scores[known], ids, masks)
-        if self.writer is not None:
-            self.writer.add(truth.image_id, truth.file_name, prediction.category_map, prediction.instance_map)
-            self.detections.extend(self.writer.add_detections(*arguments))
-        else:
-            self.detections.extend(detection_entries(*arguments))
-        self.images.append({"id": truth.image_id, "height": truth.height, "width": truth.width})
-        self.objects.extend(truth.objects)
-
-    def _semantic_labels(self, truth: GroundTruth) -> np.ndarray:
-        lookup = np.zeros(max((s.id for s in truth.segments), default=0) + 1, np.int32)
-        for segment in truth.segments:
-            lookup[segment.id] = self.model.label_space.semantic_class_of_id[segment.category_id]
-        return lookup[truth.id_map]
+def default_batch_size(model: LoadedModel) -> int:
+    """Returns how many pictures a device takes at once: 1 on a CPU, its share of the validation batch on GPUs."""
+    if not tf.config.get_visible_devices("GPU"):
+        return 1
+    replicas = model.strategy.num_replicas_in_sync if model.strategy is not None else 1
+    return max(1, model.experiment.task.validation_data.global_batch_size // replicas)
 
 
 def evaluate(
@@ -142,64 +91,72 @@ def evaluate(
     limit: int | None = None,
     annotation_file: Path | None = None,
     output_dir: Path | None = None,
+    report: ReportData | None = None,
+    keep_partial: bool = False,
+    predictor: Predictor | None = None,
 ) -> EvaluationResult:
     """Evaluates a model on records.
 
     Args:
-        model: the network.
+        model: the network; the replicas of its strategy share the pictures.
         pattern: validation records.
-        batch_size: pictures the network takes at once.
+        batch_size: pictures each replica takes at once.
         limit: only the first so many pictures.
         annotation_file: COCO instances JSON for box and mask AP; None takes the objects of the records.
         output_dir: where to write COCO-format predictions; None writes none.
+        report: filled with what a report shows besides the figures; None leaves that out.
+        keep_partial: whether Ctrl-C gives the figures over what was done, and no predictions, instead of
+            KeyboardInterrupt.
+        predictor: of `model`, traced by an earlier evaluation; None makes one.
 
     Returns:
-        All figures.
+        All figures; the same ones whatever the timing.
 
     Raises:
-        DataError: records or annotations are missing, broken or contradict each other.
+        DataError: records or annotations are missing, broken or contradict each other; names record or picture.
+        DeviceError: the memory does not suffice.
     """
-    annotations = _read_annotations(annotation_file) if annotation_file is not None else None
-    dataset = evaluation_dataset(pattern, model.experiment.task.model, batch_size=batch_size, limit=limit)
-    predictor = Predictor(model)
+    annotations = read_annotations(annotation_file) if annotation_file is not None else None
+    predictor = predictor or Predictor(model)
+    dataset = evaluation_dataset(
+        pattern, model.experiment.task.model, batch_size=batch_size * predictor.replicas, limit=limit
+    )
     writer = PredictionWriter(output_dir, model.table) if output_dir is not None else None
-    scores = _Scores(model, writer, annotations)
-    total, first, begun = 0, 0, time.perf_counter()
+    scores = PictureScores(model.table, model.label_space, writer, annotations, report)
+    clock, partial = _Clock(), False
     try:
-        # One thread scores while the network computes the next picture: both leave Python's lock for the most part.
-        with ThreadPoolExecutor(1, "scoring") as pool, console.progress("Evaluating", limit) as advance:
-            waiting: list[Future[None]] = []
-            for images, info, serialized in _batches(dataset, pattern):
-                for prediction, record in zip(predictor(images, info), serialized.numpy(), strict=True):
-                    waiting.append(pool.submit(scores.add, prediction, record))
-                    if len(waiting) > _SCORING_BEHIND:
-                        waiting.pop(0).result()
-                    total += 1
-                    advance()
-                if first == 0:
-                    first, started, begun = total, begun, time.perf_counter()
-            for future in waiting:
-                future.result()
-        if not total:
+        try:
+            with console.progress("Evaluating", limit) as advance:
+                for done in _score_all(predictor, scores, _batches(dataset, pattern), batch_size):
+                    clock.tick(len(scores.images))
+                    advance(done)
+            clock.stop()
+        except KeyboardInterrupt:
+            clock.stop()
+            if not keep_partial or not scores.images:
+                raise
+            partial = True
+            console.warn(f"interrupted: the figures are those of the first {len(scores.images)} pictures alone")
+        if not scores.images:
             raise DataError(f"The records {pattern} hold no pictures.", "Make them again, or correct the pattern.")
-        one_batch = total == first
-        seconds = time.perf_counter() - (started if one_batch else begun)
         if scores.without_crowds:
             console.warn(
                 f"{scores.without_crowds} records do not tell crowds from instances, so PQ counts crowds as segments; "
                 "records of panoptic make-tfrecords do."
             )
+        seconds, timed_images = clock.steady(len(scores.images))
         result = EvaluationResult(
             panoptic=scores.quality.result(),
-            **_average_precision(scores, model.table),
+            **scores.average_precision(),
             semantic=scores.semantic.result(),
-            images=total,
+            images=len(scores.images),
             seconds=seconds,
-            timed_images=total if one_batch else total - first,
+            timed_images=timed_images,
             step=model.step,
             checkpoint=model.source,
+            partial=partial,
         )
-        if writer is not None:
+        if writer is not None and not partial:
             writer.close()
         return result
     finally:
@@ -207,44 +164,111 @@ def evaluate(
             writer.abort()
 
 
+class _Clock:
+    """Times the pictures behind the first batch, which traces and compiles."""
+
+    def __init__(self) -> None:
+        self._begun = self._end = time.perf_counter()
+        self._first: tuple[int, float] | None = None
+
+    def tick(self, images: int) -> None:
+        """Notes that so many pictures are done."""
+        if self._first is None:
+            self._first = images, time.perf_counter()
+
+    def stop(self) -> None:
+        """Notes the end."""
+        self._end = time.perf_counter()
+
+    def steady(self, images: int) -> tuple[float, int]:
+        """Returns seconds and how many pictures they are of."""
+        if self._first is None or self._first[0] >= images:
+            return self._end - self._begun, images
+        return self._end - self._first[1], images - self._first[0]
+
+
+def _score_all(predictor: Predictor, scores: PictureScores, batches: Iterator[Any], batch_size: int) -> Iterator[int]:
+    """Runs the network, and behind it fusion and scoring in threads of their own; yields how many more are scored.
+
+    All of them leave Python's lock for the most part. Pictures are scored one at a time in their order, so the
+    figures do not depend on the timing; at most _BATCHES_BEHIND batches wait.
+    """
+    # On the CPU the network takes what cores there are; a GPU is faster than one thread that fuses.
+    beside_gpus = bool(tf.config.get_visible_devices("GPU"))
+    threads = min(_FUSING_THREADS, os.cpu_count() or 1) if beside_gpus else 1
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads, "fusion") as fusing, ThreadPoolExecutor(1, "scoring") as scoring:
+        try:
+            for images, info, serialized in batches:
+                record_of = serialized.numpy()
+                info = info.numpy()
+                outputs = _run(predictor, images, info, batch_size, record_of)
+                for one, image_info, record in zip(outputs, info, record_of, strict=True):
+                    fused = fusing.submit(predictor.fuse, one, image_info)
+                    waiting.append(scoring.submit(_score, scores, fused, record))
+                yield from _finished(waiting, _BATCHES_BEHIND * batch_size * predictor.replicas)
+            yield from _finished(waiting, 0)
+        except BaseException:
+            # What is being scored is finished, so that it counts wholly or not at all.
+            scoring.shutdown(wait=False, cancel_futures=True)
+            fusing.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _finished(waiting: deque[Future[None]], most: int) -> Iterator[int]:
+    """Takes out what is done, and waits until no more than `most` are left."""
+    while waiting and (waiting[0].done() or len(waiting) > most):
+        waiting.popleft().result()
+        yield 1
+
+
+def _score(scores: PictureScores, fused: Future[PicturePrediction], record: bytes) -> None:
+    try:
+        scores.add(fused.result(), record)
+    except PanopticError:
+        raise
+    except Exception as error:  # whatever it was: the user has to know which picture it was about
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"Image {_name(record)} cannot be evaluated: {type(error).__name__}: {reason}",
+            "Check its record with panoptic inspect; PANOPTIC_DEBUG=1 shows the traceback.",
+        ) from error
+
+
+def _run(
+    predictor: Predictor, images: tf.Tensor, info: np.ndarray, share: int, record_of: np.ndarray
+) -> list[dict[str, Any]]:
+    try:
+        return predictor.run(images, info, share)
+    except tf.errors.ResourceExhaustedError as error:
+        height, width = images.shape[1:3]
+        raise DeviceError(
+            f"The memory does not suffice for {len(record_of)} pictures of {height} x {width} at once.",
+            "Give a smaller --batch-size, or --precision bfloat16.",
+        ) from error
+    except tf.errors.OpError as error:
+        names = ", ".join(_name(record) for record in record_of)
+        reason = " ".join(error.message.split())[:300]
+        raise RunError(
+            f"The network failed on image {names}: {reason}", "PANOPTIC_DEBUG=1 shows the traceback."
+        ) from error
+
+
+def _name(record: bytes) -> str:
+    """The picture's id, as far as the record tells."""
+    try:
+        (source_id,) = records.decode_example(record)[records.IMAGE_SOURCE_ID]
+    except (ValueError, KeyError):
+        return "?"
+    return bytes(source_id).decode(errors="replace")
+
+
 def _batches(dataset: tf.data.Dataset, pattern: str) -> Iterator[Any]:
     """The batches of the records; says which record is at fault where one cannot be read."""
-    batches, done = iter(dataset), 0
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            reason = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*|\[\[.*", "", error.message).split())[:200]
-            raise DataError(
-                f"A validation record of {pattern} is damaged, not far behind the first {done}: {reason}.",
-                "Find it with panoptic inspect, or make the records again.",
-            ) from None
-        done += int(batch[0].shape[0])
-        yield batch
-
-
-def _average_precision(scores: _Scores, table: CategoryTable) -> dict[str, dict[str, float | None]]:
-    ids = [image["id"] for image in scores.images]
-    annotations = scores.annotations
-    if annotations is None:
-        annotations = {
-            "images": scores.images,
-            "annotations": scores.objects,
-            "categories": [{"id": c.id, "name": c.name} for c in table.things],
-        }
-    return {
-        "box": coco_average_precision(annotations, scores.detections, "bbox", ids),
-        "mask": coco_average_precision(annotations, scores.detections, "segm", ids),
-    }
-
-
-def _read_annotations(path: Path) -> dict[str, Any]:
-    value = read_json(path, "object annotations")
-    lists = isinstance(value, dict) and all(
-        isinstance(value.get(key), list) for key in ("images", "annotations", "categories")
-    )
-    if not lists or not all(isinstance(image, dict) and "id" in image for image in value["images"]):
-        raise DataError(f"{path} is no COCO instances JSON.", "It needs images, annotations and categories.")
-    return dict(value)
+    try:
+        yield from dataset
+    except tf.errors.OpError as error:
+        explanation = record_error(error, pattern)
+        if explanation is None:
+            raise
+        raise explanation from error

@@ -50,7 +50,7 @@ def decode_rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
     return padded.view("<u4")[..., 0].astype(np.uint32, copy=False)
 
 
-def read_panoptic_png(path: Path) -> np.ndarray:
+def read_panoptic_png(path: str | Path) -> np.ndarray:
     """Reads a panoptic PNG.
 
     Args:
@@ -63,7 +63,8 @@ def read_panoptic_png(path: Path) -> np.ndarray:
         DataError: the file is missing, broken or not RGB.
     """
     try:
-        content = path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            content = file.read()
     except FileNotFoundError:
         raise DataError(f"The panoptic PNG {path} does not exist.", "Check the folder of the PNGs.") from None
     except OSError as error:

@@ -16,7 +16,7 @@ import numpy as np
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.label_runs import MAX_ID, JointRuns, joint_runs
+from panoptic_cli.evaluation.label_runs import MAX_ID, Overlaps, overlaps
 
 VOID = 0  # id of unlabelled pixels
 _NOTES_KEPT = 10
@@ -55,13 +55,44 @@ class Segment:
         """
         try:
             return [
-                cls(int(s["id"]), int(s["category_id"]), s.get("iscrowd", 0) == 1, s.get("area")) for s in segments_info
+                cls(_whole(s["id"]), _whole(s["category_id"]), s.get("iscrowd", 0) == 1, s.get("area"))
+                for s in segments_info
             ]
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
             raise DataError(
                 f"Image {image}: segments_info of the {kind} is no list of objects with id and category_id.",
-                "Each segment needs id and category_id, as in COCO's panoptic format.",
+                "Each segment needs id and category_id, both whole numbers, as in COCO's panoptic format.",
             ) from None
+
+
+@dataclass(frozen=True)
+class PictureQuality:
+    """How one picture was matched.
+
+    Attributes:
+        overlap: int64 [G + 1, P + 1], pixels that ground truth segments (rows) and predicted ones (columns) share,
+            in the order they were listed; row and column 0 are void.
+        gt_classes: int64 [G], places of their categories in the table.
+        pred_classes: int64 [P], likewise.
+        crowd: bool [G].
+        iou: summed over the matches.
+        tp, fp, fn: matches, false and missed segments.
+    """
+
+    overlap: np.ndarray
+    gt_classes: np.ndarray
+    pred_classes: np.ndarray
+    crowd: np.ndarray
+    iou: float
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def pq(self) -> float | None:
+        """PQ over all segments of the picture together, 0..1, not averaged over categories; None without segments."""
+        weight = self.tp + 0.5 * (self.fp + self.fn)
+        return self.iou / weight if weight else None
 
 
 class PanopticQuality:
@@ -91,7 +122,7 @@ class PanopticQuality:
         pred_segments: Sequence[Segment],
         *,
         image: str | int = "?",
-    ) -> None:
+    ) -> PictureQuality:
         """Adds one picture; one that raises adds nothing.
 
         Args:
@@ -101,29 +132,34 @@ class PanopticQuality:
             pred_segments: every segment of `pred_map`.
             image: name or id of the picture, for messages.
 
+        Returns:
+            How it was matched.
+
         Raises:
             DataError: the maps differ in size, an id is in a map but not in its segments or the reverse, is
                 listed twice or out of range, or a category is unknown; names picture and id.
         """
         if gt_map.shape != pred_map.shape or gt_map.ndim != 2:
             raise _size_error(image, gt_map.shape, pred_map.shape)
-        self.add_runs(joint_runs(gt_map, pred_map), gt_segments, pred_segments, image=image)
+        for ids, kind in ((gt_map, "ground truth"), (pred_map, "prediction")):
+            if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+                worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
+                raise DataError(f"Image {image}: id {worst} in the {kind} map is not in 0..{MAX_ID}.")
+        return self.add_overlaps(overlaps(gt_map, pred_map), gt_segments, pred_segments, image=image)
 
-    def add_runs(
+    def add_overlaps(
         self,
-        runs: JointRuns,
+        pairs: Overlaps,
         gt_segments: Sequence[Segment],
         pred_segments: Sequence[Segment],
         *,
         image: str | int = "?",
-    ) -> None:
-        """Adds one picture given as the joint runs of its two maps; otherwise as `add`."""
-        gt_places = self._compact(runs.gt_ids, gt_segments, image, "ground truth")
-        pred_places = self._compact(runs.pred_ids, pred_segments, image, "prediction")
-        rows, columns = len(gt_segments) + 1, len(pred_segments) + 1
-        # Weights are summed as doubles, which is exact below 2**53 pixels.
-        joint = np.bincount(gt_places * columns + pred_places, runs.lengths, rows * columns)
-        overlap = joint.astype(np.int64).reshape(rows, columns)
+    ) -> PictureQuality:
+        """Adds one picture given as the overlaps of its two maps; otherwise as `add`."""
+        gt_places = self._places(pairs.gt_ids, gt_segments, image, "ground truth")
+        pred_places = self._places(pairs.pred_ids, pred_segments, image, "prediction")
+        overlap = np.zeros((len(gt_segments) + 1, len(pred_segments) + 1), np.int64)
+        overlap[gt_places, pred_places] = pairs.pixels
         gt_area, pred_area = overlap.sum(1)[1:], overlap.sum(0)[1:]
         _require_pixels(gt_area, gt_segments, image, "ground truth")
         _require_pixels(pred_area, pred_segments, image, "prediction")
@@ -138,10 +174,11 @@ class PanopticQuality:
         union = gt_area[:, None] + pred_area - intersection - on_void
         candidate = (gt_class[:, None] == pred_class) & ~crowd[:, None]
         matched_gt, matched_pred = np.nonzero(candidate & (2 * intersection > union))
-        for gt, pred in zip(matched_gt.tolist(), matched_pred.tolist(), strict=True):
-            iou = float(intersection[gt, pred] / union[gt, pred])
-            self._iou[gt_class[gt]] += int(iou * _IOU_UNIT)
-        np.add.at(self._tp, gt_class[matched_gt], 1)
+        ious = (intersection[matched_gt, matched_pred] / union[matched_gt, matched_pred]).tolist()
+        matched_class = gt_class[matched_gt]
+        for label, iou in zip(matched_class.tolist(), ious, strict=True):
+            self._iou[label] += int(iou * _IOU_UNIT)
+        np.add.at(self._tp, matched_class, 1)
 
         missed = ~crowd
         missed[matched_gt] = False
@@ -150,13 +187,14 @@ class PanopticQuality:
         ignorable = on_void.copy()
         # Of several crowds of one category panopticapi remembers the last one listed only; so do we.
         last_crowd = {int(gt_class[gt]): gt for gt in np.flatnonzero(crowd).tolist()}
-        for pred, label in enumerate(pred_class.tolist()):
-            if label in last_crowd:
-                ignorable[pred] += intersection[last_crowd[label], pred]
+        for label, gt in last_crowd.items():
+            ignorable += np.where(pred_class == label, intersection[gt], 0)
         false = 2 * ignorable <= pred_area
         false[matched_pred] = False
         np.add.at(self._fp, pred_class[false], 1)
         self.images += 1
+        counts = (len(ious), int(false.sum()), int(missed.sum()))
+        return PictureQuality(overlap, gt_class, pred_class, crowd, sum(ious), *counts)
 
     def merge(self, other: PanopticQuality) -> None:
         """Adds what another one summed up; any order and grouping gives the same bits.
@@ -208,13 +246,10 @@ class PanopticQuality:
     def _classes(self, segments: Sequence[Segment]) -> np.ndarray:
         return np.array([self._place[s.category_id] for s in segments], np.int64)
 
-    def _compact(self, ids: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str) -> np.ndarray:
-        """Maps ids [R] to their 1-based place in `segments`, void to 0; int64 [R]."""
-        if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
-            worst = int(ids.min()) if ids.min() < 0 else int(ids.max())
-            raise DataError(f"Image {image}: id {worst} in the {kind} map is not in 0..{MAX_ID}.")
-        numbers = [s.id for s in segments]
-        for segment in segments:
+    def _places(self, ids: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str) -> np.ndarray:
+        """Maps ids [N] to their 1-based place in `segments`, void to 0; int64 [N]."""
+        place_of = {VOID: 0}
+        for place, segment in enumerate(segments, start=1):
             if not VOID < segment.id <= MAX_ID:
                 raise DataError(
                     f"Image {image}: {kind} segment id {segment.id} is not in 1..{MAX_ID}.",
@@ -225,24 +260,16 @@ class PanopticQuality:
                     f"Image {image}: {kind} segment {segment.id} has the unknown category {segment.category_id}.",
                     "Categories are those of the ground truth's panoptic JSON.",
                 )
-        if len(set(numbers)) != len(numbers):
-            twice = next(n for n in numbers if numbers.count(n) > 1)
-            raise DataError(f"Image {image}: {kind} segment {twice} is listed twice.")
-        if not numbers:
-            places, known = np.zeros(ids.size, np.int64), ids == VOID
-        else:
-            ascending = np.argsort(numbers)
-            listed = np.array(numbers, np.int64)[ascending]
-            nearest = np.minimum(np.searchsorted(listed, ids.astype(np.int64)), len(numbers) - 1)
-            found = listed[nearest] == ids
-            places, known = np.where(found, ascending[nearest] + 1, VOID), found | (ids == VOID)
-        stray = ids[~known]
-        if stray.size:
+            if segment.id in place_of:
+                raise DataError(f"Image {image}: {kind} segment {segment.id} is listed twice.")
+            place_of[segment.id] = place
+        try:
+            return np.array([place_of[i] for i in ids.tolist()], np.int64)
+        except KeyError as stray:
             raise DataError(
-                f"Image {image}: id {int(stray[0])} is in the {kind} map but not in its segments_info.",
+                f"Image {image}: id {stray.args[0]} is in the {kind} map but not in its segments_info.",
                 "The PNG and the JSON do not belong together, or the PNG is not RGB-encoded.",
-            )
-        return places
+            ) from None
 
     def _note_areas(self, areas: np.ndarray, segments: Sequence[Segment], image: str | int) -> None:
         for area, segment in zip(areas.tolist(), segments, strict=True):
@@ -252,6 +279,15 @@ class PanopticQuality:
                     self.area_notes.append(
                         f"image {image}: segment {segment.id} has {area} pixels, its JSON says {segment.area}"
                     )
+
+
+def _whole(value: Any) -> int:
+    """A whole number of a JSON; ValueError for any other value, so that 5.5 or "5" is not taken for 5."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str | bool) or int(value) != value:
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
 
 
 def _average(classes: Sequence[Mapping[str, float]]) -> dict[str, float]:

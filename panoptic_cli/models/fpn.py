@@ -21,7 +21,8 @@ def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
         batch = tf.shape(x)[0]
     if height is None or width is None:
         height, width = tf.shape(x)[1], tf.shape(x)[2]
-    x = tf.broadcast_to(x[:, :, None, :, None, :], [batch, height, 2, width, 2, channels])
+    x = tf.reshape(x, [batch, height, 1, width, 1, channels])  # TensorFlow Lite slices up to five axes only
+    x = tf.broadcast_to(x, [batch, height, 2, width, 2, channels])
     return tf.reshape(x, [batch, height * 2, width * 2, channels])
 
 

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.schema import DetectionHead, MaskHead, NormActivation
-from panoptic_cli.models.normalization import batch_norm
+from panoptic_cli.models.normalization import batch_norm, folded
+from panoptic_cli.models.winograd import conv3x3
 
 
 def _he_normal() -> keras.initializers.Initializer:
@@ -29,6 +30,34 @@ def _build_tower(convs: list[keras.layers.Conv2D], norms: list[keras.layers.Batc
         channels = conv.filters
         norm.build((None, None, None, channels))
     return channels
+
+
+def _convolve(
+    x: tf.Tensor,
+    convs: list[keras.layers.Conv2D],
+    norms: list[keras.layers.BatchNormalization],
+    training: bool | None,
+    winograd: bool,
+) -> tf.Tensor:
+    """The tower of convolutions: [n, crop, crop, channels] -> [n, crop, crop, filters].
+
+    With `winograd` (float32 only) they take fewer multiplications: on a CPU less than half of the time, for three times
+    the rounding of plain convolutions.
+    """
+    if not winograd:
+        for conv, norm in zip(convs, norms, strict=True):
+            x = tf.nn.relu(norm(conv(x), training=training))
+        return x
+    x = tf.transpose(x, [1, 2, 0, 3])
+    for conv, norm in zip(convs, norms, strict=True):
+        if training:
+            # What the gradient needs of the products' factors is computed again: they are 2.5 times the crops.
+            x = tf.recompute_grad(conv3x3)(x, tf.convert_to_tensor(conv.kernel)) + tf.convert_to_tensor(conv.bias)
+            x = tf.nn.relu(norm(x, training=True))
+        else:
+            kernel, bias = folded(conv, norm)
+            x = tf.nn.relu(conv3x3(x, kernel) + bias)
+    return tf.transpose(x, [2, 0, 1, 3])
 
 
 class BoxHead(keras.layers.Layer):
@@ -77,20 +106,22 @@ class BoxHead(keras.layers.Layer):
         self.box_regressor.build((None, width))
         self.built = True
 
-    def call(self, crops: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, crops: tf.Tensor, training: bool | None = None, winograd: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Classifies and refines ROIs.
 
         Args:
             crops: [batch, n, crop, crop, channels].
             training: True updates the batch statistics.
+            winograd: see `_convolve`.
 
         Returns:
             float32 class logits [batch, n, num_classes] and offsets [batch, n, num_classes, 4].
         """
         shape = tf.shape(crops)
         x = tf.reshape(crops, [-1, *crops.shape[2:]])
-        for conv, norm in zip(self.convs, self.conv_norms, strict=True):
-            x = tf.nn.relu(norm(conv(x), training=training))
+        x = _convolve(x, self.convs, self.conv_norms, training, winograd)
         x = tf.reshape(x, [-1, x.shape[1] * x.shape[2] * x.shape[3]])
         for fc, norm in zip(self.fcs, self.fc_norms, strict=True):
             # rank 4 for the fused kernel
@@ -131,25 +162,46 @@ class MaskBranch(keras.layers.Layer):
         self.mask_regressor.build((None, None, None, self.deconv.filters))
         self.built = True
 
-    def call(self, crops: tf.Tensor, classes: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(
+        self, crops: tf.Tensor, classes: tf.Tensor, training: bool | None = None, winograd: bool = False
+    ) -> tf.Tensor:
         """Predicts the mask of each ROI's class.
 
         Args:
             crops: [batch, n, crop, crop, channels].
             classes: int32 [batch, n], the class whose mask is wanted.
             training: True updates the batch statistics.
+            winograd: see `_convolve`.
 
         Returns:
             float32 logits [batch, n, 2 * crop, 2 * crop].
         """
         shape = tf.shape(crops)
         x = tf.reshape(crops, [-1, *crops.shape[2:]])
-        for conv, norm in zip(self.convs, self.conv_norms, strict=True):
-            x = tf.nn.relu(norm(conv(x), training=training))
-        x = tf.nn.relu(self.deconv_norm(self.deconv(x), training=training))
+        x = _convolve(x, self.convs, self.conv_norms, training, winograd)
+        x = tf.nn.relu(self.deconv_norm(self._upsample(x), training=training))
         # The 1x1 convolution is computed for the wanted class alone: one dot product a pixel instead of num_classes.
         chosen = tf.reshape(tf.maximum(classes, 0), [-1])
         kernel = tf.gather(tf.transpose(tf.cast(self.mask_regressor.kernel, tf.float32)[0, 0]), chosen)
         bias = tf.gather(tf.cast(self.mask_regressor.bias, tf.float32), chosen)
         logits = tf.einsum("nhwc,nc->nhw", tf.cast(x, tf.float32), kernel) + bias[:, None, None]
-        return tf.reshape(logits, [shape[0], -1, x.shape[1], x.shape[2]])
+        # Only now, when a pixel is one number, the four pixels of each place go to their two rows.
+        height, width = crops.shape[2], crops.shape[3]
+        logits = tf.transpose(tf.reshape(logits, [-1, height, width, 2, 2]), [0, 1, 3, 2, 4])
+        return tf.reshape(logits, [shape[0], -1, 2 * height, 2 * width])
+
+    def _upsample(self, x: tf.Tensor) -> tf.Tensor:
+        """The transposed convolution as the matrix product that it is: its 2x2 patches do not overlap.
+
+        Args:
+            x: [n, h, w, c].
+
+        Returns:
+            [n, h, 4 * w, filters]: the four pixels of a place (row by row) side by side. Normalisation, activation
+            and a 1x1 convolution do not mind where a pixel stands.
+        """
+        filters, channels = self.deconv.filters, x.shape[-1]
+        kernel = tf.transpose(tf.cast(self.deconv.kernel, x.dtype), [3, 0, 1, 2])
+        bias = tf.tile(tf.cast(self.deconv.bias, x.dtype), [4])
+        pixels = tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, 4 * filters])) + bias
+        return tf.reshape(pixels, [-1, x.shape[1], 4 * x.shape[2], filters])

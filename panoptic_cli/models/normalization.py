@@ -66,3 +66,15 @@ def batch_norm(config: NormActivation, name: str) -> BatchNormalization:
         synchronized=config.use_sync_bn,
         name=name,
     )
+
+
+def folded(conv: keras.layers.Conv2D, norm: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Tensor]:
+    """Makes one convolution of a convolution and the normalisation behind it, as they are at inference.
+
+    Returns:
+        float32 kernel [h, w, channels, filters] and bias [filters].
+    """
+    scale = tf.convert_to_tensor(norm.gamma) * tf.math.rsqrt(tf.convert_to_tensor(norm.moving_variance) + norm.epsilon)
+    kernel = tf.convert_to_tensor(conv.kernel) * scale
+    bias = (tf.convert_to_tensor(conv.bias) - tf.convert_to_tensor(norm.moving_mean)) * scale
+    return kernel, bias + tf.convert_to_tensor(norm.beta)

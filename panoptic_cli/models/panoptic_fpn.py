@@ -73,7 +73,7 @@ class PanopticFPN(keras.Model):
         Returns:
             detection_boxes float32 [batch, n, 4] in pixels of the input, detection_scores [batch, n] descending,
             detection_classes int32 [batch, n] (0 behind the last), num_detections int32 [batch],
-            detection_masks float32 [batch, n, m, m] probabilities,
+            detection_masks float32 [batch, n, m, m] probabilities (0 behind the last),
             semantic_logits float32 [batch, height / 4, width / 4, classes].
         """
         del training
@@ -92,12 +92,22 @@ class PanopticFPN(keras.Model):
     ) -> dict[str, tf.Tensor]:
         align: ROIAligner = self.config.roi_aligner
         crops = roi_align(features, proposals, align.crop_size, align.sample_offset)
-        logits, offsets = self.detection_head(crops, training=False)
+        # GPU libraries choose their own ways, and measure them anew for every shape.
+        on_cpu = not tf.config.get_visible_devices("GPU")
+        winograd = on_cpu and crops.dtype == tf.float32
+        logits, offsets = self.detection_head(crops, training=False, winograd=winograd)
         outputs = detect(logits, offsets, proposals, image_shape, self.config.detection_generator)
 
         align = self.config.mask_roi_aligner
-        crops = roi_align(features, outputs["detection_boxes"], align.crop_size, align.sample_offset)
-        outputs["detection_masks"] = tf.sigmoid(self.mask_head(crops, outputs["detection_classes"], training=False))
+        boxes, classes = outputs["detection_boxes"], outputs["detection_classes"]
+        places = boxes.shape[1]
+        count = tf.maximum(tf.reduce_max(outputs["num_detections"]), 1) if on_cpu else places
+        crops = roi_align(features, boxes[:, :count], align.crop_size, align.sample_offset)
+        classes = classes[:, :count]
+        masks = tf.sigmoid(self.mask_head(crops, classes, training=False))
+        masks = tf.where((classes > 0)[..., None, None], masks, 0.0)
+        masks = tf.pad(masks, [[0, 0], [0, places - count], [0, 0], [0, 0]])
+        outputs["detection_masks"] = tf.ensure_shape(masks, [None, places, 2 * align.crop_size, 2 * align.crop_size])
         return outputs
 
     def training_outputs(
@@ -140,7 +150,9 @@ class PanopticFPN(keras.Model):
         rois = sample_rois(proposals, gt_boxes, gt_classes, self.config.roi_sampler, seed)
         align: ROIAligner = self.config.roi_aligner
         crops = roi_align(features, rois.boxes, align.crop_size, align.sample_offset)
-        class_logits, box_offsets = self.detection_head(crops, training=True)
+        # XLA and GPU libraries choose their own ways.
+        winograd = not compiled and not tf.config.get_visible_devices("GPU") and crops.dtype == tf.float32
+        class_logits, box_offsets = self.detection_head(crops, training=True, winograd=winograd)
         box_targets = box_ops.encode(rois.matched_boxes, rois.boxes, box_ops.BOX_HEAD_WEIGHTS)
         box_targets = tf.where((rois.classes > 0)[..., None], box_targets, 0.0)
 
@@ -156,7 +168,7 @@ class PanopticFPN(keras.Model):
             "box_offsets": box_offsets,
             "class_targets": rois.classes,
             "box_targets": box_targets,
-            "mask_logits": self.mask_head(crops, mask_classes, training=True),
+            "mask_logits": self.mask_head(crops, mask_classes, training=True, winograd=winograd),
             "mask_targets": targets,
             "mask_classes": mask_classes,
             "semantic_logits": self.segmentation_head(features),

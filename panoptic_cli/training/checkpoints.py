@@ -100,6 +100,7 @@ class Checkpoints:
             checkpoint, directory if self._scratch is None else self._scratch.name, max_to_keep=max_to_keep
         )
         self.saved_step: int | None = None
+        self.saved_prefix: str | None = None
 
     def save(self, step: int) -> str:
         """Writes checkpoint ckpt-<step>; an old one goes when there are too many.
@@ -119,8 +120,8 @@ class Checkpoints:
                 f"The checkpoint of step {step} cannot be written to {self._directory}: {reason}.",
                 "Check space and permissions; the same command resumes at the last checkpoint.",
             ) from error
-        self.saved_step = step
-        return str(prefix)
+        self.saved_step, self.saved_prefix = step, str(prefix)
+        return self.saved_prefix
 
     def restore_latest(self) -> int:
         """Restores everything from the newest checkpoint.
@@ -139,7 +140,7 @@ class Checkpoints:
                     "Name one that is there in the file checkpoint, or give another --model-dir.",
                 )
             return 0
-        self.saved_step = _restore(prefix, self._groups)
+        self.saved_step, self.saved_prefix = _restore(prefix, self._groups), str(prefix)
         return self.saved_step
 
 

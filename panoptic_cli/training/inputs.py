@@ -8,6 +8,7 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
@@ -46,6 +47,17 @@ def check_records(pattern: str, option: str = "--train-data") -> int:
         if count == 0:
             raise DataError(f"No {what} records match {part}.", hint)
     return sum(counts)
+
+
+def record_listing(pattern: str) -> list[list[Any]]:
+    """Returns [name, bytes] of each record file of a pattern, in the order in which training reads them.
+
+    Whatever the folder is called or where it is mounted, the same names and sizes are taken for the same records.
+    """
+    paths: set[str] = set()
+    for part in (part.strip() for part in pattern.split(",")):
+        paths.update(path for path in storage.find(part) if is_shard(path))
+    return [[os.path.basename(path), storage.size(path)] for path in sorted(paths)]
 
 
 def count_pictures(pattern: str) -> int:

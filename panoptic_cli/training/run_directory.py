@@ -3,8 +3,11 @@
     config.yaml        the resolved configuration
     categories.json    the category table
     environment.json   one entry per start: versions, platform, command line, time, devices
+    records.json       names and sizes of the training records, in the order in which they are read
     checkpoints/       weights, optimizer and step (see checkpoints.py)
+    best/              the checkpoint with the highest PQ, where evaluations were made (see evaluations.py)
     metrics.jsonl      one line per summary interval
+    evaluations.jsonl  one line per evaluation
     logs/              TensorBoard events
 
 evaluate, export and predict need nothing but this directory. It may be remote (gs://...): then, and only
@@ -28,13 +31,15 @@ from panoptic_cli import __version__, config, console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError, UsageError, summarize
-from panoptic_cli.training import storage
+from panoptic_cli.training import inputs, storage
 
-CONFIG, CATEGORIES, ENVIRONMENT, METRICS = (
+CONFIG, CATEGORIES, ENVIRONMENT, RECORDS, METRICS, EVALUATIONS = (
     "config.yaml",
     "categories.json",
     "environment.json",
+    "records.json",
     "metrics.jsonl",
+    "evaluations.jsonl",
 )
 
 # What may differ when a run is taken up again: lengths, intervals, devices and everything that only looks at
@@ -45,11 +50,15 @@ _FREE = (
     "trainer.checkpoint_interval",
     "trainer.summary_interval",
     "trainer.max_to_keep",
+    "trainer.validation_interval",
+    "trainer.validation_steps",
     "task.annotation_file",
+    "task.categories_file",  # the table itself is compared
     "task.validation_data.",
     "runtime.",
 )
 _BOUND = ("runtime.mixed_precision_dtype",)
+_TRAIN_DATA = "task.train_data.input_path"
 _PACKAGES = ("tensorflow", "keras", "numpy", "pydantic", "pycocotools", "pillow")
 
 
@@ -86,6 +95,16 @@ class RunDirectory:
         return self.file(METRICS)
 
     @property
+    def evaluations(self) -> str:
+        """The file with one JSON line per evaluation."""
+        return self.file(EVALUATIONS)
+
+    @property
+    def best(self) -> str:
+        """The folder of the best checkpoint."""
+        return self.file("best")
+
+    @property
     def is_run(self) -> bool:
         """Whether a run was started here: the configuration is the last file that a start writes."""
         return storage.exists(self.file(CONFIG))
@@ -99,6 +118,18 @@ class RunDirectory:
             return None
         prefix = found[1] if found[1].startswith("/") or "://" in found[1] else f"{self.checkpoints}/{found[1]}"
         return prefix if storage.exists(prefix + ".index") else None
+
+    def all_checkpoints(self) -> list[tuple[int, str]]:
+        """Returns (step, prefix) of the complete checkpoints, oldest first."""
+        state = storage.read_text(f"{self.checkpoints}/checkpoint") or ""
+        names = re.findall(r'^all_model_checkpoint_paths: ".*?([^/"]+-(\d+))"$', state, re.MULTILINE)
+        found = {int(step): f"{self.checkpoints}/{name}" for name, step in names}
+        return [(step, prefix) for step, prefix in sorted(found.items()) if self.has_checkpoint(prefix)]
+
+    @staticmethod
+    def has_checkpoint(prefix: str) -> bool:
+        """Whether the checkpoint is (still) there."""
+        return storage.exists(prefix + ".index")
 
     def check(self, experiment: Experiment, table: CategoryTable) -> list[str]:
         """Checks that a run of this configuration can start or go on here; writes nothing.
@@ -116,9 +147,16 @@ class RunDirectory:
         if not self.is_run:
             self._check_empty()
             return []
-        theirs = self._read_config()
+        theirs = self.read_config()
         differences = config.differences(experiment, theirs)
-        bound = [line for line in differences if not _is_free(line.split(":")[0], experiment, theirs)]
+        same_records = self._same_records(experiment)
+        bound = [
+            line
+            for line in differences
+            if not _is_free(key := line.split(":")[0], experiment, theirs) and not (key == _TRAIN_DATA and same_records)
+        ]
+        if same_records is False and not any(line.startswith(_TRAIN_DATA) for line in bound):
+            bound.append(f"the training records: {self.file(RECORDS)} lists other names or sizes")
         if self._read_table().to_list() != table.to_list():
             bound.append("the category table")
         if bound:
@@ -149,6 +187,8 @@ class RunDirectory:
             storage.make_directory(self.path)
             if not resumed:
                 self._write_json(CATEGORIES, table.to_list())
+            if storage.read_text(self.file(RECORDS)) is None:
+                self._write_json(RECORDS, inputs.record_listing(experiment.task.train_data.input_path))
             self._write_json(ENVIRONMENT, [*self._sessions(), _session()])
             storage.write_text(self.file(CONFIG), config.dump(experiment))
         except OSError as error:
@@ -166,17 +206,17 @@ class RunDirectory:
             self._write_json(ENVIRONMENT, sessions)
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops the metrics after `step`, and a line that a kill cut short, so that no step appears twice."""
-        text = storage.read_text(self.metrics)
-        if text is None:
-            return
-        kept = [line for line in text.splitlines() if _step_of(line) <= step]
-        storage.write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+        """Drops metrics and evaluations after `step`, and half a line of a kill, so that no step is there twice."""
+        for path in (self.metrics, self.evaluations):
+            text = storage.read_text(path)
+            if text is not None:
+                kept = [line for line in text.splitlines() if _step_of(line) <= step]
+                storage.write_text(path, "".join(f"{line}\n" for line in kept))
 
     def _check_empty(self) -> None:
         names = storage.list_directory(self.path)
         # An interrupted start leaves these; a name that begins with a dot is a partial file or the desktop's.
-        foreign = sorted(n for n in names if n not in (CATEGORIES, ENVIRONMENT) and not n.startswith("."))
+        foreign = sorted(n for n in names if n not in (CATEGORIES, ENVIRONMENT, RECORDS) and not n.startswith("."))
         if foreign:
             raise RunError(
                 f"{self.path} is not empty and is no run: it holds {', '.join(foreign[:5])}"
@@ -184,7 +224,21 @@ class RunDirectory:
                 "Give another --model-dir, or empty the directory first.",
             )
 
-    def _read_config(self) -> Experiment:
+    def _same_records(self, experiment: Experiment) -> bool | None:
+        """Whether the training records are those of the run, wherever they are now; None where that is not known."""
+        text = storage.read_text(self.file(RECORDS))
+        ours = inputs.record_listing(experiment.task.train_data.input_path)
+        try:
+            return bool(json.loads(text) == ours) if text and ours else None
+        except json.JSONDecodeError:
+            return None
+
+    def read_config(self) -> Experiment:
+        """Returns the configuration of the last start.
+
+        Raises:
+            RunError: the file is missing or does not validate.
+        """
         text = storage.read_text(self.file(CONFIG))
         if text is None:
             raise RunError(f"{self.file(CONFIG)} does not exist.", "Check the run directory.")
@@ -241,7 +295,7 @@ def load(path: str | Path) -> tuple[Experiment, CategoryTable]:
             f"The run {run.path} has no checkpoint yet.",
             "Go on with panoptic train: it saves every trainer.checkpoint_interval steps.",
         )
-    return run._read_config(), run._read_table()
+    return run.read_config(), run._read_table()
 
 
 def _is_free(key: str, ours: Experiment, theirs: Experiment) -> bool:

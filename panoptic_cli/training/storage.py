@@ -6,8 +6,10 @@ A local path never imports TensorFlow; one with a scheme (gs://) does.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,22 @@ def list_directory(path: str) -> list[str]:
     return [os.path.basename(path) + " (a file)"] if os.path.exists(path) else []
 
 
+def find(pattern: str) -> list[str]:
+    """Returns the files that match a glob pattern."""
+    if is_remote(pattern):
+        with _remote(pattern) as gfile:
+            return [str(path) for path in gfile.glob(pattern)]
+    return [path for path in glob.glob(pattern) if os.path.isfile(path)]
+
+
+def size(path: str) -> int:
+    """Returns a file's size in bytes."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            return int(gfile.stat(path).length)
+    return os.path.getsize(path)
+
+
 def make_directory(path: str) -> None:
     """Makes a directory and its parents where they are missing."""
     if is_remote(path):
@@ -97,6 +115,26 @@ def append_text(path: str, text: str) -> None:
     else:
         with open(path, "a", encoding="utf-8") as stream:
             stream.write(text)
+
+
+def copy(source: str, target: str) -> None:
+    """Copies a file, replacing the one that is there; either may be remote."""
+    if is_remote(source) or is_remote(target):
+        with _remote(target) as gfile:
+            gfile.copy(source, target, overwrite=True)
+    else:
+        with files.atomic_path(Path(target)) as partial:
+            shutil.copyfile(source, partial)
+
+
+def remove(path: str) -> None:
+    """Removes a file; nothing happens when it is not there."""
+    if is_remote(path):
+        with _remote(path) as gfile:
+            if gfile.exists(path):
+                gfile.remove(path)
+    else:
+        Path(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from panoptic_cli import console
@@ -13,16 +14,24 @@ from panoptic_cli.errors import DeviceError, UsageError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_REACH_SECONDS = 10.0
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def check_devices(runtime: Runtime, *, batch_size: int | None = None, model_dir: str | None = None) -> None:
+def check_devices(
+    runtime: Runtime,
+    *,
+    batch_size: int | None = None,
+    model_dir: str | None = None,
+    train_data: str | None = None,
+) -> None:
     """Finds contradictions that can be seen without looking for devices; does not import TensorFlow.
 
     Args:
         runtime: devices and precision.
         batch_size: the global batch, checked against the number of GPUs where that is given.
         model_dir: the run directory, checked against a remote TPU.
+        train_data: the pattern of the training records, likewise.
 
     Raises:
         UsageError: the settings contradict each other.
@@ -37,11 +46,8 @@ def check_devices(runtime: Runtime, *, batch_size: int | None = None, model_dir:
             raise UsageError("A TPU does not compute in float16.", "Use --precision bfloat16.")
         if "TF_CONFIG" in os.environ:
             raise UsageError("--tpu contradicts TF_CONFIG in the environment.", "Unset TF_CONFIG.")
-        if tpu != "local" and model_dir is not None and "://" not in model_dir:
-            raise UsageError(
-                f"The remote TPU {tpu} cannot write to the local directory {model_dir}.",
-                "Give --model-dir gs://BUCKET/PATH, or --tpu local on a TPU VM.",
-            )
+        if tpu != "local":
+            _check_remote(tpu, model_dir, train_data)
     elif kind == "tpu":
         raise UsageError("runtime.distribution_strategy=tpu needs a TPU.", "Give --tpu NAME or --tpu local.")
     elif runtime.tpu_zone is not None or runtime.tpu_project is not None:
@@ -50,15 +56,36 @@ def check_devices(runtime: Runtime, *, batch_size: int | None = None, model_dir:
         raise UsageError(f"--gpus {gpus} contradicts runtime.distribution_strategy=one_device.", "Use mirrored.")
     if kind == "mirrored" and gpus == 0:
         raise UsageError("--gpus 0 contradicts runtime.distribution_strategy=mirrored.", "Use one_device.")
+    workers = 1
     if "TF_CONFIG" in os.environ:
-        _check_tf_config(os.environ["TF_CONFIG"])
+        if kind not in ("auto", "multi_worker_mirrored"):
+            raise UsageError(
+                f"runtime.distribution_strategy={kind} contradicts TF_CONFIG in the environment.",
+                "Unset TF_CONFIG, or use multi_worker_mirrored.",
+            )
+        workers = _workers_of(os.environ["TF_CONFIG"])
     elif kind == "multi_worker_mirrored":
         raise UsageError(
             "runtime.distribution_strategy=multi_worker_mirrored needs TF_CONFIG in the environment.",
             "Set it on every worker, with the cluster and the worker's own task.",
         )
-    if batch_size is not None and gpus:
-        check_batch(batch_size, gpus)
+    if batch_size is not None:
+        check_batch(batch_size, workers * (gpus or 1))
+
+
+def _check_remote(tpu: str, model_dir: str | None, train_data: str | None) -> None:
+    """A TPU of another machine reads the records and writes the checkpoints there."""
+    if model_dir is not None and "://" not in model_dir:
+        raise UsageError(
+            f"The remote TPU {tpu} cannot write to the local directory {model_dir}.",
+            "Give --model-dir gs://BUCKET/PATH, or --tpu local on a TPU VM.",
+        )
+    local = [part.strip() for part in (train_data or "").split(",") if part.strip() and "://" not in part]
+    if local:
+        raise UsageError(
+            f"The remote TPU {tpu} cannot read the local records {local[0]}.",
+            "Upload them with panoptic upload and give --train-data 'gs://BUCKET/PATH/train-*'.",
+        )
 
 
 def check_batch(batch_size: int, replicas: int) -> None:
@@ -75,14 +102,25 @@ def check_batch(batch_size: int, replicas: int) -> None:
         )
 
 
-def _check_tf_config(text: str) -> None:
+def _workers_of(text: str) -> int:
+    """Returns the number of workers of a TF_CONFIG.
+
+    Raises:
+        UsageError: it is no JSON object that names a chief or worker of its cluster.
+    """
     try:
         value = json.loads(text)
-        present = bool(value["cluster"]) and "task" in value
-    except (json.JSONDecodeError, KeyError, TypeError):
-        present = False
-    if not present:
-        raise UsageError("TF_CONFIG is not a JSON object with cluster and task.", "Correct it or unset it.")
+        cluster = {kind: list(value["cluster"].get(kind, [])) for kind in ("chief", "worker")}
+        kind, index = value["task"]["type"], int(value["task"]["index"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        raise UsageError("TF_CONFIG is not a JSON object with cluster and task.", "Correct it or unset it.") from None
+    if not 0 <= index < len(cluster.get(kind, [])):
+        known = ", ".join(f"{name} {place}" for name, hosts in cluster.items() for place in range(len(hosts)))
+        raise UsageError(
+            f"TF_CONFIG: the task {kind} {index} is none of the cluster's workers ({known or 'it has none'}).",
+            "The task must be a chief or a worker, with its place in the cluster's list.",
+        )
+    return sum(map(len, cluster.values()))
 
 
 def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
@@ -137,6 +175,7 @@ def _tpu_strategy(runtime: Runtime) -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
             tpu=name, zone=runtime.tpu_zone, project=runtime.tpu_project
         )
+        _reach(resolver.master())
         if name != "local":  # on a TPU VM the chips belong to this process: there is no cluster to join
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
@@ -148,6 +187,17 @@ def _tpu_strategy(runtime: Runtime) -> tf.distribute.Strategy:
             f"The TPU {name} cannot be used: {reason}.",
             "Check its name, --tpu-zone and --tpu-project, that it is running, and the credentials.",
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Tries to connect to grpc://HOST:PORT: TensorFlow itself would try for minutes.
+
+    Raises:
+        OSError: nothing answers there.
+    """
+    host, _, port = address.removeprefix("grpc://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
 def set_precision(runtime: Runtime, *, on_cpu: bool = False) -> None:

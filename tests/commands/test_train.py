@@ -41,9 +41,9 @@ def data(tmp_path, monkeypatch):
     return records
 
 
-def dry_run(capsys, *arguments):
+def print_config(capsys, *arguments):
     """The effective configuration of a command line, as a tree, and what was told."""
-    assert run(["train", "--dry-run", "--init-checkpoint", "none", *arguments]) == 0
+    assert run(["train", "--print-config", "--init-checkpoint", "none", *arguments]) == 0
     captured = capsys.readouterr()
     return yaml.safe_load(captured.out), captured.err
 
@@ -57,7 +57,7 @@ def fails(capsys, *arguments, code=1):
 
 
 def test_defaults(data, capsys):
-    tree, told = dry_run(capsys)
+    tree, told = print_config(capsys)
     assert tree == load_experiment(
         options=[
             ("task.init_checkpoint", None),
@@ -70,7 +70,7 @@ def test_defaults(data, capsys):
 
 
 def test_every_option_sets_its_field(data, capsys):
-    tree, _ = dry_run(
+    tree, _ = print_config(
         capsys,
         *(
             "--experiment",
@@ -106,27 +106,34 @@ def test_every_option_sets_its_field(data, capsys):
 
 
 def test_tpu_options(data, capsys):
-    tree, _ = dry_run(
-        capsys, "--tpu", "n1", "--tpu-zone", "z", "--tpu-project", "p", "--model-dir", "ram://bucket/run-x"
+    import tensorflow as tf
+
+    for path in data.iterdir():
+        tf.io.gfile.makedirs("ram://bucket/records")
+        tf.io.gfile.copy(str(path), f"ram://bucket/records/{path.name}", overwrite=True)
+    tree, _ = print_config(
+        capsys,
+        *("--tpu", "n1", "--tpu-zone", "z", "--tpu-project", "p", "--model-dir", "ram://bucket/run-x"),
+        *("--train-data", "ram://bucket/records/train-*"),
     )
     assert [tree["runtime"][k] for k in ("tpu", "tpu_zone", "tpu_project")] == ["n1", "z", "p"]
 
 
 def test_data_dir_and_paths_of_the_configuration(data, capsys, tmp_path):
     (tmp_path / "c.yaml").write_text(f"task: {{train_data: {{input_path: '{data}/train-*'}}}}")
-    tree, _ = dry_run(capsys, "--config", str(tmp_path / "c.yaml"), "--data-dir", "elsewhere")
+    tree, _ = print_config(capsys, "--config", str(tmp_path / "c.yaml"), "--data-dir", "elsewhere")
     assert tree["task"]["train_data"]["input_path"] == f"{data}/train-*"
     assert tree["task"]["validation_data"]["input_path"] == "elsewhere/tfrecords/val-*"
 
 
-def test_dry_run_json_is_one_object(data, capsys):
-    assert run(["train", "--dry-run", "--init-checkpoint", "none", "--json"]) == 0
+def test_print_config_json_is_one_object(data, capsys):
+    assert run(["train", "--print-config", "--init-checkpoint", "none", "--json"]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["trainer"]["train_steps"] == 22500
 
 
 def test_the_schedule_follows_the_batch_size(data, capsys):
-    tree, told = dry_run(capsys, "--schedule", "3x", "--batch-size", "16")
+    tree, told = print_config(capsys, "--schedule", "3x", "--batch-size", "16")
     config = tree["trainer"]["optimizer_config"]
     assert tree["trainer"]["train_steps"] == 4 * 67500
     assert config["learning_rate"]["stepwise"] == {
@@ -140,21 +147,21 @@ def test_the_schedule_follows_the_batch_size(data, capsys):
 
 def test_what_the_user_set_stays(data, capsys):
     key = "trainer.optimizer_config.learning_rate.stepwise.values"
-    tree, told = dry_run(capsys, "--batch-size", "32", "--steps", "1000", "--set", f"{key}=[0.5,0.4,0.3]")
+    tree, told = print_config(capsys, "--batch-size", "32", "--steps", "1000", "--set", f"{key}=[0.5,0.4,0.3]")
     config = tree["trainer"]["optimizer_config"]
     assert tree["trainer"]["train_steps"] == 1000
     assert config["learning_rate"]["stepwise"] == {"boundaries": [30000, 40000], "values": [0.5, 0.4, 0.3]}
     assert config["warmup"]["linear"]["warmup_learning_rate"] == pytest.approx(0.0067 / 2)
     assert "values" not in told
-    same, told = dry_run(capsys, "--batch-size", "64")
+    same, told = print_config(capsys, "--batch-size", "64")
     assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(mode="json")
     assert "fitted" not in told
 
 
-def test_dry_run_and_usage_errors_do_not_import_tensorflow(data):
+def test_print_config_and_usage_errors_do_not_import_tensorflow(data):
     code = (
         "import sys; from panoptic_cli.commands.main import run;"
-        "assert run(['train', '--dry-run', '--init-checkpoint', 'none']) == 0;"
+        "assert run(['train', '--print-config', '--init-checkpoint', 'none']) == 0;"
         "assert run(['train', '--tpu', 'local', '--gpus', '2', '--init-checkpoint', 'none']) == 2;"
         "assert run(['train', '--set', 'trainer.stepz=1']) == 2;"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
@@ -205,13 +212,13 @@ def test_run_of_another_configuration(data, capsys):
     from panoptic_cli.categories import CategoryTable
     from panoptic_cli.training.run_directory import RunDirectory
 
-    tree, _ = dry_run(capsys)
+    tree, _ = print_config(capsys)
     from panoptic_cli.config import validate
 
     RunDirectory("runs/panoptic_fpn_coco").create_or_resume(
         validate(tree, "test"), CategoryTable.from_list(CATEGORIES, "test")
     )
-    dry_run(capsys)
+    print_config(capsys)
     told = fails(capsys, "--set", "task.losses.mask_weight=3")
     assert "task.losses.mask_weight: 3.0 here, 1.0 there" in told
     assert "--model-dir" in told
@@ -222,8 +229,32 @@ def test_initial_weights_that_cannot_be_reached(data, capsys, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(inputs.urllib.request, "urlopen", refuse)
-    assert run(["train", "--dry-run"]) == 1
+    assert run(["train", "--print-config"]) == 1
     told = capsys.readouterr().err
     assert "gs://cloud-tpu-checkpoints" in told
     assert "no network" in told
     assert "--init-checkpoint none" in told
+
+
+@pytest.mark.slow
+def test_dry_run_does_one_real_step_and_writes_nothing(tmp_path, shapes_records, tiny_network, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [word for setting in tiny_network for word in ("--set", setting)]
+    arguments = ["--experiment", "panoptic_fpn_shapes", "--train-data", f"{shapes_records}/train-*", "--gpus", "0"]
+    assert run(["train", "--dry-run", "--json", "--batch-size", "2", *arguments, *settings]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["batch"]["images"] == "float32 [2, 64, 64, 3]"
+    assert found["batch"]["gt_masks"].startswith("uint8 [2, 16, ")
+    assert found["parameters"]["total"] > found["parameters"]["trainable"] > 100_000
+    assert found["losses"]["total_loss"] > 0
+    assert found["memory"]["peak_rss"] > 200e6
+    assert found["seconds"]["first_step"] > found["seconds"]["step"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validation_records_are_checked_where_they_are_wanted(data, capsys):
+    for path in data.glob("val-*"):
+        path.unlink()
+    print_config(capsys)
+    told = fails(capsys, "--set", "trainer.validation_interval=100")
+    assert "No validation records match" in told

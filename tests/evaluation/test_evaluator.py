@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,27 @@ def evaluate(
     """Evaluates the right answers of a split, each changed by `change`."""
     from panoptic_cli.evaluation import evaluator
 
-    def run(split: str = "val", change: Change = lambda p: p, pattern: str | None = None, **options: Any) -> Any:
+    def run(
+        split: str = "val",
+        change: Change = lambda p: p,
+        pattern: str | None = None,
+        fuse: Change = lambda p: p,
+        **options: Any,
+    ) -> Any:
         answers = [change(answer(truth, tiny_model)) for truth in truths(shapes_records, split, tiny_model)]
         given = iter(answers * 2)
 
         class Oracle:
+            replicas = 1
+
             def __init__(self, model: LoadedModel) -> None: ...
 
-            def __call__(self, images: Any, image_info: Any) -> Iterator[PicturePrediction]:
+            def run(self, images: Any, image_info: Any, share: int) -> list[Any]:
                 assert image_info.shape == (*images.shape[:1], 4, 2)
-                return (next(given) for _ in range(images.shape[0]))
+                return [next(given) for _ in range(images.shape[0])]
+
+            def fuse(self, outputs: Any, image_info: Any) -> PicturePrediction:
+                return fuse(outputs)
 
         monkeypatch.setattr(evaluator, "Predictor", Oracle)
         return evaluator.evaluate(tiny_model, pattern or f"{shapes_records}/{split}-*", **options).to_dict()
@@ -194,7 +205,7 @@ def test_damaged_records_are_told_and_nothing_is_written(
             writer.write(record.replace(b"\xff\xdb\x00\x43", b"\xff\xff\x00\x00") if place == 2 else record)
     empty.write_bytes(b"")
     output = tmp_path / "out"
-    for file, message in ((cut, "behind the first 3"), (spoilt, "behind the first 2"), (empty, "no pictures")):
+    for file, message in ((cut, "3"), (spoilt, "Record 2 of"), (empty, "no pictures")):
         with pytest.raises(DataError, match=message) as caught:
             evaluate(pattern=str(file), output_dir=output)
         assert file.name in caught.value.message

@@ -10,7 +10,7 @@ import pytest
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.label_runs import joint_runs, joint_runs_rgb
+from panoptic_cli.evaluation.label_runs import overlaps, overlaps_rgb
 from panoptic_cli.evaluation.panoptic_png import encode_ids_to_rgb
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
 
@@ -250,13 +250,38 @@ def test_any_integer_type_will_do(dtype: type) -> None:
     assert score(maps, [Segment(1, 7), Segment(2, 3)], maps, [Segment(1, 7), Segment(2, 3)])["All"]["pq"] == 1.0
 
 
-def test_runs_of_encoded_and_of_plain_maps_are_the_same() -> None:
+def repeated(rng: np.random.Generator) -> np.ndarray:
+    """A wide map: noise, one id, a pattern of eight pixels again and again, or runs of many lengths."""
+    height, width = rng.integers(1, 9), rng.integers(1, 60)
+    ids = rng.integers(0, 2**24, 4)
+    pixels = rng.choice(ids, (4, height * width))
+    pixels[1] = ids[0]
+    pixels[2] = np.resize(pixels[2, :8], height * width)
+    pixels[3] = np.repeat(pixels[3], rng.integers(1, 40))[: height * width]
+    return pixels[rng.integers(4)].reshape(height, width)
+
+
+def test_overlaps_are_the_joint_histogram() -> None:
     rng = np.random.default_rng(3)
-    for _ in range(300):
-        gt_map, _, pred_map, _ = random_picture(rng)
-        plain = joint_runs(gt_map, pred_map)
-        encoded = joint_runs_rgb(encode_ids_to_rgb(gt_map), encode_ids_to_rgb(pred_map))
-        for field in ("gt_ids", "pred_ids", "lengths"):
-            np.testing.assert_array_equal(getattr(plain, field), getattr(encoded, field))
-        np.testing.assert_array_equal(np.repeat(plain.gt_ids, plain.lengths), gt_map.ravel())
-        np.testing.assert_array_equal(np.repeat(plain.pred_ids, plain.lengths), pred_map.ravel())
+    large = np.full((230, 300), 2**24 - 1), np.zeros((230, 300), int)  # runs longer than what is packed at once
+    large[1].flat[40_000:] = 9
+    for number in range(1000):
+        gt_map = repeated(rng)
+        pred_map = np.resize(repeated(rng), gt_map.shape)
+        if number == 0:
+            gt_map, pred_map = large
+        pairs, counts = np.unique(np.stack((gt_map.ravel(), pred_map.ravel())), axis=1, return_counts=True)
+        plain, encoded = (
+            overlaps(gt_map, pred_map),
+            overlaps_rgb(encode_ids_to_rgb(gt_map), encode_ids_to_rgb(pred_map)),
+        )
+        for result in (plain, encoded):
+            np.testing.assert_array_equal(result.gt_ids, pairs[0])
+            np.testing.assert_array_equal(result.pred_ids, pairs[1])
+            np.testing.assert_array_equal(result.pixels, counts)
+
+
+def test_empty_maps_overlap_nowhere() -> None:
+    empty = np.zeros((0, 5), int)
+    assert not overlaps(empty, empty).pixels.size
+    assert not overlaps_rgb(encode_ids_to_rgb(empty), encode_ids_to_rgb(empty)).pixels.size

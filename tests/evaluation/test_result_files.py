@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pq_oracle
 import pytest
 from PIL import Image
 
@@ -90,13 +91,77 @@ def test_folders_default_to_the_jsons_without_suffix(files: Callable[..., tuple[
         score((predictions, annotations))
 
 
-def test_pictures_in_one_file_only_are_named(files: Callable[..., tuple[Path, Path]]) -> None:
+def test_a_picture_without_prediction_is_an_error(files: Callable[..., tuple[Path, Path]]) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
         del pred["annotations"][1]
-        pred["annotations"].append({**pred["annotations"][0], "image_id": 77})
 
-    with pytest.raises(DataError, match=r"no prediction for 1 images: 2; .*not have 1 of the predicted images: 77"):
+    with pytest.raises(DataError, match=r"no prediction for 1 of the 3 images of .*gt\.json: 2\."):
         score(files(change))
+
+
+def test_predictions_of_other_pictures_are_left_out_as_panopticapi_does(
+    files: Callable[..., tuple[Path, Path]],
+) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        pred["annotations"].append({**pred["annotations"][0], "image_id": 77, "file_name": "nowhere.png"})
+
+    result = score(files(change))
+    assert result["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
+    assert result["images"] == 3
+    assert len(result["warnings"]) == 1
+    assert "1 predicted images are not in" in result["warnings"][0]
+    assert result["warnings"][0].endswith(": 77.")
+
+
+ODD = (2**40, 7, 1_000_003, 3, 250)  # ids in no order, huge, far apart
+
+
+@pytest.mark.parametrize("things", [ODD[:3], ODD, ()], ids=["both kinds", "no stuff", "no things"])
+@pytest.mark.parametrize("all_void", [False, True])
+def test_odd_categories_and_void_predictions_equal_the_slow_oracle(
+    tmp_path: Path, things: tuple[int, ...], all_void: bool
+) -> None:
+    rng = np.random.default_rng(len(things))
+    categories = [{"id": i, "name": f"c{i}", "isthing": int(i in things)} for i in ODD]
+    present = ODD[:-1]  # one category has no ground truth, and is predicted all the same
+    contents: dict[str, list[Any]] = {"gt": [], "pred": []}
+    totals: dict[int, list[Any]] = {}
+    for image_id in range(40):
+        truth = np.kron(rng.integers(0, 5, (4, 5)), np.ones((3, 3), int)) * 70_001
+        guess = np.where(rng.random(truth.shape) < 0.15, 0, truth) * (not all_void)
+        guess[:, :2] = 2**24 - 1 if rng.random() < 0.5 and not all_void else guess[:, :2]
+        listed = {}
+        for name, ids in (("gt", truth), ("pred", guess)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(ids))).save(tmp_path / name / f"{image_id}.png")
+            listed[name] = [
+                {
+                    "id": int(i),
+                    "category_id": ODD[-1] if i == 2**24 - 1 else present[(int(i) // 70_001 + image_id) % 4],
+                    "iscrowd": int(name == "gt" and rng.random() < 0.2),
+                    "area": 1,  # wrong
+                }
+                for i in rng.permutation(np.unique(ids[ids > 0]))
+            ]
+            entry = {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": listed[name]}
+            contents[name].append(entry)
+        counts = pq_oracle.picture_counts(
+            truth.tolist(),
+            [(s["id"], s["category_id"], bool(s["iscrowd"])) for s in listed["gt"]],
+            guess.tolist(),
+            [(s["id"], s["category_id"]) for s in listed["pred"]],
+        )
+        for category, row in counts.items():
+            totals[category] = [x + y for x, y in zip(totals.get(category, [0] * 4), row, strict=True)]
+    for name, entries in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
+    result = score((tmp_path / "pred.json", tmp_path / "gt.json"))
+    for group, ids in (("All", ODD), ("Things", things), ("Stuff", [i for i in ODD if i not in things])):
+        assert result[group] == pytest.approx(pq_oracle.figures(totals, list(ids)), abs=1e-12), group
+    assert result["All"]["n"] == (4 if all_void else 5)
+    assert (result["All"]["pq"] == 0) == all_void
+    assert result["Stuff" if things == ODD else "Things"]["n"] == 0 or things == ODD[:3]
+    assert "its JSON says 1" in result["warnings"][0]
 
 
 def test_every_bad_picture_is_named(files: Callable[..., tuple[Path, Path]]) -> None:
@@ -155,6 +220,14 @@ def test_a_wrong_area_in_the_json_is_told_and_changes_nothing(
         (
             lambda gt, pred: pred["annotations"][0]["segments_info"][0].pop("category_id"),
             "Image 1: segments_info",
+        ),
+        (
+            lambda gt, pred: pred["annotations"][0]["segments_info"][0].update(id=12.5),
+            "Image 1: segments_info of the prediction .* whole numbers",
+        ),
+        (
+            lambda gt, pred: pred["annotations"][0].update(image_id=[1]),
+            r"annotations\[0\] of .*pred\.json has the image_id \[1\]",
         ),
     ],
 )

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from bare_python import serve, without_the_package
 
 from panoptic_cli.datasets import records
 from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.export.saved_model import OUTPUTS, export_saved_model
+from panoptic_cli.evaluation.predictions import segments_from_maps
+from panoptic_cli.export.saved_model import COMPACT, OUTPUTS, export_saved_model
 from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
-
-# Loads each SavedModel, runs it on its inputs and writes all outputs.
-_SERVER = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("panoptic_cli", "commands", "keras", "tf_keras"):
-            raise ModuleNotFoundError(f"{name} is blocked", name=name)
-
-import numpy as np
-import tensorflow as tf
-
-# TensorFlow imports Keras where it is installed: from here on there is none.
-for name in [name for name in sys.modules if name.partition(".")[0] == "keras"]:
-    del sys.modules[name]
-sys.meta_path.insert(0, Blocker())
-inputs = np.load("inputs.npz", allow_pickle=True)
-for name in inputs.files:
-    model = tf.saved_model.load(name.partition(":")[0])
-    given = inputs[name]
-    tensor = tf.constant(given.tolist() if given.dtype == object else given)
-    outputs = model.signatures["serving_default"](tensor)
-    np.savez(f"{name.replace(':', '-')}.npz", **{key: value.numpy() for key, value in outputs.items()})
-assert not {"panoptic_cli", "keras"} & set(sys.modules)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +52,7 @@ def served(tiny_model: LoadedModel, pictures: list[Path], tmp_path_factory: pyte
     np.savez(folder / "inputs.npz", **inputs)
     for input_type in ("image_tensor", "image_bytes"):
         export_saved_model(tiny_model, folder / input_type, input_type=input_type)
-    process = subprocess.run(
-        [sys.executable, "-I", "-c", _SERVER], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
+    process = serve(folder, without_the_package(folder / "packages"))
     assert process.returncode == 0, process.stderr
     return folder
 
@@ -112,19 +84,19 @@ def test_the_comparison_has_something_to_compare(predicted: list[PicturePredicti
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_image_tensor(served: Path, predicted: list[PicturePrediction], place: int) -> None:
-    outputs = dict(np.load(served / f"image_tensor-{place}.npz"))
+    outputs = dict(np.load(served / f"image_tensor-{place}.npz", allow_pickle=True))
     assert outputs.keys() == OUTPUTS.keys()
     check_against(outputs, 0, predicted[place])
 
 
 def test_a_batch_of_image_tensors(served: Path, predicted: list[PicturePrediction]) -> None:
-    outputs = dict(np.load(served / "image_tensor-both.npz"))
+    outputs = dict(np.load(served / "image_tensor-both.npz", allow_pickle=True))
     for place in (0, 1):
         check_against(outputs, place, predicted[0])
 
 
 def test_a_batch_of_encoded_pictures_of_two_sizes(served: Path, predicted: list[PicturePrediction]) -> None:
-    outputs = dict(np.load(served / "image_bytes-both.npz"))
+    outputs = dict(np.load(served / "image_bytes-both.npz", allow_pickle=True))
     for place in (0, 1):
         check_against(outputs, place, predicted[place])
 
@@ -150,8 +122,83 @@ def test_the_asset_describes_the_model(served: Path, tiny_model: LoadedModel, in
     assert described["outputs"].keys() == OUTPUTS.keys()
     assert described["categories"] == tiny_model.table.to_list()
     # ImageNet's mean and deviation on the scale of the pixels.
+    assert described["averaged"] is False
+    described |= described["preprocessing"]
     assert described["mean"] == pytest.approx([123.675, 116.28, 103.53])
     assert described["stddev"] == pytest.approx([58.395, 57.12, 57.375])
+
+
+def test_outputs_are_as_documented(served: Path) -> None:
+    model = tf.saved_model.load(str(served / "image_tensor"))
+    found = model.signatures["serving_default"].structured_outputs
+    assert found.keys() == OUTPUTS.keys()
+    for name, output in OUTPUTS.items():
+        assert found[name].dtype.name == output.dtype, name
+        assert len(found[name].shape) == len(output.shape), name
+        for size, documented in zip(found[name].shape, output.shape, strict=True):
+            assert size == documented or isinstance(documented, str), name
+
+
+def test_the_compact_signature_and_the_metadata(
+    served: Path, predicted: list[PicturePrediction], pictures: list[Path], tiny_model: LoadedModel
+) -> None:
+    model = tf.saved_model.load(str(served / "image_bytes"))
+    outputs = model.signatures["compact"](tf.constant([path.read_bytes() for path in pictures]))
+    assert set(outputs) == set(COMPACT)
+    for place, expected in enumerate(predicted):
+        ids = tf.io.decode_png(outputs["panoptic_png_bytes"][place]).numpy()[..., 0]
+        wanted, segments = segments_from_maps(expected.category_map, expected.instance_map, tiny_model.table)
+        np.testing.assert_array_equal(ids, wanted)
+        assert int(outputs["num_segments"][place]) == len(segments)
+    # Answers for HTTP stay small: maps of these two pictures alone are this large as numbers.
+    small = sum(value.numpy().nbytes for name, value in outputs.items() if name != "panoptic_png_bytes")
+    assert small < sum(prediction.category_map.nbytes for prediction in predicted)
+
+    values = model.signatures["metadata"](tf.constant(["categories", "step", "nothing"]))["values"].numpy()
+    assert [json.loads(value) for value in values] == [tiny_model.table.to_list(), 3, None]
+
+
+def test_a_bucket(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through TensorFlow's own file system in memory, which takes the same way as gs://."""
+    output = "ram://bucket/models/1"
+    gfile = tf.io.gfile
+    gfile.makedirs("ram://bucket/thesis")
+    with gfile.GFile("ram://bucket/thesis/chapter.txt", "w") as stream:
+        stream.write("years of work")
+    with pytest.raises(DataError, match="ram://bucket/thesis exists and is no SavedModel"):
+        export_saved_model(tiny_model, "ram://bucket/thesis")
+
+    monkeypatch.setattr(tf.saved_model, "save", small_saved_model)  # what is copied is not the point here
+    written = export_saved_model(tiny_model, Path(output))  # a Path makes ram:/ of ram://
+    assert written["saved_model"] == output
+    loaded = tf.saved_model.load(output)
+    assert loaded.signatures["double"](tf.constant(3.0))["x"] == 6.0
+    with gfile.GFile(f"{output}/old.txt", "w") as stream:
+        stream.write("of the model that is replaced")
+
+    order = []
+    copy = gfile.copy
+    monkeypatch.setattr(gfile, "copy", lambda *words, **more: (order.append(words[1]), copy(*words, **more)))
+    export_saved_model(tiny_model, output)
+    assert order[-1] == f"{output}/saved_model.pb"  # without it the others are no SavedModel
+    assert not gfile.exists(f"{output}/old.txt")
+
+    def full(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "quota")
+
+    monkeypatch.setattr(gfile, "copy", full)
+    with pytest.raises(RunError, match=r"ram://bucket/models/2 cannot be written: quota\..*panoptic upload"):
+        export_saved_model(tiny_model, "ram://bucket/models/2")
+    assert not gfile.exists("ram://bucket/models/2/saved_model.pb")
+
+
+_SAVE = tf.saved_model.save
+
+
+def small_saved_model(_: object, folder: str, **__: object) -> None:
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"x": 2.0 * x}, input_signature=[tf.TensorSpec([], tf.float32, name="x")])
+    _SAVE(module, folder, signatures={"double": module.double})
 
 
 def test_another_folder_is_refused(tiny_model: LoadedModel, tmp_path: Path) -> None:

@@ -222,3 +222,61 @@ def test_a_class_of_zero_is_no_detection(label_space: LabelSpace) -> None:
     )
     assert not np.any(maps.instance)
     assert np.unique(maps.category).tolist() == [9]
+
+
+def fused_plainly(
+    outputs: dict[str, np.ndarray], info: np.ndarray, config: PanopticSegmentationGenerator, labels: LabelSpace
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rules one by one, every pixel of every class: category, instance and semantic maps."""
+    (height, width), desired, scale = info[0].astype(int), info[1], info[2]
+    logits = outputs["semantic_logits"].astype(np.float64)
+    rows, columns = (np.ceil(desired / scale)).astype(int)
+    values = np.stack(
+        [pasted(np.array([0, 0, rows, columns]), logits[..., c], rows, columns) for c in range(logits.shape[-1])], -1
+    )
+    semantic = values[:height, :width].argmax(-1)  # cropped to the picture; of equal classes the first
+    owner = np.zeros((height, width), np.int32)
+    scores = np.where(outputs["detection_classes"] > 0, outputs["detection_scores"], 0.0)
+    for i in np.argsort(-scores, kind="stable"):  # the best first, of equal scores the first
+        if not scores[i] > config.score_threshold:
+            continue
+        box = outputs["detection_boxes"][i] / np.tile(scale, 2)
+        if box[2] <= box[0] or box[3] <= box[1]:
+            continue
+        inside = pasted(box, outputs["detection_masks"][i], height, width) > config.mask_binarize_threshold
+        taken = np.count_nonzero(inside & (owner > 0))
+        if inside.any() and taken / np.count_nonzero(inside) < config.things_overlap_threshold:
+            owner[inside & (owner == 0)] = i + 1
+    category = np.zeros((height, width), np.int32)
+    for label in range(2, logits.shape[-1]):  # 0 is void and 1 any thing: void where no detection stands
+        if np.count_nonzero(semantic == label) > config.stuff_area_threshold:
+            category[semantic == label] = labels.semantic_ids[label]
+    for i in np.unique(owner[owner > 0]):
+        category[owner == i] = labels.thing_ids[outputs["detection_classes"][i - 1]]
+    return category, owner, semantic
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_pictures_are_fused_as_plainly(label_space: LabelSpace, seed: int) -> None:
+    # Whole and half numbers, and sizes that are powers of two: nothing is rounded, so ties are ties in both.
+    rng = np.random.default_rng(seed)
+    scale = float(rng.choice([0.5, 1.0, 2.0]))
+    side = int(32 / scale)
+    height, width = (int(rng.integers(1, side + 1)) if seed % 3 else side for _ in range(2))
+    n = int(rng.integers(0, 10))
+    low = rng.integers(-8, 28, (n, 2))
+    size = rng.choice([0, 4, 8, 16, 32], (n, 2), p=[0.1, 0.2, 0.3, 0.2, 0.2])
+    outputs = {
+        "detection_boxes": np.concatenate([low, low + size], 1).astype(np.float32),
+        "detection_classes": rng.integers(0, 3, n).astype(np.int32),
+        "detection_scores": rng.choice([0.25, 0.5, 0.75, 1.0], n).astype(np.float32),
+        "detection_masks": rng.choice([0.25, 0.5, 0.75, 1.0], (n, 4, 4), p=[0.1, 0.1, 0.4, 0.4]).astype(np.float32),
+        "semantic_logits": rng.integers(0, 3, (8, 8, 4)).astype(np.float32),
+    }
+    area = int(rng.integers(0, max(1, height * width // 3)))
+    config = PanopticSegmentationGenerator(stuff_area_threshold=area)
+    info = np.array([[height, width], [32, 32], [scale, scale], [0, 0]], np.float32)
+    maps = fuse({k: tf.constant(v) for k, v in outputs.items()}, tf.constant(info), config, label_space)
+    expected = fused_plainly(outputs, info, config, label_space)
+    for name, found, plain in zip(("category", "instance", "semantic"), maps, expected, strict=True):
+        np.testing.assert_array_equal(found.numpy(), plain, err_msg=name)

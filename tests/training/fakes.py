@@ -29,8 +29,11 @@ def tiny_experiment(**options: Any) -> Experiment:
     return load_experiment("panoptic_fpn_shapes", options=list(settings.items()))
 
 
-def build_model(experiment: Experiment, label_space: LabelSpace) -> Any:
-    """Two dense layers with batch norm and dropout: momentum, moving averages and random state to restore."""
+def build_model(experiment: Experiment, label_space: LabelSpace, *, noise: bool = True) -> Any:
+    """Two dense layers with batch norm and dropout: momentum, moving averages and random state to restore.
+
+    Without `noise` nothing depends on how many replicas share a batch.
+    """
     import keras
     import tensorflow as tf
 
@@ -42,15 +45,24 @@ def build_model(experiment: Experiment, label_space: LabelSpace) -> Any:
             layers = keras.layers
             inputs = keras.Input((6,))
             x = layers.Dense(5, activation="tanh", name="first")(inputs)
-            x = layers.BatchNormalization(name="norm")(x)
-            x = layers.Dropout(0.25, name="drop")(x)
+            x = layers.BatchNormalization(name="norm", synchronized=True)(x)
+            x = layers.Dropout(0.25 if noise else 0.0, name="drop")(x)
             outputs = layers.Dense(1, name="last", dtype="float32")(x)
             self.network = keras.Model(inputs, outputs, name="network")
             self.noise = keras.random.SeedGenerator(5)
+            self.ema = experiment.trainer.optimizer_config.ema.average_decay
+            averaged = self.network.trainable_variables if self.ema is not None else []
+            self.averages = [
+                keras.Variable(
+                    "zeros", shape=v.shape, trainable=False, aggregation="only_first_replica", name=f"average_{i}"
+                )
+                for i, v in enumerate(averaged)
+            ]
 
         def train_step(self, data: Any) -> dict[str, Any]:
             x, y = data
-            x = x + 0.01 * keras.random.normal(tf.shape(x), seed=self.noise)
+            if noise:
+                x = x + 0.01 * keras.random.normal(tf.shape(x), seed=self.noise)
             with tf.GradientTape() as tape:
                 error = tf.square(self.network(x, training=True) - y)
                 loss = tf.reduce_sum(error) / experiment.task.train_data.global_batch_size
@@ -58,8 +70,10 @@ def build_model(experiment: Experiment, label_space: LabelSpace) -> Any:
             weights = self.network.trainable_variables
             gradients = sum_over_replicas(tape.gradient(scaled, [v.value for v in weights]))
             self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            return {"total_loss": loss * replicas, "mask_loss": loss * 0.5 * replicas}
+            for average, weight in zip(self.averages, weights, strict=False):
+                average.assign(self.ema * average.value + (1 - self.ema) * weight.value)
+            loss = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, loss)
+            return {"total_loss": loss, "mask_loss": loss * 0.5}
 
     return Training()
 

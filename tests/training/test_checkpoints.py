@@ -63,7 +63,7 @@ def test_network_alone_from_a_run_a_folder_or_a_prefix(tmp_path):
     checkpoints.save(30)
     for source in ("run", "run/checkpoints", "run/checkpoints/ckpt-30", "run/checkpoints/ckpt-30.index"):
         fresh, _ = build(tmp_path / "other")
-        assert load_network(fresh.network, tmp_path / source) == 30
+        assert load_network(fresh.network, tmp_path / source) == (30, False)
         for ours, again in zip(values(model.network.variables), values(fresh.network.variables), strict=True):
             np.testing.assert_array_equal(ours, again)
 
@@ -138,7 +138,7 @@ def test_remote_through_tensorflow():
     scramble(model.variables, 0)
     checkpoints.save(2)
     fresh, _ = build("ram://bucket/none")
-    assert load_network(fresh.network, "ram://bucket/run") == 2
+    assert load_network(fresh.network, "ram://bucket/run").step == 2
     np.testing.assert_array_equal(values(fresh.network.variables)[0], values(model.network.variables)[0])
 
 

@@ -160,3 +160,55 @@ def test_bucket_paths_survive_pathlib(tmp_path):
 
     assert RunDirectory(Path("gs://bucket/run")).path == "gs://bucket/run"
     assert RunDirectory("runs/a/").path == "runs/a"
+
+
+def shards(folder, *sizes):
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, size in enumerate(sizes):
+        (folder / f"train-{place:05d}-of-{len(sizes):05d}.tfrecord").write_bytes(b"x" * size)
+    return {"task.train_data.input_path": f"{folder}/train-*"}
+
+
+def test_the_same_records_at_another_place_are_the_same_data(tmp_path, monkeypatch, capsys):
+    run = RunDirectory(tmp_path / "run")
+    run.create_or_resume(tiny_experiment(**shards(tmp_path / "a", 5, 7)), TABLE)
+    assert json.loads((tmp_path / "run" / "records.json").read_text()) == [
+        ["train-00000-of-00002.tfrecord", 5],
+        ["train-00001-of-00002.tfrecord", 7],
+    ]
+    monkeypatch.chdir(tmp_path)
+    relative = tiny_experiment(**{"task.train_data.input_path": "a/train-*"})
+    run.create_or_resume(relative, TABLE)
+    assert "input_path" in capsys.readouterr().err  # allowed, and told
+    run.create_or_resume(tiny_experiment(**shards(tmp_path / "mounted" / "b", 5, 7)), TABLE)
+    assert run.read_config() != relative
+
+
+def test_other_records_are_refused_wherever_they_are(tmp_path):
+    run, experiment = RunDirectory(tmp_path / "run"), tiny_experiment(**shards(tmp_path / "a", 5, 7))
+    run.create_or_resume(experiment, TABLE)
+    with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
+        run.check(tiny_experiment(**shards(tmp_path / "b", 5, 8)), TABLE)
+    shards(tmp_path / "a", 5, 9)  # written again
+    with pytest.raises(RunError, match="the training records"):
+        run.check(experiment, TABLE)
+
+
+def test_a_run_without_a_listing_goes_by_the_path(tmp_path):
+    run, experiment = RunDirectory(tmp_path / "run"), tiny_experiment(**shards(tmp_path / "a", 5))
+    run.create_or_resume(experiment, TABLE)
+    (tmp_path / "run" / "records.json").unlink()
+    run.check(experiment, TABLE)
+    with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
+        run.check(tiny_experiment(**shards(tmp_path / "b", 5)), TABLE)
+
+
+def test_complete_checkpoints_are_listed_oldest_first(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.all_checkpoints() == []
+    checkpoint(run, 9)
+    storage.write_text(f"{run.checkpoints}/ckpt-10.index", "x")
+    names = ["ckpt-10", "ckpt-9", "ckpt-8"]  # the last was removed, the state file not written yet
+    state = "".join(f'all_model_checkpoint_paths: "{name}"\n' for name in names)
+    storage.write_text(f"{run.checkpoints}/checkpoint", 'model_checkpoint_path: "ckpt-10"\n' + state)
+    assert run.all_checkpoints() == [(9, f"{run.checkpoints}/ckpt-9"), (10, f"{run.checkpoints}/ckpt-10")]

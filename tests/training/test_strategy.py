@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -48,6 +51,35 @@ def test_remote_tpu_cannot_write_here():
     strategy.check_devices(Runtime(tpu="local"), model_dir="runs/x")
 
 
+def test_remote_tpu_cannot_read_here():
+    with pytest.raises(UsageError, match=r"local records data/train-\*"):
+        strategy.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*,data/train-*")
+    strategy.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*")
+    strategy.check_devices(Runtime(tpu="local"), train_data="data/train-*")
+
+
+def _cluster(kind="worker", index=0):
+    return json.dumps({"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": kind, "index": index}})
+
+
+def test_several_workers_and_what_contradicts_them(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", _cluster())
+    strategy.check_devices(Runtime(num_gpus=2), batch_size=12)
+    with pytest.raises(UsageError, match="16 images does not divide by 6"):
+        strategy.check_devices(Runtime(num_gpus=2), batch_size=16)
+    with pytest.raises(UsageError, match="mirrored contradicts TF_CONFIG"):
+        strategy.check_devices(Runtime(distribution_strategy="mirrored"))
+    with pytest.raises(UsageError, match="--tpu contradicts TF_CONFIG"):
+        strategy.check_devices(Runtime(tpu="local"))
+
+
+@pytest.mark.parametrize(("kind", "index"), [("worker", 3), ("worker", -1), ("ps", 0), ("evaluator", 0), ("chief", 0)])
+def test_a_task_that_is_no_worker_of_the_cluster(monkeypatch, kind, index):
+    monkeypatch.setenv("TF_CONFIG", _cluster(kind, index))
+    with pytest.raises(UsageError, match=f"{kind} {index} is none of the cluster's workers"):
+        strategy.check_devices(Runtime())
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}, "task": {}}', '{"cluster": {"worker": ["a:1"]}}'])
 def test_broken_tf_config(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
@@ -85,11 +117,18 @@ class _Resolver:
 
     def __init__(self, tpu, zone, project):
         self.calls.append(("resolver", tpu, zone, project))
+        self.address = "" if tpu == "local" else f"grpc://{tpu}"
+
+    def master(self):
+        return self.address
 
 
-@pytest.mark.parametrize("name", ["local", "node-1"])
-def test_tpu_is_connected_initialised_and_wrapped(monkeypatch, name):
+@pytest.mark.parametrize("local", [True, False])
+def test_tpu_is_connected_initialised_and_wrapped(monkeypatch, local):
     import tensorflow as tf
+
+    server = socket.create_server(("127.0.0.1", 0))
+    name = "local" if local else f"127.0.0.1:{server.getsockname()[1]}"
 
     _Resolver.calls = calls = []
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", _Resolver)
@@ -100,6 +139,21 @@ def test_tpu_is_connected_initialised_and_wrapped(monkeypatch, name):
     assert made[0] == "strategy"
     connect = [] if name == "local" else [("connect",)]
     assert calls == [("resolver", name, "z", "p"), *connect, ("initialize",)]
+    server.close()
+
+
+def test_tpu_address_that_nobody_listens_at_is_an_error_at_once(monkeypatch):
+    import tensorflow as tf
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", _Resolver)
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda r: pytest.fail("would wait for minutes"))
+    begun = time.monotonic()
+    with pytest.raises(DeviceError, match=r"127\.0\.0\.1:\d+ cannot be used: .*refused") as caught:
+        strategy.create_strategy(Runtime(tpu=f"127.0.0.1:{port}"))
+    assert time.monotonic() - begun < 5
+    assert "--tpu-zone" in caught.value.hint
 
 
 def test_tpu_that_does_not_answer_is_one_error(monkeypatch):

@@ -1,0 +1,113 @@
+"""One process that times the training step of panoptic_fpn_coco; python -m benchmarks.training_step PRECISION.
+
+Prints JSON: seconds of the whole step and of its parts, floating-point operations of the step, the speed of a large
+convolution in the same process, and the peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.common import coco_like, peak_memory_mb, seconds
+from panoptic_cli import config
+from panoptic_cli.anchors import anchor_boxes
+from panoptic_cli.config import Experiment
+from panoptic_cli.training import strategy
+from panoptic_cli.training.schedules import build_optimizer
+from panoptic_cli.training.step import PanopticTrainingModel
+
+SIZE, BATCH, OBJECTS = 256, 2, 8
+
+
+def random_batch(experiment: Experiment) -> dict[str, Any]:
+    """A batch as the pipeline makes it, with random pictures and boxes."""
+    generator = np.random.default_rng(0)
+    model, parser = experiment.task.model, experiment.task.train_data.parser
+    most, crop = parser.max_num_instances, parser.mask_crop_size
+    corner = generator.uniform(0, SIZE / 2, (BATCH, OBJECTS, 2))
+    boxes = np.full((BATCH, most, 4), -1.0, np.float32)
+    boxes[:, :OBJECTS] = np.concatenate([corner, corner + generator.uniform(20, SIZE / 2, corner.shape)], -1)
+    classes = np.full((BATCH, most), -1, np.int32)
+    classes[:, :OBJECTS] = generator.integers(1, 91, (BATCH, OBJECTS))
+    anchors = anchor_boxes(model.anchor, (SIZE, SIZE), model.min_level, model.max_level)
+    places = {level: boxes_.shape[:3] for level, boxes_ in anchors.items()}
+    return {
+        "images": tf.constant(generator.standard_normal((BATCH, SIZE, SIZE, 3)), tf.float32),
+        "image_info": tf.constant([[[SIZE, SIZE], [SIZE, SIZE], [1, 1], [0, 0]]] * BATCH, tf.float32),
+        "gt_boxes": tf.constant(boxes),
+        "gt_classes": tf.constant(classes),
+        "gt_masks": tf.constant(generator.integers(0, 2, (BATCH, most, crop, crop)), tf.uint8),
+        "rpn_scores": {
+            str(level): tf.constant(generator.integers(-1, 2, (BATCH, h, w, a)), tf.int32)
+            for level, (h, w, a) in places.items()
+        },
+        "rpn_boxes": {
+            str(level): tf.constant(0.1 * generator.standard_normal((BATCH, h, w, 4 * a)), tf.float32)
+            for level, (h, w, a) in places.items()
+        },
+        "semantic_labels": tf.constant(generator.integers(0, 111, (BATCH, SIZE, SIZE, 1)), tf.int32),
+    }
+
+
+def convolution_speed(dtype: str) -> float:
+    """Operations a second of a 3x3 convolution of 256 channels, forward."""
+    x = tf.cast(tf.random.stateless_normal([16, 64, 64, 256], [0, 0]), dtype)
+    kernel = tf.cast(tf.random.stateless_normal([3, 3, 256, 256], [0, 1]), dtype)
+    convolve = tf.function(lambda: tf.reduce_sum(tf.nn.conv2d(x, kernel, 1, "SAME")[0, 0, 0]))
+    return 2 * 16 * 64 * 64 * 9 * 256 * 256 / seconds(convolve, 5)
+
+
+def operations(function: Any, batch: dict[str, Any]) -> float:
+    """Floating-point operations of a traced function, counted by TensorFlow's profiler."""
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    graph = function.get_concrete_function(batch).graph
+    counted = tf.compat.v1.profiler.profile(
+        graph, options={**options, "output": "none", "min_float_ops": 1}, cmd="scope"
+    )
+    return float(counted.total_float_ops)
+
+
+def main(precision: str) -> None:
+    """Times the step in one precision."""
+    experiment = config.load_experiment(
+        settings=[
+            f"task.model.input_size=[{SIZE},{SIZE},3]",
+            f"task.train_data.global_batch_size={BATCH}",
+            f"runtime.mixed_precision_dtype={precision}",
+        ]
+    )
+    strategy.set_precision(experiment.runtime)
+    model = PanopticTrainingModel(experiment, coco_like())
+    optimizer = build_optimizer(experiment.trainer.optimizer_config, 100, precision)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    batch = random_batch(experiment)
+    variables = model.network.trainable_variables
+    seed = tf.constant([0, 0])
+
+    @tf.function
+    def forward(data: dict[str, Any]) -> tf.Tensor:
+        return model.batch_losses(data, seed)["total_loss"]
+
+    @tf.function
+    def gradients(data: dict[str, Any]) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = model.batch_losses(data, seed)["total_loss"]
+        return tf.linalg.global_norm(tape.gradient(loss, [v.value for v in variables]))
+
+    step = tf.function(model.train_step)
+    result = {"forward": seconds(lambda: forward(batch), 3), "gradients": seconds(lambda: gradients(batch), 3)}
+    result["step"] = seconds(lambda: step(batch), 3)
+    result["peak_memory_mb"] = peak_memory_mb()
+    result["operations"] = operations(step, batch)
+    result["convolution"] = convolution_speed(tf.dtypes.as_dtype(precision).name)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "float32")

@@ -1,0 +1,86 @@
+"""Where exported models go: local paths and buckets, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.files import atomic_path
+from panoptic_cli.training import storage
+
+_MAIN_FILE = "saved_model.pb"  # a folder without it is no SavedModel: in a bucket it is written last
+
+
+def check_folder(output: str) -> None:
+    """Checks that a SavedModel may be written to a folder.
+
+    Args:
+        output: as `storage.normalize` gives it.
+
+    Raises:
+        DataError: it is there and is neither a SavedModel nor empty.
+        RunError: the bucket cannot be reached.
+    """
+    if storage.exists(f"{output}/{_MAIN_FILE}") or not storage.list_directory(output):
+        return
+    raise DataError(f"{output} exists and is no SavedModel.", "Give another --output or remove it first.")
+
+
+def check_file(output: str) -> None:
+    """Checks that a file may be written.
+
+    Raises:
+        DataError: there is a folder of that name.
+        RunError: the bucket cannot be reached.
+    """
+    if storage.is_directory(output):
+        raise DataError(f"{output} is a folder, not a file.", "Give --output a file name.")
+
+
+@contextlib.contextmanager
+def whole(output: str) -> Iterator[Path]:
+    """Yields a local path to write a file or folder to, and puts it in place when that is done.
+
+    Args:
+        output: local, or in a bucket.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        if storage.is_remote(output):
+            with tempfile.TemporaryDirectory() as scratch:
+                local = Path(scratch) / "model"
+                yield local
+                _copy(local, output)
+        else:
+            with atomic_path(Path(output)) as partial:
+                yield partial
+    except (OSError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = "Check space and permissions."
+        if storage.is_remote(output):
+            hint = "Check address and credentials, or export to a local folder and use panoptic upload."
+        raise RunError(f"The model {output} cannot be written: {reason}.", hint) from error
+
+
+def _copy(local: Path, output: str) -> None:
+    gfile = tf.io.gfile
+    if local.is_file():
+        gfile.makedirs(output.rpartition("/")[0])
+        gfile.copy(str(local), output, overwrite=True)
+        return
+    if gfile.exists(f"{output}/{_MAIN_FILE}"):
+        gfile.remove(f"{output}/{_MAIN_FILE}")
+        gfile.rmtree(output)
+    files = sorted((p for p in local.rglob("*") if p.is_file()), key=lambda p: p.name == _MAIN_FILE)
+    for path in files:
+        target = f"{output}/{path.relative_to(local).as_posix()}"
+        gfile.makedirs(os.path.dirname(target))
+        gfile.copy(str(path), target, overwrite=True)

@@ -1,0 +1,125 @@
+"""One real batch and one real step, to see what a training would need; nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was found.
+
+    Attributes:
+        model_dir: the run directory that a training would use.
+        start_step: the step at which it would go on.
+        train_steps: its length.
+        strategy: class of the strategy.
+        devices: what it computes on.
+        replicas: how many of them share a batch.
+        batch: dtype and shape of each part of a batch, by name.
+        parameters: numbers of the network's weights: all of them, and those that are trained.
+        losses: scalars of the step.
+        memory: peak_rss of the process and peak_device of each GPU, in bytes.
+        seconds: batch (the first of the pipeline), first_step (with tracing and compilation), step.
+    """
+
+    model_dir: str
+    start_step: int
+    train_steps: int
+    strategy: str
+    devices: list[str]
+    replicas: int
+    batch: dict[str, str]
+    parameters: dict[str, int]
+    losses: dict[str, float]
+    memory: dict[str, Any]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields for `--json`."""
+        return asdict(self)
+
+
+def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable, **builders: Any) -> DryRun:
+    """Builds everything that training builds, and trains on one batch in memory.
+
+    The step is done twice on that batch: the first time includes tracing and compilation.
+
+    Args:
+        experiment: the resolved configuration.
+        model_dir: the run directory; a checkpoint in it is restored.
+        table: the category table.
+        **builders: see `session.prepare`.
+
+    Raises:
+        PanopticError: as for `trainer.train`.
+    """
+    from panoptic_cli.training import loop, strategy
+    from panoptic_cli.training.failures import explained
+    from panoptic_cli.training.session import prepare
+
+    session = prepare(experiment, model_dir, table, write=False, **builders)
+    with explained(experiment, session.workers.count):
+        dataset = session.dataset(session.start)
+        begun = time.perf_counter()
+        batch = next(iter(dataset.take(1)))
+        seconds = {"batch": time.perf_counter() - begun}
+        one = type(dataset).from_tensors(batch).repeat()
+        steps = loop.make_steps(session.model, session.strategy, 1, xla=experiment.runtime.enable_xla)
+        iterator = iter(loop.distribute(one, session.strategy))
+        for name in ("first_step", "step"):
+            begun = time.perf_counter()
+            losses = {key: float(value) for key, value in steps(iterator).items()}
+            seconds[name] = time.perf_counter() - begun
+    network = session.model.network
+    described = strategy.describe(session.strategy)
+    return DryRun(
+        model_dir=session.run.path,
+        start_step=session.start,
+        train_steps=experiment.trainer.train_steps,
+        **described,
+        batch=_shapes(batch),
+        parameters={
+            "total": sum(_size(v) for v in network.variables),
+            "trainable": sum(_size(v) for v in network.trainable_variables),
+        },
+        losses=losses,
+        memory=_memory(),
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
+
+
+def _size(variable: Any) -> int:
+    count = 1
+    for side in variable.shape:
+        count *= side
+    return count
+
+
+def _shapes(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        pairs = [(f"{prefix}.{key}" if prefix else str(key), x) for key, x in value.items()]
+    elif isinstance(value, (tuple, list)):
+        pairs = [(f"{prefix}[{place}]", x) for place, x in enumerate(value)]
+    else:
+        return {prefix: f"{value.dtype.name} {list(value.shape)}"}
+    return {name: text for key, x in pairs for name, text in _shapes(x, key).items()}
+
+
+def _memory() -> dict[str, Any]:
+    import tensorflow as tf
+
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    found: dict[str, Any] = {"peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if gpus:
+        found["peak_device"] = {name: int(tf.config.experimental.get_memory_info(name)["peak"]) for name in gpus}
+    return found

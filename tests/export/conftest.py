@@ -1,0 +1,50 @@
+"""A small network with COCO's categories and random weights, as a checkpoint that a user could have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def coco_checkpoint(
+    coco100: Path, tiny_network: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, ...]:
+    """Options that name a checkpoint of step 7 whose moving averages differ from its weights."""
+    import keras
+
+    from panoptic_cli import config
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.inference import label_space_of
+    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.training.checkpoints import Checkpoints
+
+    # Of random scores: a threshold that some detections pass, so that maps hold things and stuff.
+    threshold = "task.model.panoptic_segmentation_generator={score_threshold: 0.05, stuff_area_threshold: 256}"
+    settings = (*tiny_network, threshold)
+    categories = coco100 / "annotations" / "panoptic_val2017.json"
+    experiment = config.load_experiment("panoptic_fpn_shapes", settings=settings)
+    keras.utils.set_random_seed(7)
+    network = PanopticFPN(experiment.task.model, label_space_of(experiment, CategoryTable.from_file(categories)))
+    generator = np.random.default_rng(5)
+    for variable in network.trainable_variables:
+        # Final layers are made to start near zero; here they have to tell pictures and places apart.
+        if variable.path.endswith("kernel") and any(
+            w in variable.path for w in ("classifier", "regressor", "segmentation")
+        ):
+            scale = 0.15 if "rpn" in variable.path else 1.5  # larger offsets would move all proposals off the picture
+            fan_in = np.prod(variable.shape[:-1])
+            variable.assign(scale / np.sqrt(fan_in) * generator.standard_normal(variable.shape))
+    averages = [
+        keras.Variable(variable.numpy(), name=f"average_{i}") for i, variable in enumerate(network.trainable_variables)
+    ]
+    for variable in network.trainable_variables:
+        variable.assign(variable.value * 0.5)
+    model = SimpleNamespace(network=network, averages=averages, variables=[*network.variables, *averages])
+    folder = tmp_path_factory.mktemp("coco_checkpoint")
+    prefix = Checkpoints(str(folder), model, SimpleNamespace(variables=[])).save(7)
+    options = ("--checkpoint", prefix, "--experiment", "panoptic_fpn_shapes", "--categories", str(categories))
+    return *options, *(word for setting in settings for word in ("--set", setting))

@@ -1,0 +1,214 @@
+"""evaluate, predict and exported models give the same panoptic maps of real pictures, exactly."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from bare_python import serve, without_the_package
+from panoptic_cli.commands.main import run
+from PIL import Image
+
+from panoptic_cli.evaluation.panoptic_png import decode_rgb_to_ids, encode_ids_to_rgb
+
+pytestmark = [pytest.mark.slow, pytest.mark.shared]
+_INPUT_TYPES = ("image_tensor", "image_bytes", "tf_example")
+
+
+class Ten(NamedTuple):
+    """Ten pictures, the last one larger than 1024 pixels, as files and as records."""
+
+    files: list[Path]
+    records: Path
+    data: Path
+
+
+@pytest.fixture(scope="module")
+def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
+    from panoptic_cli.datasets.conversion import ConversionPlan, convert, read_plan
+    from panoptic_cli.datasets.layout import coco_files
+
+    data = tmp_path_factory.mktemp("ten")
+    theirs, ours = coco_files(coco100, "val"), coco_files(data, "val")
+    for folder in (ours.image_dir, ours.panoptic_masks, ours.panoptic_annotations.parent):
+        folder.mkdir(parents=True)
+    content = json.loads(theirs.panoptic_annotations.read_text())
+    content["images"] = content["images"][:10]
+    by_id = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    content["annotations"] = [by_id[image["id"]] for image in content["images"]]
+    for place, (image, annotation) in enumerate(zip(content["images"], content["annotations"], strict=True)):
+        picture = Image.open(theirs.image_dir / image["file_name"])
+        mask = Image.open(theirs.panoptic_masks / annotation["file_name"])
+        if place < 9:
+            (ours.image_dir / image["file_name"]).write_bytes((theirs.image_dir / image["file_name"]).read_bytes())
+            mask.save(ours.panoptic_masks / annotation["file_name"])
+            continue
+        size = (picture.width * 2 + 101, picture.height * 3)
+        assert max(size) > 1024
+        image |= {"width": size[0], "height": size[1]}
+        picture.resize(size).save(ours.image_dir / image["file_name"])
+        large = mask.resize(size, Image.Resampling.NEAREST)
+        large.save(ours.panoptic_masks / annotation["file_name"])
+        ids, areas = np.unique(decode_rgb_to_ids(np.asarray(large)), return_counts=True)
+        area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        annotation["segments_info"] = [
+            s | {"area": area[s["id"]]} for s in annotation["segments_info"] if s["id"] in area
+        ]
+        for segment in annotation["segments_info"]:
+            del segment["bbox"]
+    ours.panoptic_annotations.write_text(json.dumps(content))
+    records = data / "tfrecords"
+    plan = ConversionPlan(dataclasses.replace(ours, object_annotations=None), records, 1)
+    convert(plan, read_plan(plan), workers=1)
+    return Ten([ours.image_dir / image["file_name"] for image in content["images"]], records, data)
+
+
+def read(folder: Path) -> dict[str, tuple[np.ndarray, list[dict[str, Any]]]]:
+    """{stem: (segment ids, segments_info)} of a folder with pred.json and pred/."""
+    annotations = json.loads((folder / "pred.json").read_text())["annotations"]
+    return {
+        Path(a["file_name"]).stem: (
+            decode_rgb_to_ids(np.asarray(Image.open(folder / "pred" / a["file_name"]))),
+            a["segments_info"],
+        )
+        for a in annotations
+    }
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, (ids, segments) in one.items():
+        np.testing.assert_array_equal(ids, other[name][0])
+        assert segments == other[name][1]
+
+
+@pytest.fixture(scope="module")
+def predicted(coco_checkpoint: tuple[str, ...], ten: Ten, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("predicted") / "out"
+    assert run(["predict", *map(str, ten.files), *coco_checkpoint, "--output", str(output)]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def exported(coco_checkpoint: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a SavedModel of each input type, and what export printed about them."""
+    folder = tmp_path_factory.mktemp("exported")
+    with (folder / "printed.txt").open("w") as stream, contextlib.redirect_stdout(stream):
+        for input_type in _INPUT_TYPES:
+            words = ["--input-type", input_type, "--output", str(folder / input_type)]
+            assert run(["export", *coco_checkpoint, *words]) == 0
+    return folder
+
+
+def test_the_comparison_has_something_to_compare(predicted: Path) -> None:
+    predictions = read(predicted)
+    assert len(predictions) == 10
+    things = {c["id"] for c in json.loads((predicted / "pred.json").read_text())["categories"] if c["isthing"]}
+    assert sum(s["category_id"] in things for _, segments in predictions.values() for s in segments) > 50
+    assert max(ids.shape[1] for ids, _ in predictions.values()) > 1024
+    for ids, segments in predictions.values():
+        assert len(segments) > 5
+        assert (ids > 0).mean() > 0.5
+        assert len({segment["category_id"] for segment in segments}) > 3
+
+
+def test_evaluate_and_predict(coco_checkpoint: tuple[str, ...], ten: Ten, predicted: Path, tmp_path: Path) -> None:
+    words = ["--eval-data", f"{ten.records}/val-*", "--output", str(tmp_path / "out")]
+    assert run(["evaluate", *coco_checkpoint, *words]) == 0
+    same(read(tmp_path / "out"), read(predicted))
+
+
+def test_exported_models_in_a_python_without_the_package(exported: Path, ten: Ten, predicted: Path) -> None:
+    from panoptic_cli.datasets import records
+    from panoptic_cli.pictures import read_picture
+
+    inputs: dict[str, np.ndarray] = {}
+    for path in ten.files:
+        content = path.read_bytes()
+        inputs[f"image_tensor:{path.stem}"] = read_picture(path)[None]
+        inputs[f"image_bytes:{path.stem}"] = np.array([content], object)
+        inputs[f"tf_example:{path.stem}"] = np.array(
+            [records.encode_example({records.IMAGE_ENCODED: [content]})], object
+        )
+    np.savez(exported / "inputs.npz", **inputs)
+    process = serve(exported, without_the_package(exported / "packages"))
+    assert process.returncode == 0, process.stderr
+    for input_type in _INPUT_TYPES:
+        served = {}
+        for path in ten.files:
+            with np.load(exported / f"{input_type}-{path.stem}.npz", allow_pickle=True) as archive:
+                outputs = {name: archive[name][0] for name in archive.files}
+            served[path.stem] = from_outputs(outputs)
+            check_maps(outputs, *served[path.stem])
+        same(served, read(predicted))
+
+
+def from_outputs(outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """What a client makes of the answer: COCO's PNG and segments_info."""
+    ids = decode_rgb_to_ids(np.asarray(Image.open(io.BytesIO(outputs["panoptic_png_bytes"]))))
+    columns = ("segment_ids", "segment_category_ids", "segment_areas", "segment_boxes")
+    rows = zip(*(outputs[name][: int(outputs["num_segments"])].tolist() for name in columns), strict=True)
+    names = ("id", "category_id", "area", "bbox")
+    return ids, [{**dict(zip(names, row, strict=True)), "iscrowd": 0} for row in rows]
+
+
+def check_maps(outputs: dict[str, np.ndarray], ids: np.ndarray, segments: list[dict[str, Any]]) -> None:
+    """The maps hold the same segments as the PNG, and each thing's scores can be found."""
+    category, instance = outputs["panoptic_category_map"], outputs["panoptic_instance_map"]
+    assert category.shape == ids.shape == tuple(outputs["image_sizes"])
+    assert not category[ids == 0].any()
+    for segment, place in zip(segments, outputs["segment_detections"], strict=False):
+        here = ids == segment["id"]
+        assert (category[here] == segment["category_id"]).all()
+        assert (instance[here] == place).all()
+        if place:
+            assert outputs["detection_category_ids"][place - 1] == segment["category_id"]
+
+
+def test_the_weights_are_told(exported: Path) -> None:
+    described = json.loads((exported / "image_tensor" / "assets" / "panoptic.json").read_text())
+    assert (described["step"], described["averaged"]) == (7, True)
+    assert (exported / "printed.txt").read_text().count("averaged weights (EMA) of step 7") == len(_INPUT_TYPES)
+
+
+def test_predict_from_the_saved_model(exported: Path, ten: Ten, predicted: Path, tmp_path: Path) -> None:
+    words = ["--saved-model", str(exported / "image_bytes"), "--output", str(tmp_path / "out"), "--batch-size", "2"]
+    assert run(["predict", *map(str, ten.files), *words]) == 0
+    same(read(tmp_path / "out"), read(predicted))
+    for path in ten.files:
+        name = f"overlay/{path.stem}.png"
+        assert (tmp_path / "out" / name).read_bytes() == (predicted / name).read_bytes()
+
+
+def test_a_higher_threshold_is_the_same_with_both(
+    exported: Path, coco_checkpoint: tuple[str, ...], ten: Ten, predicted: Path, tmp_path: Path
+) -> None:
+    threshold = str(np.median([d["score"] for d in json.loads((predicted / "detections.json").read_text())]))
+    for name, words in (("one", coco_checkpoint), ("other", ("--saved-model", str(exported / "tf_example")))):
+        output = ["--output", str(tmp_path / name), "--score-threshold", threshold]
+        assert run(["predict", *map(str, ten.files[:3]), *words, *output]) == 0
+    same(read(tmp_path / "one"), read(tmp_path / "other"))
+    assert (tmp_path / "one" / "detections.json").read_text() == (tmp_path / "other" / "detections.json").read_text()
+    things = [s for _, segments in list(read(predicted).values())[:3] for s in segments]
+    fewer = [s for _, segments in read(tmp_path / "one").values() for s in segments]
+    assert 0 < len(fewer) < len(things)
+
+
+def test_a_lower_threshold_is_refused(exported: Path, ten: Ten, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--saved-model", str(exported / "image_bytes"), "--score-threshold", "0.01"]
+    assert run(["predict", str(ten.files[0]), *words]) == 2
+    assert "exported with 0.05" in capsys.readouterr().err
+
+
+def test_ids_of_more_than_one_byte_are_coded_as_colours() -> None:
+    from panoptic_cli.export.coco_segments import _encode
+
+    ids = np.array([[0, 1, 255], [256, 65535, 65536], [70000, 16777215, 2]], np.int32)
+    rgb = np.asarray(Image.open(io.BytesIO(_encode(ids).numpy())))
+    np.testing.assert_array_equal(rgb, encode_ids_to_rgb(ids))

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from fakes import TABLE, build_dataset, build_model, read_metrics, tiny_experiment
+
+from panoptic_cli.training import trainer
+from panoptic_cli.training.evaluations import Evaluations, keep
+from panoptic_cli.training.run_directory import RunDirectory
+
+EMA = {"trainer.optimizer_config.ema.average_decay": 0.9}
+
+
+def figures(pq):
+    return {"PQ": pq, "box_AP": pq / 2, "mask_AP": None, "images": 3}
+
+
+class Evaluation:
+    """Stands for the evaluation: notes the weights that it sees, gives PQ by step."""
+
+    def __init__(self, quality=None):
+        self.quality = quality or {}
+        self.seen = {}
+
+    def __call__(self, experiment, table, model, summaries):
+        from panoptic_cli.training.validation import averages_in_place
+
+        def evaluate(step):
+            with averages_in_place(model):
+                self.seen[step] = [v.numpy().copy() for v in model.network.trainable_variables]
+            return figures(self.quality.get(step, 0.1))
+
+        return evaluate
+
+
+def run(experiment, directory, evaluation=None):
+    return trainer.train(
+        experiment, directory, TABLE, build_model=build_model, build_dataset=build_dataset, build_validator=evaluation
+    )
+
+
+def losses(directory):
+    return [(line["step"], line["total_loss"]) for line in read_metrics(directory)]
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "evaluations.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("settings", [{}, EMA], ids=["weights", "averages"])
+def test_evaluation_does_not_change_training(tmp_path, settings):
+    run(tiny_experiment(**settings), tmp_path / "without")
+    evaluation = Evaluation()
+    run(tiny_experiment(**settings, trainer__validation_interval=4), tmp_path / "with", evaluation)
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert sorted(evaluation.seen) == [4, 8, 12]
+    assert [line["step"] for line in lines(tmp_path / "with")] == [4, 8, 12]
+
+
+def test_averages_are_evaluated_and_the_weights_come_back(tmp_path):
+    import tensorflow as tf
+
+    evaluation = Evaluation()
+    run(tiny_experiment(**EMA, trainer__validation_interval=12), tmp_path, evaluation)
+    reader = tf.train.load_checkpoint(str(tmp_path / "checkpoints" / "ckpt-12"))
+    names = sorted(n for n in reader.get_variable_to_shape_map() if n.startswith("average/") and "first" in n)
+    kernel = next(reader.get_tensor(n) for n in names if "kernel" in n)
+    network = next(
+        n for n in reader.get_variable_to_shape_map() if n.startswith("network/") and "first" in n and "kernel" in n
+    )
+    np.testing.assert_array_equal(evaluation.seen[12][0], kernel)
+    assert np.abs(reader.get_tensor(network) - kernel).max() > 1e-4
+
+
+def test_the_best_checkpoint_is_kept_when_its_turn_has_come_to_go(tmp_path):
+    quality = {2: 0.1, 4: 0.5, 6: 0.3, 8: 0.2, 10: 0.4, 12: 0.4}
+    settings = {"trainer.checkpoint_interval": 2, "trainer.max_to_keep": 2}
+    run(tiny_experiment(**settings, trainer__validation_interval=2), tmp_path, Evaluation(quality))
+    assert [line["best"] for line in lines(tmp_path)] == [True, True, False, False, False, False]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-10.index", "ckpt-12.index"]
+    assert sorted(p.name for p in (tmp_path / "best").glob("*.index")) == ["ckpt-4.index"]
+    from panoptic_cli.training.checkpoints import find_checkpoint
+
+    assert find_checkpoint(tmp_path / "best") == f"{tmp_path}/best/ckpt-4"
+
+
+def test_evaluations_of_other_pictures_are_not_compared(tmp_path):
+    directory = RunDirectory(tmp_path)
+    (tmp_path / "ckpt-1.index").write_text("one")
+    (tmp_path / "ckpt-2.index").write_text("two")
+    evaluations = Evaluations(directory)
+    assert evaluations.add({"step": 1, "PQ": 0.9, "images": 5}, f"{tmp_path}/ckpt-1")
+    assert evaluations.add({"step": 2, "PQ": 0.2, "images": 50}, f"{tmp_path}/ckpt-2")
+    assert not evaluations.add({"step": 3, "PQ": None, "images": 50}, f"{tmp_path}/ckpt-2")
+    assert evaluations.steps() == {1, 2, 3}
+    assert (tmp_path / "best" / "ckpt-2.index").read_text() == "two"
+    assert not (tmp_path / "best" / "ckpt-1.index").exists()
+
+
+def test_a_checkpoint_that_is_gone_does_not_replace_the_best(tmp_path):
+    from panoptic_cli.errors import RunError
+
+    (tmp_path / "ckpt-1.index").write_text("one")
+    keep(f"{tmp_path}/ckpt-1", f"{tmp_path}/best")
+    with pytest.raises(RunError, match="ckpt-9 is gone"):
+        keep(f"{tmp_path}/ckpt-9", f"{tmp_path}/best")
+    assert (tmp_path / "best" / "ckpt-1.index").exists()
+
+
+def test_a_signal_interrupts_an_evaluation_and_it_is_done_after_the_restart(tmp_path):
+    def interrupted(experiment, table, model, summaries):
+        def evaluate(step):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+            pytest.fail("the signal did not leave the evaluation")
+
+        return evaluate
+
+    experiment = tiny_experiment(**EMA, trainer__validation_interval=4)
+    result = run(experiment, tmp_path, interrupted)
+    assert (result.status, result.exit_code, result.step) == ("preempted", 143, 4)
+    assert not (tmp_path / "evaluations.jsonl").exists()
+    evaluation = Evaluation()
+    assert run(experiment, tmp_path, evaluation).start_step == 4
+    assert sorted(evaluation.seen) == [4, 8, 12]
+    run(tiny_experiment(**EMA), tmp_path / "whole")
+    assert losses(tmp_path) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["TPUStrategy", "MultiWorkerMirroredStrategy"])
+def test_devices_that_cannot_evaluate_say_so_once(tmp_path, capsys, monkeypatch, name):
+    from panoptic_cli.training import validation
+
+    reasons = []
+    monkeypatch.setattr(validation, "obstacle", lambda strategy: reasons.append(strategy) or f"{name} cannot")
+    run(tiny_experiment(trainer__validation_interval=4), tmp_path, lambda *_: pytest.fail("evaluated"))
+    told = capsys.readouterr().err
+    assert told.count(f"{name} cannot") == 1
+    assert f"panoptic evaluate --watch --model-dir {tmp_path}" in told
+    assert (tmp_path / "checkpoints" / "ckpt-12.index").exists()
+    assert len(reasons) == 1
+
+
+def test_a_tpu_is_an_obstacle(monkeypatch):
+    import tensorflow as tf
+
+    from panoptic_cli.training.validation import obstacle
+
+    fake = type("TPUStrategy", (), {})
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", fake)
+    assert "TPU" in (obstacle(fake()) or "")
+    assert obstacle(tf.distribute.OneDeviceStrategy("/cpu:0")) is None
+
+
+@pytest.mark.slow
+def test_the_panoptic_network_is_evaluated_and_drawn(tmp_path, shapes_records, tiny_network):
+    import tensorflow as tf
+
+    from panoptic_cli.config import load_experiment
+    from panoptic_cli.training import inputs
+
+    def train(directory, interval):
+        experiment = load_experiment(
+            "panoptic_fpn_shapes",
+            settings=[*tiny_network, "trainer.optimizer_config.ema.average_decay=0.9", "trainer.summary_interval=1"],
+            options=[
+                ("task.train_data.input_path", f"{shapes_records}/train-*"),
+                ("task.validation_data.input_path", f"{shapes_records}/val-*"),
+                ("task.train_data.global_batch_size", 2),
+                ("task.validation_data.global_batch_size", 1),
+                ("trainer.validation_steps", 2),
+                ("trainer.train_steps", 2),
+                ("trainer.optimizer_config.learning_rate.cosine.decay_steps", 100),
+                ("trainer.validation_interval", interval),
+            ],
+        )
+        trainer.train(experiment, directory, inputs.load_categories(experiment))
+
+    train(tmp_path / "with", 1)
+    train(tmp_path / "without", None)
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    found = lines(tmp_path / "with")
+    assert [(line["step"], line["images"]) for line in found] == [(1, 2), (2, 2)]
+    assert all(0 <= line["PQ"] <= 1 for line in found)
+    pictures, tags = {}, set()
+    for path in (tmp_path / "with" / "logs").glob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                tags.add(value.tag)
+                if value.metadata.plugin_data.plugin_name == "images":
+                    pictures[event.step, value.tag] = tf.make_ndarray(value.tensor)
+    assert {"gradient_norm", "learning_rate", "losses/total_loss", "validation/PQ", "validation/mask_AP"} <= tags
+    assert {step for step, _ in pictures} == {1, 2}
+    width, height, png = pictures[2, "validation/0"]
+    assert tf.io.decode_png(png).shape == (int(height), int(width), 3)
