@@ -64,7 +64,7 @@ def test_losses_gradients_and_statistics_agree(one: dict[str, np.ndarray], two: 
         # Batch statistics of few pixels amplify rounding in single elements; the last bit of the weights counts, too.
         last_bit = 1.2e-7 * np.abs(before).max()
         np.testing.assert_allclose(same, change, rtol=0, atol=1e-2 * np.abs(change).max() + last_bit, err_msg=name)
-        assert np.linalg.norm(same - change) <= 1e-3 * np.linalg.norm(change) + last_bit * change.size**0.5, name
+        assert np.linalg.norm(same - change) <= 5e-3 * np.linalg.norm(change) + last_bit * change.size**0.5, name
 
 
 def test_frozen_layers_stay_and_others_move(two: dict[str, np.ndarray]) -> None:
