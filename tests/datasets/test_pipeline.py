@@ -208,6 +208,7 @@ def places(dataset: tf.data.Dataset, batches: int, pictures: np.ndarray) -> list
     return found
 
 
+@pytest.mark.slow
 def test_an_epoch_has_every_record_once(shapes_records: Path, serialized: list[bytes]) -> None:
     pictures = np.stack([example(r)["images"] for r in serialized])
     # blocks of 3 records, and one larger than the epoch
@@ -222,6 +223,7 @@ def test_an_epoch_has_every_record_once(shapes_records: Path, serialized: list[b
         assert order[:12] != list(range(12))
 
 
+@pytest.mark.slow
 def test_start_step_goes_on_exactly(shapes_records: Path) -> None:
     config = experiment(
         shapes_records, **{"task.train_data.shuffle_buffer_size": 6, "task.train_data.parser.aug_scale_min": 0.8}

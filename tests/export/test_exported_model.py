@@ -13,6 +13,7 @@ from panoptic_cli.inference import LoadedModel, Predictor
 from panoptic_cli.pictures import find_pictures, read_picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("input_type", "batch_size"), [("image_tensor", None), ("image_bytes", 2)])
 def test_predicts_as_the_checkpoint_does(
     tiny_model: LoadedModel,
