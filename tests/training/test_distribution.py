@@ -61,10 +61,10 @@ def test_losses_gradients_and_statistics_agree(one: dict[str, np.ndarray], two: 
     for name, before in part(one, "before").items():
         np.testing.assert_array_equal(part(two, "before")[name], before, err_msg=name)
         change, same = part(one, "after1")[name] - before, part(two, "after1")[name] - before
-        # Batch statistics of few pixels amplify rounding in single elements; the last bit of the weights counts, too.
+        # A pixel at the edge of a ReLU and statistics of few pixels move single elements, not the whole.
         # Biases before a normalisation have no gradient but rounding (1e-11, where others have 1e-4).
         last_bit = 1.2e-7 * np.abs(before).max() + 1e-9
-        np.testing.assert_allclose(same, change, rtol=0, atol=1e-2 * np.abs(change).max() + last_bit, err_msg=name)
+        np.testing.assert_allclose(same, change, rtol=0, atol=3e-2 * np.abs(change).max() + last_bit, err_msg=name)
         assert np.linalg.norm(same - change) <= 5e-3 * np.linalg.norm(change) + last_bit * change.size**0.5, name
 
 
