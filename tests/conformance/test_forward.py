@@ -21,7 +21,7 @@ import pytest
 FUSED = ("detection_boxes", "detection_classes", "detection_scores", "detection_masks", "semantic_logits")
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
-# Tolerances of the project's issue on this (relative to the level's standard deviation where features are meant).
+# The tolerances asked for (relative to the level's standard deviation where features are meant).
 FEATURES, SCORES, BOXES, MASKS, SEMANTIC = 1e-4, 1e-4, 0.05, 1e-3, 1e-3
 TIED = 5e-4  # scores this close may change places: rounding moves a sliver's score by that much
 SLIVER = 1.0  # pixels
