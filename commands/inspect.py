@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import DataError, UsageError, summarize
+from panoptic_cli.errors import DataError, UsageError
 
+from . import custom_data as custom
 from . import options as o
 
-_CUSTOM = "Data laid out otherwise"
 _DRAWING = "Drawing"
 
 
@@ -27,30 +27,10 @@ def inspect(
             show_default=str(o.DEFAULT_DATA_DIR),
         ),
     ] = None,
-    image_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="PANOPTIC_IMAGE_DIR",
-            help="Folder of the pictures. [default: train2017 beside masks in panoptic_train2017, or images]",
-            rich_help_panel=_CUSTOM,
-        ),
-    ] = None,
-    panoptic_annotations: Annotated[
-        Path | None,
-        typer.Option(envvar="PANOPTIC_ANNOTATIONS", help="Panoptic JSON.", rich_help_panel=_CUSTOM),
-    ] = None,
-    panoptic_masks: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="PANOPTIC_MASKS",
-            help="Folder of panoptic PNGs. [default: the panoptic JSON's path without .json]",
-            rich_help_panel=_CUSTOM,
-        ),
-    ] = None,
-    object_annotations: Annotated[
-        Path | None,
-        typer.Option(envvar="PANOPTIC_OBJECT_ANNOTATIONS", help="Instances JSON.", rich_help_panel=_CUSTOM),
-    ] = None,
+    image_dir: custom.ImageDir = None,
+    panoptic_annotations: custom.PanopticAnnotations = None,
+    panoptic_masks: custom.PanopticMasks = None,
+    object_annotations: custom.ObjectAnnotations = None,
     draw: Annotated[
         int, typer.Option("--draw", min=0, metavar="N", help="Draw N samples of each split.", rich_help_panel=_DRAWING)
     ] = 0,
@@ -90,7 +70,7 @@ def inspect(
     own = [image_dir, panoptic_annotations, panoptic_masks, object_annotations]
     source = data or str(o.DEFAULT_DATA_DIR)
     if any(path is not None for path in own):
-        files = [_own_files(image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
+        files = [custom.split_files(None, image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
         source = str(panoptic_annotations)
     elif data is None or (Path(data) / "annotations").is_dir():
         from panoptic_cli.datasets.layout import find_splits
@@ -130,25 +110,6 @@ def _check_drawing(draw: int, output: Path | None, augmented: bool, configuratio
         raise UsageError("--experiment, --config and --set go with --augmented.")
     if draw and output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file.", "Give a folder.")
-
-
-def _own_files(
-    image_dir: Path | None, panoptic_annotations: Path | None, panoptic_masks: Path | None, objects: Path | None
-) -> Any:
-    from panoptic_cli.datasets import layout
-
-    if panoptic_annotations is None:
-        raise UsageError("Data laid out otherwise also needs --panoptic-annotations.")
-    masks = panoptic_masks or panoptic_annotations.with_suffix("")
-    pictures = image_dir or layout.guess_image_dir(panoptic_annotations, masks)
-    if pictures is None and panoptic_annotations.is_file() and masks.is_dir():
-        raise UsageError(f"The pictures of {panoptic_annotations} are not where they usually are.", "Give --image-dir.")
-    # Without pictures something else is missing, which is named below.
-    files = layout.SplitFiles(panoptic_annotations.stem, panoptic_annotations, masks, pictures or masks, objects)
-    absent = layout.missing_files(files)
-    if absent:
-        raise DataError(f"Not found: {summarize(absent)}.", "Check the paths.")
-    return files
 
 
 def _inspect_dataset(data: str, files: list[Any], workers: int, draw: int) -> tuple[dict[str, Any], list[Any], Any]:

@@ -11,9 +11,9 @@ import typer
 from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 
+from . import custom_data
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
-_CUSTOM = "Data laid out otherwise"
 _BEAM = "Several machines (pip install 'panoptic-cli[beam]')"
 
 
@@ -46,41 +46,17 @@ def make_tfrecords(
         Literal["fail", "skip"],
         typer.Option(help="At a picture that cannot be converted: stop, or leave it out and count it."),
     ] = "fail",
-    image_dir: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="PANOPTIC_IMAGE_DIR",
-            help="Folder of the pictures. [default: train2017 beside masks in panoptic_train2017, or images]",
-            rich_help_panel=_CUSTOM,
-        ),
-    ] = None,
-    panoptic_annotations: Annotated[
-        Path | None,
-        typer.Option(envvar="PANOPTIC_ANNOTATIONS", help="Panoptic JSON.", rich_help_panel=_CUSTOM),
-    ] = None,
-    panoptic_masks: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="PANOPTIC_MASKS",
-            help="Folder of panoptic PNGs. [default: the panoptic JSON's path without .json]",
-            rich_help_panel=_CUSTOM,
-        ),
-    ] = None,
-    object_annotations: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="PANOPTIC_OBJECT_ANNOTATIONS",
-            help="Instances JSON. [default: objects from the thing segments]",
-            rich_help_panel=_CUSTOM,
-        ),
-    ] = None,
+    image_dir: custom_data.ImageDir = None,
+    panoptic_annotations: custom_data.PanopticAnnotations = None,
+    panoptic_masks: custom_data.PanopticMasks = None,
+    object_annotations: custom_data.ObjectAnnotations = None,
     output_prefix: Annotated[
         str | None,
-        typer.Option(help="First part of the shards' names. [default: train]", rich_help_panel=_CUSTOM),
+        typer.Option(help="First part of the shards' names. [default: train]", rich_help_panel=custom_data.PANEL),
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, max=99999, help="Number of shards. [default: 32]", rich_help_panel=_CUSTOM),
+        typer.Option(min=1, max=99999, help="Number of shards. [default: 32]", rich_help_panel=custom_data.PANEL),
     ] = None,
     runner: Annotated[
         str | None,
@@ -117,7 +93,10 @@ def make_tfrecords(
             raise UsageError(
                 "--split goes with COCO's layout, not with --panoptic-annotations.", "Use --output-prefix."
             )
-        files = [_own_files(image_dir, panoptic_annotations, panoptic_masks, object_annotations, output_prefix)]
+        prefix = _prefix(output_prefix)
+        files = [custom_data.split_files(prefix, image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
+        if image_dir is None:
+            console.info(f"Pictures: {files[0].image_dir}")
         counts = [shards or (val_shards if files[0].name == "val" else train_shards)]
     else:
         if output_prefix is not None:
@@ -143,36 +122,11 @@ def make_tfrecords(
     _show_summaries(target, summaries)
 
 
-def _own_files(
-    image_dir: Path | None,
-    panoptic_annotations: Path | None,
-    panoptic_masks: Path | None,
-    object_annotations: Path | None,
-    prefix: str | None,
-) -> Any:
-    from panoptic_cli.datasets import layout
-    from panoptic_cli.errors import DataError, summarize
-
-    if panoptic_annotations is None:
-        raise UsageError("Data laid out otherwise also needs --panoptic-annotations.")
-    name = prefix or "train"
+def _prefix(given: str | None) -> str:
+    name = given or "train"
     if not name or any(c in name for c in "/\\*?[]\0") or name.startswith("."):
         raise UsageError(f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _.")
-    masks = panoptic_masks or panoptic_annotations.with_suffix("")
-    pictures = image_dir or layout.guess_image_dir(panoptic_annotations, masks)
-    if pictures is None:
-        if panoptic_annotations.is_file() and masks.is_dir():
-            raise UsageError(
-                f"The pictures of {panoptic_annotations} are not where they usually are.", "Give --image-dir."
-            )
-        pictures = masks  # what is missing is named below
-    elif image_dir is None:
-        console.info(f"Pictures: {pictures}")
-    files = layout.SplitFiles(name, panoptic_annotations, masks, pictures, object_annotations)
-    missing = layout.missing_files(files)
-    if missing:
-        raise DataError(f"Not found: {summarize(missing)}.", "Check the paths.")
-    return files
+    return name
 
 
 def _show_plan(plans: list[Any], conversion: Any) -> None:

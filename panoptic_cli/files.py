@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -82,9 +81,3 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(
             f"The {what} file {path} is not valid JSON: {error}.", "It may be cut short: fetch or write it again."
         ) from None
-
-
-def sha256(path: Path) -> str:
-    """Returns the hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

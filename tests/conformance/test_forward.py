@@ -120,8 +120,9 @@ def test_detections(picture: int, computed: dict[str, Any], stored: dict[str, np
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     proper = sides >= SLIVER
     assert proper.sum() >= 20
-    assert score_error[proper].max() <= 2 * SCORES
-    # Twice the tolerance for other machines' rounding; a mask cell's value changes within a pixel.
+    assert score_error[proper].max() <= SCORES
+    # Boxes: twice the tolerance for other machines' rounding (the reference itself needs it); a mask cell's value
+    # changes within a pixel.
     assert np.quantile(box_error[proper], 0.9) <= BOXES
     assert box_error[proper].max() <= 2 * BOXES
     assert np.quantile(mask_error[proper].mean(axis=(1, 2)), 0.9) <= MASKS
