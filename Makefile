@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup aria2 demo test test-slow test-beam quality style bench clean
+.PHONY: setup aria2 demo test test-slow test-beam fuzz quality style bench clean
 
 setup: $(STAMP) aria2
 
@@ -40,12 +40,16 @@ BEAM := .venv-beam
 $(BEAM)/.installed: pyproject.toml
 	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
 	PYTHONWARNINGS=ignore $(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
-		'apache-beam>=2.70' typer rich pydantic PyYAML pillow pycocotools google-crc32c kornia-rs isal msgspec pytest
+		'apache-beam>=2.70' typer rich pydantic PyYAML pillow pycocotools google-crc32c kornia-rs isal msgspec pytest hypothesis
 	PYTHONWARNINGS=ignore $(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 test-beam: $(BEAM)/.installed
 	$(BEAM)/bin/python -m pytest -m slow tests/datasets/test_beam_runner.py
+
+# Other random inputs at every run, where the tests above repeat the same ones.
+fuzz: setup
+	$(BIN)/python -m pytest --hypothesis-profile random -k 'fuzz or json_index or png or masks' tests/datasets
 
 quality: setup
 	$(BIN)/ruff check .

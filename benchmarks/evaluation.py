@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.common import Row, coco_like, peak_memory_mb, seconds
 from panoptic_cli import config
+from panoptic_cli.datasets import panoptic_png
 
 _PICTURES, _HEIGHT, _WIDTH, _CELL = 6, 480, 640, 80
 
@@ -62,7 +63,6 @@ def _records(folder: Path) -> str:
     from panoptic_cli.datasets.coco import read_dataset
     from panoptic_cli.datasets.conversion import ConversionPlan, convert
     from panoptic_cli.datasets.layout import SplitFiles
-    from panoptic_cli.evaluation.panoptic_png import encode_ids_to_rgb
 
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def _records(folder: Path) -> str:
         pixels = rng.integers(0, 255, (_HEIGHT // 8, _WIDTH // 8, 3), np.uint8)
         Image.fromarray(pixels).resize((_WIDTH, _HEIGHT)).save(folder / f"images/{number}.jpg")
         whole = np.kron(ids, np.ones((_CELL, _CELL), np.int32)).astype(np.int32)
-        Image.fromarray(encode_ids_to_rgb(whole)).save(folder / f"masks/{number}.png")
+        (folder / f"masks/{number}.png").write_bytes(panoptic_png.encode(whole))
         info = []
         for segment in ids.reshape(-1).tolist():
             row, column = divmod(segment - 1, ids.shape[1])

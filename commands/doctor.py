@@ -8,7 +8,6 @@ import platform
 import re
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,6 +101,8 @@ def _text(report: dict[str, Any]) -> str:
 
 def _packages() -> dict[str, str | None]:
     """Versions of what we depend on, from the packages' own metadata: nothing is imported."""
+    from importlib import metadata
+
     requirements = metadata.requires("panoptic-cli") or []
     names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
     versions: dict[str, str | None] = {}

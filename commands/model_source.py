@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from panoptic_cli import config
-from panoptic_cli.categories import CategoryTable
-from panoptic_cli.config import Experiment
 from panoptic_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.config import Experiment
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def find_model(
         UsageError: the options contradict each other.
         RunError: there is no such run.
     """
+    from panoptic_cli import config
     from panoptic_cli.training import run_directory
 
     assignments = config.split_params(params_override or "")
@@ -104,6 +106,7 @@ def _run_of(checkpoint: str) -> Path | None:
 
 def _replacement(experiment: Experiment, table: CategoryTable) -> CategoryTable:
     """The table of --categories: names and colours may be others than the run's, ids and kinds decide its heads."""
+    from panoptic_cli.categories import CategoryTable
     from panoptic_cli.training import inputs
 
     given = inputs.load_categories(experiment).by_id
@@ -117,6 +120,7 @@ def _replacement(experiment: Experiment, table: CategoryTable) -> CategoryTable:
 
 def _categories(experiment: Experiment, records_dir: Path | None) -> CategoryTable:
     """The table of --categories, or the one beside the validation or training records."""
+    from panoptic_cli.categories import CategoryTable
     from panoptic_cli.training import inputs
 
     task = experiment.task

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from panoptic_cli import console
-from panoptic_cli.categories import CategoryTable
+
+if TYPE_CHECKING:
+    from panoptic_cli.categories import CategoryTable
 
 
 def percent(value: float | None) -> str:

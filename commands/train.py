@@ -8,16 +8,18 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panoptic_cli import config, console
-from panoptic_cli.categories import CategoryTable
-from panoptic_cli.config import Experiment
+from panoptic_cli import console
 from panoptic_cli.errors import PanopticError, UsageError
 
 from . import options as o
+
+if TYPE_CHECKING:
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.config import Experiment
 
 
 def train(
@@ -89,6 +91,7 @@ def train(
     The run directory holds everything. The same command again resumes at its last checkpoint; Ctrl-C and
     SIGTERM save one first. Several workers: set TF_CONFIG in the environment of each.
     """
+    from panoptic_cli import config
     from panoptic_cli.training import inputs, storage, strategy, trainer
 
     options = o.given(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,10 +11,13 @@ from rich.table import Table
 from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 from panoptic_cli.transfer.sizes import human_size
-from panoptic_cli.transfer.upload import MAX_WORKERS, UploadError, make_client, run_uploads
-from panoptic_cli.transfer.upload_plan import Destination, Upload, list_files, parse_destination, plan_uploads
 
 from .options import DEFAULT_DATA_DIR, DataDir, DryRun, Json
+
+if TYPE_CHECKING:
+    from panoptic_cli.transfer.upload_plan import Destination, Upload
+
+_MAX_WORKERS = 64
 
 
 def upload(
@@ -26,7 +29,7 @@ def upload(
         ),
     ],
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help="Files sent at once.")] = 8,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=_MAX_WORKERS, help="Files sent at once.")] = 8,
     hidden: Annotated[bool, typer.Option("--include-hidden", help="Send hidden files and folders too.")] = False,
     links: Annotated[bool, typer.Option("--follow-links", help="Send what symbolic links lead to.")] = False,
     dry_run: DryRun = False,
@@ -37,6 +40,9 @@ def upload(
     Objects that are already there with the same content are left alone; nothing is ever deleted. Hidden files and
     symbolic links are left out unless asked for. Credentials are Google's Application Default Credentials.
     """
+    from panoptic_cli.transfer.upload import UploadError, make_client, run_uploads
+    from panoptic_cli.transfer.upload_plan import list_files, plan_uploads
+
     source, destination = _source_and_destination(places, data_dir)
     paths = list_files(source, hidden=hidden, links=links)
     client = make_client()
@@ -74,6 +80,8 @@ def upload(
 
 
 def _source_and_destination(places: list[str], data_dir: Path) -> tuple[Path, Destination]:
+    from panoptic_cli.transfer.upload_plan import parse_destination
+
     if len(places) > 2:
         raise UsageError("upload takes one source and one destination.", "panoptic upload [SOURCE] gs://BUCKET/PREFIX")
     destination = parse_destination(places[-1])

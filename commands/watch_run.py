@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_cli import config, console
+from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def check_watch(**others: object) -> None:
 
 def await_run(model_dir: Path | None, experiment: str | None, timeout: float) -> None:
     """Waits for the first checkpoint of the run."""
+    from panoptic_cli import config
     from panoptic_cli.evaluation.watch import wait_for_checkpoint
     from panoptic_cli.training.run_directory import RunDirectory
 

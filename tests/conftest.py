@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from panoptic_cli import console
 
 if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
     from panoptic_cli.inference import LoadedModel, Predictor
+
+# The same examples at every run, so that a change is judged by what it changed; `make fuzz` looks for new ones.
+settings.register_profile("fixed", derandomize=True, database=None)
+settings.register_profile("random", print_blob=True)
+settings.load_profile("fixed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

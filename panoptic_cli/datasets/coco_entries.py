@@ -114,7 +114,7 @@ def decode(data: bytes) -> Any:
     """
     try:
         return _DECODE_ANY.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return json.loads(data)  # which also takes NaN
 
 

@@ -105,7 +105,7 @@ def _read(
     for offset, text, spans in index.regions(key):
         try:
             sound: list[Any] = decoder.decode(b"[" + text + b"]")
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # msgspec lets bad UTF-8 in texts through
             sound = []
         elements: Iterable[tuple[int, Any, int, int]]
         if len(sound) == len(spans) > 0:

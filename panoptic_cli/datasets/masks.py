@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from kornia_rs.io import decode_image_png_u8
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -98,50 +97,6 @@ def decode_png(data: bytes) -> np.ndarray:
     return pixels.astype(np.int32)
 
 
-def decode_panoptic_png(data: bytes) -> np.ndarray:
-    """Decodes a COCO panoptic PNG: id = red + 256 * green + 65536 * blue.
-
-    Returns:
-        uint32 [height, width] of segment ids, 0 where nothing is labelled.
-
-    Raises:
-        ValueError: the bytes are no picture, are cut short, or do not have three channels.
-    """
-    pixels = _open_rgb(data)
-    if pixels is None:
-        pixels = _open(data)
-    if pixels.ndim != 3 or pixels.shape[-1] < 3 or pixels.dtype != np.uint8:
-        raise ValueError("it is not an RGB picture with 8 bits a channel")
-    pixels = np.ascontiguousarray(pixels[..., :3])
-    # Four bytes from every third byte on, the fourth masked away: three times as fast as adding channels.
-    ids = np.empty(pixels.shape[0] * pixels.shape[1], np.uint32)
-    np.bitwise_and(np.ndarray(len(ids) - 1, "<u4", pixels, strides=(3,)), 0xFFFFFF, out=ids[:-1])
-    ids[-1] = int.from_bytes(pixels[-1, -1].tobytes(), "little")  # no fourth byte behind the last pixel
-    return ids.reshape(pixels.shape[:2])
-
-
-def encode_panoptic_png(ids: np.ndarray) -> bytes:
-    """Encodes segment ids, [height, width] in 0..2^24-1, as a COCO panoptic PNG."""
-    channels = [(ids >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)]
-    stream = io.BytesIO()
-    Image.fromarray(np.stack(channels, axis=-1)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
-def _open_rgb(data: bytes) -> np.ndarray | None:
-    """Decodes a plain 8-bit RGB PNG with kornia-rs, four times as fast as Pillow; None: Pillow has to decide."""
-    plain = data[:8] == png.SIGNATURE and data[24:29] == b"\x08\x02\x00\x00\x00"  # not interlaced
-    width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
-    if not plain or not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 0):
-        return None
-    try:
-        return np.asarray(decode_image_png_u8(data, (height, width), "rgb"))
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException:  # a panic of its Rust code is no Exception
-        return None
-
-
 def _open(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -178,7 +133,7 @@ def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRu
     """Replaces segment ids by the 1-based places of the segments.
 
     Args:
-        ids: uint32 [height, width], as decode_panoptic_png returns them.
+        ids: uint32 [height, width], as panoptic_png.decode returns them.
         segment_ids: distinct, 1..2^24-1, fewer than 65,535.
 
     Returns:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import masks, png
+from panoptic_cli.datasets import masks, panoptic_png, png
 from panoptic_cli.datasets.coco import ObjectAnnotation, Picture
 from panoptic_cli.datasets.findings import Findings
 from panoptic_cli.datasets.layout import SplitFiles
@@ -208,7 +208,7 @@ def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: Pict
             findings.add("mask not RGB", f"{name} is {_PNG_KINDS.get(kind, 'unknown')} of {depth} bits")
             return None
         check_png(encoded)
-        ids = masks.decode_panoptic_png(encoded)
+        ids = panoptic_png.decode(encoded)
     except FileNotFoundError:
         findings.add("mask missing", f"{name} (image {picture.id})")
         return None

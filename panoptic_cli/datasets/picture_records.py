@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import masks, records
+from panoptic_cli.datasets import masks, panoptic_png, records
 from panoptic_cli.datasets.coco import ObjectAnnotation, Picture
 from panoptic_cli.datasets.layout import SplitFiles
 from panoptic_cli.datasets.masks import CroppedMask, SegmentRuns
@@ -77,7 +77,7 @@ class PictureEncoder:
         path = self._files.panoptic_masks / picture.mask_name
         content = read_file(path, "mask")
         try:
-            ids = masks.decode_panoptic_png(content)
+            ids = panoptic_png.decode(content)
         except ValueError as error:
             raise PictureError("unreadable mask", f"{path}: {error}") from None
         if ids.shape != (picture.height, picture.width):

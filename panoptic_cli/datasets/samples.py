@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import masks, records
+from panoptic_cli.datasets import masks, panoptic_png, records
 from panoptic_cli.datasets.coco import Picture
 from panoptic_cli.datasets.layout import SplitFiles
 from panoptic_cli.datasets.tfrecord import read_records
@@ -53,7 +53,7 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
     for picture in pictures:
         try:
             image = _rgb((files.image_dir / picture.file_name).read_bytes())
-            ids = masks.decode_panoptic_png((files.panoptic_masks / picture.mask_name).read_bytes())
+            ids = panoptic_png.decode((files.panoptic_masks / picture.mask_name).read_bytes())
             if ids.shape == image.shape[1::-1] != image.shape[:2]:  # annotated as EXIF turns it
                 image = _rgb((files.image_dir / picture.file_name).read_bytes(), turn=True)
             if ids.shape != image.shape[:2]:

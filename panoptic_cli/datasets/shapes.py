@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from panoptic_cli.datasets.masks import box_of_mask, encode_panoptic_png, rasterize
+from panoptic_cli.datasets import panoptic_png
+from panoptic_cli.datasets.masks import box_of_mask, rasterize
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path, write_json
 
@@ -97,7 +98,7 @@ def _generate_split(root: Path, split: str, count: int, seed: int) -> None:
         pixels = np.clip(scene.pixels, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(image_dir / f"{name}.jpg", quality=92)
         segments, ids = _segments_info(scene)
-        (mask_dir / f"{name}.png").write_bytes(encode_panoptic_png(ids[scene.places]))
+        (mask_dir / f"{name}.png").write_bytes(panoptic_png.encode(ids[scene.places]))
         images.append({"id": identifier, "file_name": f"{name}.jpg", "width": width, "height": height})
         annotations.append({"image_id": identifier, "file_name": f"{name}.png", "segments_info": segments})
         for annotation in scene.objects:

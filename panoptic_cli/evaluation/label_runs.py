@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_ID = 2**24 - 1  # a segment id has to fit the three bytes of an RGB pixel
+from panoptic_cli.datasets.panoptic_png import MAX_ID
+
 _BLOCK = 8  # pixels: 24 bytes, three machine words
 _LONGEST = 2**14  # pixels; longer runs are counted in parts, so that two ids and a length fit 63 bits
 

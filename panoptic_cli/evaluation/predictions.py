@@ -14,20 +14,17 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.label_runs import run_starts
-from panoptic_cli.evaluation.panoptic_png import decode_rgb_to_ids, encode_ids_to_rgb
 from panoptic_cli.evaluation.panoptic_quality import Segment
 from panoptic_cli.files import remove
 
 __all__ = [
     "PredictionWriter",
-    "decode_rgb_to_ids",
     "detection_entries",
-    "encode_ids_to_rgb",
     "segments_from_maps",
     "segments_info",
 ]
@@ -183,8 +180,7 @@ class PredictionWriter:
             name = f"{name.removesuffix('.png')}-{image_id}.png"
         id_map, segments = segments_from_maps(category_map, instance_map, self._table)
         info = segments_info(id_map, segments)
-        picture = Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(id_map)))
-        picture.save(self._partial / "pred" / name, compress_level=3)
+        (self._partial / "pred" / name).write_bytes(panoptic_png.encode(id_map))
         self._image_ids.add(image_id)
         self._file_names.add(name)
         self._annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})

@@ -19,9 +19,9 @@ import numpy as np
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError, PanopticError, summarize
 from panoptic_cli.evaluation.label_runs import overlaps_rgb
-from panoptic_cli.evaluation.panoptic_png import decode_rgb_to_ids, read_panoptic_png
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
 from panoptic_cli.evaluation.report_data import Confusion, ReportData, decode_picture
 from panoptic_cli.files import read_json
@@ -187,8 +187,8 @@ def _score(places: range, job: _Job | None = None) -> _Part:
         gt, pred = job.pairs[place]
         image = gt["image_id"]
         try:
-            gt_rgb = read_panoptic_png(os.path.join(job.masks_dir, gt["file_name"]))
-            pred_rgb = read_panoptic_png(os.path.join(job.predictions_dir, pred["file_name"]))
+            gt_rgb = panoptic_png.read_rgb(os.path.join(job.masks_dir, gt["file_name"]))
+            pred_rgb = panoptic_png.read_rgb(os.path.join(job.predictions_dir, pred["file_name"]))
             if gt_rgb.shape != pred_rgb.shape:
                 sizes = [f"{rgb.shape[1]} x {rgb.shape[0]}" for rgb in (gt_rgb, pred_rgb)]
                 raise DataError(
@@ -221,7 +221,7 @@ def _show_pictures(
         image_id = gt["image_id"]
         maps = [
             (
-                decode_rgb_to_ids(read_panoptic_png(os.path.join(folder, entry["file_name"]))),
+                panoptic_png.rgb_to_ids(panoptic_png.read_rgb(os.path.join(folder, entry["file_name"]))),
                 Segment.list_from_json(entry["segments_info"], image_id, kind),
             )
             for folder, entry, kind in (

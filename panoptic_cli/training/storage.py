@@ -82,13 +82,13 @@ def make_directory(path: str) -> None:
 
 
 def read_text(path: str) -> str | None:
-    """Returns a UTF-8 file's text, None where there is no file."""
+    """Returns a UTF-8 file's text (bytes that are not UTF-8 replaced), None where there is no file."""
     if is_remote(path):
         with _remote(path) as gfile:
             if not gfile.exists(path):
                 return None
-            with gfile.GFile(path, "r") as stream:
-                return str(stream.read())
+            with gfile.GFile(path, "rb") as stream:
+                return bytes(stream.read()).decode("utf-8", errors="replace")
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):

@@ -21,7 +21,6 @@ from panoptic_cli.transfer.storage_errors import (
 )
 from panoptic_cli.transfer.upload_plan import Destination, Upload, checksum
 
-MAX_WORKERS = 64
 _CHUNK = 32 << 20  # bytes of one resumable request: a worker's memory, and what a dropped connection costs
 _ATTEMPTS = 3  # of a whole object
 _LONGEST_PAUSE = 16.0  # seconds between tries of one request

@@ -14,7 +14,7 @@ import pytest
 from panoptic_cli.commands.main import run
 from PIL import Image
 
-from panoptic_cli.evaluation.panoptic_png import decode_rgb_to_ids
+from panoptic_cli.datasets import panoptic_png
 
 
 class Outcome(NamedTuple):
@@ -53,7 +53,7 @@ def check_panoptic_result(folder: Path) -> dict[int | str, dict[str, Any]]:
     names = [annotation["file_name"] for annotation in content["annotations"]]
     assert sorted(names) == sorted(path.name for path in (folder / "pred").iterdir())
     for annotation in content["annotations"]:
-        ids = decode_rgb_to_ids(np.asarray(Image.open(folder / "pred" / annotation["file_name"])))
+        ids = panoptic_png.rgb_to_ids(np.asarray(Image.open(folder / "pred" / annotation["file_name"])))
         listed = {segment["id"]: segment for segment in annotation["segments_info"]}
         assert set(np.unique(ids)) - {0} == listed.keys()
         for identifier, segment in listed.items():

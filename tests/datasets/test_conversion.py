@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_cli.datasets import masks, records
+from panoptic_cli.datasets import masks, panoptic_png, records
 from panoptic_cli.datasets.conversion import ConversionPlan, ConversionSummary, OnBadData, convert, read_plan
 from panoptic_cli.datasets.layout import SplitFiles, find_splits
 from panoptic_cli.datasets.picture_records import PictureEncoder
@@ -54,7 +54,7 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
         encoded = (plan.files.image_dir / picture.file_name).read_bytes()
         assert features[records.IMAGE_ENCODED] == [encoded]
         assert features[records.IMAGE_FORMAT] == [b"jpeg"]
-        ids = masks.decode_panoptic_png((plan.files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.decode((plan.files.panoptic_masks / picture.mask_name).read_bytes())
         places = masks.decode_png(features[records.SEGMENT_MASK][0])
         by_place = np.array([0, *features[records.SEGMENT_ID]])
         np.testing.assert_array_equal(by_place[places], ids)  # exact: nothing of the panoptic PNG is lost
@@ -333,7 +333,7 @@ def test_more_than_255_segments_in_a_picture(dataset: Path, tmp_path: Path) -> N
     annotation = next(a for a in value["annotations"] if a["image_id"] == image["id"])
     ids = np.zeros((image["height"], image["width"]), np.uint32)
     ids.ravel()[: 300 * 4] = np.repeat(np.arange(300) * 55555 + 9, 4)
-    (dataset / "panoptic_val2017" / annotation["file_name"]).write_bytes(masks.encode_panoptic_png(ids))
+    (dataset / "panoptic_val2017" / annotation["file_name"]).write_bytes(panoptic_png.encode(ids))
     annotation["segments_info"] = [{"id": i * 55555 + 9, "category_id": 7} for i in range(299, -1, -1)]
     path.write_text(json.dumps(value))
     given = find_splits(dataset, ["val"])[0]

@@ -29,7 +29,7 @@ _ODD: list[Any] = [
     *({"size": [1, 1], "counts": [1]}, {"size": [100, 100], "counts": "o" * 50}, [[float("nan")] * 6], [["a"] * 6]),
 ]
 _REMOVE = object()
-_SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+_SLOW = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 _NAMES = ("panoptic", "instances")
 
 
@@ -92,8 +92,9 @@ def _convert_or_refuse(folder: Path, on_bad_data: OnBadData) -> None:
         assert not list(target.glob(".*"))
         shards = sorted(target.glob("*.tfrecord"))
         assert len(shards) == 2 or not whole
-        # Bit errors inside a JPEG show only when it is decoded, which conversion does not do.
-        tolerated = {"picture in several records", "unreadable picture"}
+        # Bit errors inside a JPEG show only when it is decoded, which conversion does not do; and a box that is
+        # possible, but not that of its polygon, is taken over as it stands: inspect tells of it.
+        tolerated = {"picture in several records", "unreadable picture", "object box differs from its mask"}
         assert not shards or inspect_records(shards, 1).findings.by_kind.keys() <= tolerated
 
 

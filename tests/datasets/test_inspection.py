@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from panoptic_cli.datasets import masks
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.datasets.findings import EXAMPLES, Findings
 from panoptic_cli.datasets.inspection import SplitReport, add_shared_pictures, inspect_split
 from panoptic_cli.datasets.layout import find_splits
@@ -41,12 +41,12 @@ def _first_object(root: Path, **fields: Any) -> None:
 
 def _stray_pixel(root: Path) -> None:
     with Image.open(_mask(root)) as opened:
-        ids = masks.decode_panoptic_png(_mask(root).read_bytes())
+        ids = panoptic_png.decode(_mask(root).read_bytes())
         assert opened.size[0] > 0
     ys, xs = np.nonzero(ids == 0) if (ids == 0).any() else np.nonzero(ids)
     was_void = ids[ys[0], xs[0]] == 0
     ids[ys[0], xs[0]] = 5
-    _mask(root).write_bytes(masks.encode_panoptic_png(ids))
+    _mask(root).write_bytes(panoptic_png.encode(ids))
     if not was_void:  # the segment that lost the pixel would be a second problem
         _first_segment(root, lambda s: s.update(area=s["area"] - 1))
 

@@ -35,21 +35,6 @@ def test_labels_that_no_png_holds_are_refused(labels: np.ndarray) -> None:
         masks.encode_png(labels)
 
 
-def test_panoptic_ids_use_all_three_bytes() -> None:
-    ids = np.array([[0, 255, 256], [65535, 65536, (1 << 24) - 1]], np.uint32)
-    decoded = masks.decode_panoptic_png(masks.encode_panoptic_png(ids))
-    assert decoded.dtype == np.uint32
-    np.testing.assert_array_equal(decoded, ids)
-
-
-def test_a_cut_or_grey_panoptic_png_is_refused() -> None:
-    encoded = masks.encode_panoptic_png(np.arange(10000, dtype=np.uint32).reshape(100, 100))
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        masks.decode_panoptic_png(encoded[: len(encoded) // 2])
-    with pytest.raises(ValueError, match="not an RGB picture"):
-        masks.decode_panoptic_png(masks.encode_png(np.ones((4, 4), np.uint8)))
-
-
 def test_places_follow_the_list_and_leave_no_trace() -> None:
     ids = np.array([[7, 0], [70000, 9]], np.uint32)
     places, strangers = masks.segment_places(ids, [70000, 7])

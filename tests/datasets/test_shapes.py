@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_cli.datasets import masks, shapes
+from panoptic_cli.datasets import masks, panoptic_png, shapes
 from panoptic_cli.datasets.coco import read_dataset, require_sound
 from panoptic_cli.datasets.inspection import inspect_split
 from panoptic_cli.datasets.layout import find_splits
@@ -65,7 +65,7 @@ def test_it_has_what_a_data_set_may_have(generated: Path) -> None:
 def test_things_stay_mostly_visible(generated: Path) -> None:
     files = find_splits(generated, ["train"])[0]
     for picture in read_dataset(files).pictures:
-        ids = masks.decode_panoptic_png((files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.decode((files.panoptic_masks / picture.mask_name).read_bytes())
         things = [s for s in picture.segments if s.category_id in (shapes.DISC, shapes.SQUARE, shapes.TRIANGLE)]
         # Things are painted in the order of both lists, so they pair up.
         for segment, annotation in zip(things, picture.objects or (), strict=True):
@@ -82,7 +82,7 @@ def test_classes_differ_in_colour(generated: Path) -> None:
     sums: dict[int, list[np.ndarray]] = {}
     for picture in read_dataset(files).pictures:
         image = np.asarray(Image.open(files.image_dir / picture.file_name)).astype(np.float32)
-        ids = masks.decode_panoptic_png((files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.decode((files.panoptic_masks / picture.mask_name).read_bytes())
         for segment in picture.segments:
             sums.setdefault(segment.category_id, []).append(image[ids == segment.id])
     pixels = {category: np.concatenate(parts) for category, parts in sums.items()}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.datasets.coco import read_dataset
 from panoptic_cli.datasets.conversion import ConversionPlan, convert
 from panoptic_cli.datasets.layout import SplitFiles
@@ -19,7 +20,6 @@ from panoptic_cli.datasets.tfrecord import read_records
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.evaluator import evaluate
 from panoptic_cli.evaluation.groundtruth import GroundTruth
-from panoptic_cli.evaluation.panoptic_png import encode_ids_to_rgb
 from panoptic_cli.evaluation.picture_scores import PictureScores
 from panoptic_cli.evaluation.result_files import score_files
 from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
@@ -54,7 +54,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (ids, segments) in odd_maps().items():
         height, width = ids.shape
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / f"images/{number}.jpg")
-        Image.fromarray(encode_ids_to_rgb(ids)).save(folder / f"panoptic/{number}.png")
+        (folder / f"panoptic/{number}.png").write_bytes(panoptic_png.encode(ids))
         images.append({"id": number, "file_name": f"{number}.jpg", "height": height, "width": width})
         info = []
         for segment, category, crowd in segments:

@@ -9,9 +9,9 @@ import pq_oracle
 import pytest
 
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.label_runs import overlaps, overlaps_rgb
-from panoptic_cli.evaluation.panoptic_png import encode_ids_to_rgb
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
 
 TABLE = CategoryTable.from_list(
@@ -273,7 +273,7 @@ def test_overlaps_are_the_joint_histogram() -> None:
         pairs, counts = np.unique(np.stack((gt_map.ravel(), pred_map.ravel())), axis=1, return_counts=True)
         plain, encoded = (
             overlaps(gt_map, pred_map),
-            overlaps_rgb(encode_ids_to_rgb(gt_map), encode_ids_to_rgb(pred_map)),
+            overlaps_rgb(panoptic_png.ids_to_rgb(gt_map), panoptic_png.ids_to_rgb(pred_map)),
         )
         for result in (plain, encoded):
             np.testing.assert_array_equal(result.gt_ids, pairs[0])
@@ -284,4 +284,4 @@ def test_overlaps_are_the_joint_histogram() -> None:
 def test_empty_maps_overlap_nowhere() -> None:
     empty = np.zeros((0, 5), int)
     assert not overlaps(empty, empty).pixels.size
-    assert not overlaps_rgb(encode_ids_to_rgb(empty), encode_ids_to_rgb(empty)).pixels.size
+    assert not overlaps_rgb(panoptic_png.ids_to_rgb(empty), panoptic_png.ids_to_rgb(empty)).pixels.size

@@ -5,17 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation import panoptic_png
-from panoptic_cli.evaluation.panoptic_png import read_panoptic_png
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.predictions import (
     PredictionWriter,
-    decode_rgb_to_ids,
-    encode_ids_to_rgb,
     segments_from_maps,
 )
 from panoptic_cli.evaluation.result_files import score_files
@@ -34,23 +30,6 @@ def random_maps(rng: np.random.Generator, height: int = 20, width: int = 30) -> 
         place = np.s_[y : y + rng.integers(1, 12), x : x + rng.integers(1, 15)]
         category[place], instance[place] = 5, number
     return category, instance
-
-
-def test_ids_survive_the_trip_through_colours() -> None:
-    ids = np.array([[0, 1, 255, 256], [65535, 65536, 2**24 - 2, 2**24 - 1]])
-    rgb = encode_ids_to_rgb(ids)
-    assert rgb.dtype == np.uint8
-    assert rgb[0, 3].tolist() == [0, 1, 0]
-    assert rgb[1, 1].tolist() == [0, 0, 1]
-    decoded = decode_rgb_to_ids(rgb)
-    assert decoded.dtype == np.uint32
-    np.testing.assert_array_equal(decoded, ids)
-
-
-@pytest.mark.parametrize("bad", [-1, 2**24])
-def test_ids_that_do_not_fit_are_refused(bad: int) -> None:
-    with pytest.raises(ValueError, match=str(bad)):
-        encode_ids_to_rgb(np.array([[bad]]))
 
 
 def test_segments_are_the_pairs_of_category_and_instance() -> None:
@@ -102,7 +81,7 @@ def test_the_json_describes_the_png(tmp_path: Path) -> None:
     assert [a["file_name"] for a in content["annotations"]] == [f"{i:03}.png" for i in range(5)]
     assert sorted(p.name for p in (tmp_path / "out" / "pred").iterdir()) == [f"{i:03}.png" for i in range(5)]
     for annotation in content["annotations"]:
-        ids = decode_rgb_to_ids(read_panoptic_png(tmp_path / "out" / "pred" / annotation["file_name"]))
+        ids = panoptic_png.rgb_to_ids(panoptic_png.read_rgb(tmp_path / "out" / "pred" / annotation["file_name"]))
         assert {s["id"] for s in annotation["segments_info"]} == set(np.unique(ids[ids > 0]).tolist())
         for segment in annotation["segments_info"]:
             rows, columns = np.nonzero(ids == segment["id"])
@@ -191,34 +170,3 @@ def test_a_file_in_the_way_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(DataError, match="is a file"):
         PredictionWriter(tmp_path / "out")
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_png_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
-    if not fast:
-        monkeypatch.setattr(panoptic_png, "_fast_decoder", lambda: None)
-    elif panoptic_png._fast_decoder() is None:
-        pytest.skip("kornia-rs is not installed")
-    rng = np.random.default_rng(5)
-    path = tmp_path / "a.png"
-    for rgb in (
-        rng.integers(0, 256, (17, 23, 3), np.uint8),
-        np.repeat(rng.integers(0, 9, (40, 5, 3), np.uint8), 9, 1),
-    ):
-        Image.fromarray(rgb).save(path)
-        np.testing.assert_array_equal(read_panoptic_png(path), rgb)
-        Image.fromarray(np.dstack((rgb, rgb[..., 0]))).save(path)  # alpha
-        np.testing.assert_array_equal(read_panoptic_png(path), rgb)
-
-    Image.fromarray(rng.integers(0, 256, (90, 90, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"a\.png is broken"):
-        read_panoptic_png(path)
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"a\.png is broken"):
-        read_panoptic_png(path)
-    Image.new("P", (4, 4)).save(path)
-    with pytest.raises(DataError, match=r"a\.png is of mode P"):
-        read_panoptic_png(path)
-    with pytest.raises(DataError, match=r"b\.png does not exist"):
-        read_panoptic_png(tmp_path / "b.png")

@@ -10,8 +10,8 @@ import pq_oracle
 import pytest
 from PIL import Image
 
+from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.panoptic_png import encode_ids_to_rgb
 from panoptic_cli.evaluation.result_files import score_files
 
 CATEGORIES = [{"id": 5, "name": "cat", "isthing": 1}, {"id": 190, "name": "sky", "isthing": 0}]
@@ -31,7 +31,7 @@ def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
             for image_id in (1, 2, 3):
                 ids = np.full((6, 8), 70_000 + image_id)
                 ids[:3] = 12
-                Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(ids))).save(tmp_path / name / f"{image_id}.png")
+                (tmp_path / name / f"{image_id}.png").write_bytes(panoptic_png.encode(ids))
                 segments = [
                     {"id": 12, "category_id": 190, "area": 24, "iscrowd": 0},
                     {"id": 70_000 + image_id, "category_id": 5, "area": 24, "iscrowd": 0},
@@ -133,7 +133,7 @@ def test_odd_categories_and_void_predictions_equal_the_slow_oracle(
         listed = {}
         for name, ids in (("gt", truth), ("pred", guess)):
             (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(np.ascontiguousarray(encode_ids_to_rgb(ids))).save(tmp_path / name / f"{image_id}.png")
+            (tmp_path / name / f"{image_id}.png").write_bytes(panoptic_png.encode(ids))
             listed[name] = [
                 {
                     "id": int(i),

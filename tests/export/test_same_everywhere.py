@@ -15,7 +15,7 @@ from bare_python import serve, without_the_package
 from panoptic_cli.commands.main import run
 from PIL import Image
 
-from panoptic_cli.evaluation.panoptic_png import decode_rgb_to_ids, encode_ids_to_rgb
+from panoptic_cli.datasets import panoptic_png
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 _INPUT_TYPES = ("image_tensor", "image_bytes", "tf_example")
@@ -55,7 +55,7 @@ def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
         picture.resize(size).save(ours.image_dir / image["file_name"])
         large = mask.resize(size, Image.Resampling.NEAREST)
         large.save(ours.panoptic_masks / annotation["file_name"])
-        ids, areas = np.unique(decode_rgb_to_ids(np.asarray(large)), return_counts=True)
+        ids, areas = np.unique(panoptic_png.rgb_to_ids(np.asarray(large)), return_counts=True)
         area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
         annotation["segments_info"] = [
             s | {"area": area[s["id"]]} for s in annotation["segments_info"] if s["id"] in area
@@ -74,7 +74,7 @@ def read(folder: Path) -> dict[str, tuple[np.ndarray, list[dict[str, Any]]]]:
     annotations = json.loads((folder / "pred.json").read_text())["annotations"]
     return {
         Path(a["file_name"]).stem: (
-            decode_rgb_to_ids(np.asarray(Image.open(folder / "pred" / a["file_name"]))),
+            panoptic_png.rgb_to_ids(np.asarray(Image.open(folder / "pred" / a["file_name"]))),
             a["segments_info"],
         )
         for a in annotations
@@ -151,7 +151,7 @@ def test_exported_models_in_a_python_without_the_package(exported: Path, ten: Te
 
 def from_outputs(outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """What a client makes of the answer: COCO's PNG and segments_info."""
-    ids = decode_rgb_to_ids(np.asarray(Image.open(io.BytesIO(outputs["panoptic_png_bytes"]))))
+    ids = panoptic_png.rgb_to_ids(np.asarray(Image.open(io.BytesIO(outputs["panoptic_png_bytes"]))))
     columns = ("segment_ids", "segment_category_ids", "segment_areas", "segment_boxes")
     rows = zip(*(outputs[name][: int(outputs["num_segments"])].tolist() for name in columns), strict=True)
     names = ("id", "category_id", "area", "bbox")
@@ -211,4 +211,4 @@ def test_ids_of_more_than_one_byte_are_coded_as_colours() -> None:
 
     ids = np.array([[0, 1, 255], [256, 65535, 65536], [70000, 16777215, 2]], np.int32)
     rgb = np.asarray(Image.open(io.BytesIO(_encode(ids).numpy())))
-    np.testing.assert_array_equal(rgb, encode_ids_to_rgb(ids))
+    np.testing.assert_array_equal(rgb, panoptic_png.ids_to_rgb(ids))
