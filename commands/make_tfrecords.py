@@ -81,7 +81,7 @@ def make_tfrecords(
     from functools import partial
 
     from panoptic_cli.datasets import beam_runner, conversion, layout
-    from panoptic_cli.datasets.workers import run_units
+    from panoptic_cli.datasets.workers import prepare, run_units
 
     unknown = [name for name in split or [] if name not in layout.SPLITS]
     if unknown:
@@ -114,6 +114,8 @@ def make_tfrecords(
     elif runner_option:
         raise UsageError("--runner-option needs --runner.")
     processes = workers or os.cpu_count() or 1
+    if processes > 1 and runner is None:
+        prepare(conversion.__name__)  # they start while the annotations are read
     summaries = []
     for plan in plans:
         dataset = conversion.read_plan(plan)

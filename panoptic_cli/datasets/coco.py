@@ -141,8 +141,8 @@ class Pictures(Sequence[Picture]):
         start, end = span.tolist()
         try:
             value = coco_entries.decode(file.read(start, end - start))
-        except (ValueError, RecursionError):
-            value = None
+        except (ValueError, RecursionError) as error:
+            raise file.broken(start, error) from None
         if not isinstance(value, dict):
             raise file.changed()
         return value

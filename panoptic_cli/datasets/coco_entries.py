@@ -88,7 +88,7 @@ class SoundAnnotation(msgspec.Struct, gc=False):
 
 
 class SoundObject(msgspec.Struct, gc=False):
-    """An entry of an instances JSON's `annotations` without faults; the segmentation is not looked into."""
+    """An entry of an instances JSON's `annotations` without faults; what the segmentation holds is not looked at."""
 
     id: _Id
     image_id: _Id

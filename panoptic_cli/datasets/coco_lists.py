@@ -88,6 +88,7 @@ def _read(
     quick: Callable[[list[Any]], tuple[list[list[int]], list[int]]],
     thorough: Callable[[dict[str, Any], str], _Row | None],
     problems: list[Problem],
+    skim: bool = False,
 ) -> Rows:
     """Reads a list, quickly where nothing is wrong.
 
@@ -99,12 +100,14 @@ def _read(
             those that have to be looked at thoroughly.
         thorough: makes a row of a decoded entry and its place in words; None after it reported problems.
         problems: where entries that are no objects are reported.
+        skim: leave long objects and lists undecoded, whose inside `quick` does not need.
     """
     tables = [np.empty((0, 6), np.int64)]
     done = 0
     for offset, text, spans in index.regions(key):
+        pieces = index.without_long_values(offset, text) if skim else (text,)
         try:
-            sound: list[Any] = decoder.decode(b"[" + text + b"]")
+            sound: list[Any] = decoder.decode(b"".join((b"[", *pieces, b"]")))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # msgspec lets bad UTF-8 in texts through
             sound = []
         elements: Iterable[tuple[int, Any, int, int]]
@@ -271,7 +274,7 @@ def read_objects(
             return None
         return identifier, annotation.id, annotation.category_id
 
-    rows = _read(index, "annotations", coco_entries.DECODE_OBJECTS, quick, thorough, problems)
+    rows = _read(index, "annotations", coco_entries.DECODE_OBJECTS, quick, thorough, problems, skim=True)
     rows = rows.without(malformed)
     ours = np.isin(rows.ids, images.ids)
     if not ours.all():

@@ -28,6 +28,7 @@ _KINDS[list(b'"\\[{]}')] = _QUOTE, _BACKSLASH, _OPEN, _OPEN, _CLOSE, _CLOSE
 _IS_STRUCTURE = bytes((_KINDS > 0).astype(np.uint8))
 _KEY_OF_LIST = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:\s*\[\Z', re.DOTALL)
 _LONGEST_KEY = 256
+_LONG = 128  # bytes of a value worth skipping: outlines and run lengths, not boxes
 _BROKEN_HINT = "It may be cut short: fetch or write it again."
 
 
@@ -64,6 +65,15 @@ class JsonFile:
         except OSError as error:
             raise DataError(f"The {self.what} file {self.path} cannot be read: {error.strerror}.") from None
 
+    def broken(self, place: int, reason: object) -> DataError:
+        """The error of a part that cannot be decoded: not JSON, or not what was indexed."""
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            return self.changed()
+        same = self._state in (None, (stat.st_size, stat.st_mtime_ns))
+        return self.invalid(f"{reason}, in the entry at byte {place}") if same else self.changed()
+
     def changed(self) -> DataError:
         """The error of a file that does not hold any more what it held."""
         return DataError(f"The {self.what} file {self.path} changed while it was in use.", "Run the command again.")
@@ -89,12 +99,14 @@ class JsonIndex:
         digest: size and CRC-32C of its bytes: tells another content, at a tenth of the time of a cryptographic hash.
         lists: by key, where the list's content begins and ends.
         entries: by key, int64 [n, 2]: where each entry that is an object or a list begins and ends.
+        long_values: int64 [n, 2], ascending: the inside of the long objects and lists that are values of entries.
     """
 
     file: JsonFile
     digest: str
     lists: dict[str, tuple[int, int]]
     entries: dict[str, np.ndarray]
+    long_values: np.ndarray
 
     def regions(self, key: str) -> Iterator[tuple[int, bytes, np.ndarray]]:
         """Yields (offset, bytes, entries [n, 2] relative to offset) that together are the content of a list.
@@ -120,6 +132,12 @@ class JsonIndex:
             place, first = stop, last
         if place < end:  # a list without any object
             yield place, self.file.read(place, end - place), np.empty((0, 2), np.int64)
+
+    def without_long_values(self, offset: int, text: bytes) -> Iterator[bytes]:
+        """Yields the pieces of a region that are left when long objects and lists are emptied."""
+        first, last = np.searchsorted(self.long_values[:, 0], (offset, offset + len(text)))
+        places = [0, *(self.long_values[first:last].ravel() - offset).tolist(), len(text)]
+        return (text[begin:end] for begin, end in zip(places[::2], places[1::2], strict=True))
 
 
 def index_lists(path: Path, what: str, keys: tuple[str, ...]) -> JsonIndex:
@@ -161,7 +179,7 @@ def index_lists(path: Path, what: str, keys: tuple[str, ...]) -> JsonIndex:
     for key, (begin, end) in lists.items():
         chosen = slice(*np.searchsorted(starts, (begin, end)))
         entries[key] = np.stack([starts[chosen], ends[chosen]], axis=1)
-    return JsonIndex(file, f"{offset} {checksum:08x}", lists, entries)
+    return JsonIndex(file, f"{offset} {checksum:08x}", lists, entries, scanner.long_values())
 
 
 def _lists(file: JsonFile, scanner: _Scanner, size: int) -> tuple[dict[str, tuple[int, int]], bytes]:
@@ -186,8 +204,8 @@ class _Scanner:
     def __init__(self) -> None:
         self.depth = 0
         self.in_string = False
-        self._opened: dict[int, list[np.ndarray]] = {2: [], 3: []}  # by depth inside
-        self._closed: dict[int, list[np.ndarray]] = {2: [], 3: []}
+        self._opened: dict[int, list[np.ndarray]] = {2: [], 3: [], 4: []}  # by depth inside
+        self._closed: dict[int, list[np.ndarray]] = {2: [], 3: [], 4: []}
 
     def feed(self, block: bytes, offset: int) -> None:
         places = np.flatnonzero(np.frombuffer(block.translate(_IS_STRUCTURE), np.bool_))  # one byte in a hundred
@@ -203,7 +221,7 @@ class _Scanner:
         places, opens = places[bracket] + offset, kinds[bracket] == _OPEN
         depths = self.depth + np.cumsum(np.where(opens, 1, -1))
         self.depth = int(depths[-1]) if len(depths) else self.depth
-        for depth in (2, 3):
+        for depth in self._opened:
             self._opened[depth].append(places[opens & (depths == depth)])
             self._closed[depth].append(places[~opens & (depths == depth - 1)])
 
@@ -215,6 +233,12 @@ class _Scanner:
         """Returns where what lies directly in these begins and ends."""
         starts, ends = self._spans(3)
         return starts, ends + 1
+
+    def long_values(self) -> np.ndarray:
+        """Returns where the inside of what lies in the entries begins and ends, where it is long."""
+        starts, ends = self._spans(4)
+        long = ends - starts > _LONG
+        return np.stack([starts[long] + 1, ends[long]], axis=1)
 
     def _spans(self, depth: int) -> tuple[np.ndarray, np.ndarray]:
         starts, ends = np.concatenate(self._opened[depth]), np.concatenate(self._closed[depth])

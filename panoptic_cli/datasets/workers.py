@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -22,6 +23,12 @@ Outcome = TypeVar("Outcome")
 Work = Callable[[Any, Callable[[int], None]], Any]
 
 _STOP_SECONDS = 10.0
+
+
+def prepare(module: str) -> None:
+    """Starts what workers are forked from, which imports `module` while this process goes on."""
+    multiprocessing.set_forkserver_preload([module])
+    multiprocessing.forkserver.ensure_running()
 
 
 def run_units(
@@ -58,7 +65,7 @@ class _Pool(Generic[Unit, Outcome]):
         # forkserver: safe where the parent has threads or TensorFlow loaded, and it imports our code only
         # once.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([getattr(work, "func", work).__module__])  # of a partial, its function's
+        prepare(getattr(work, "func", work).__module__)  # of a partial, its function's
         self._processes: dict[Connection, ForkServerProcess] = {}
         for _ in range(workers):
             ours, theirs = context.Pipe()

@@ -275,6 +275,17 @@ def test_degenerate_objects_are_counted_by_reason(
     assert summary.objects == before - 1
 
 
+def test_an_outline_that_is_no_json_stops_the_conversion(dataset: Path, tmp_path: Path) -> None:
+    """Outlines are not decoded when the file is indexed."""
+    path = dataset / "annotations" / "instances_val2017.json"
+    value = json.loads(path.read_text())
+    value["annotations"][2]["segmentation"] = [[float(n) for n in range(100)]]
+    path.write_text(json.dumps(value).replace(" 41.0,", " 4x1.0,"))
+    with pytest.raises(DataError, match=r"instances_val2017\.json is not valid JSON.*in the entry at byte \d+"):
+        _convert(dataset, tmp_path / "records", shards=1)
+    assert not list((tmp_path / "records").glob("*.tfrecord"))
+
+
 def test_objects_come_from_segments_without_an_instances_file(generated: Path, tmp_path: Path) -> None:
     given = find_splits(generated, ["val"])[0]
     files = SplitFiles("mine", given.panoptic_annotations, given.panoptic_masks, given.image_dir, None)

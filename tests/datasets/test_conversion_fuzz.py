@@ -29,7 +29,7 @@ _ODD: list[Any] = [
     *({"size": [1, 1], "counts": [1]}, {"size": [100, 100], "counts": "o" * 50}, [[float("nan")] * 6], [["a"] * 6]),
 ]
 _REMOVE = object()
-_SLOW = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+_SLOW = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 _NAMES = ("panoptic", "instances")
 
 

@@ -111,3 +111,31 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     path.write_text('{"list": [{"a": 12}]}')
     with pytest.raises(DataError, match="changed while"):
         pickle.loads(pickle.dumps(index.file)).read(0, 4)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entries=st.lists(st.dictionaries(_TEXT, _VALUE, max_size=4), max_size=6), block=st.integers(1, 40))
+def test_long_values_are_left_out_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[dict[str, Any]], block: int
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"list": entries}))
+    with monkeypatch.context() as patch:
+        patch.setattr(json_index, "_BLOCK", block)
+        patch.setattr(json_index, "_LONG", 0)
+        index = json_index.index_lists(path, "test", ("list",))
+        found = []
+        for offset, text, spans in index.regions("list"):
+            found += json.loads(b"[" + b"".join(index.without_long_values(offset, text)) + b"]")
+            assert len(spans)
+    emptied = [{k: type(v)() if isinstance(v, dict | list) else v for k, v in entry.items()} for entry in entries]
+    assert repr(found) == repr(emptied)
+
+
+def test_a_broken_part_is_no_json_or_another_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"list": [{"a": 1}]}')
+    file = json_index.index_lists(path, "test", ("list",)).file
+    assert "not valid JSON: why, in the entry at byte 7" in str(file.broken(7, "why"))
+    path.write_text('{"list": [{"a": 12}]}')
+    assert "changed while" in str(file.broken(7, "why"))
