@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
 settings.register_profile("fixed", derandomize=True, database=None)
 settings.register_profile("random", print_blob=True)
 settings.load_profile("fixed")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and our children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

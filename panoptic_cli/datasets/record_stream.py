@@ -90,27 +90,22 @@ def read_shard(path: str | tf.Tensor) -> tf.data.Dataset:
 
 
 class TrainingStream:
-    """The endless, shuffled stream of the records that one worker reads.
+    """The endless stream of shuffled records.
 
-    The order is a function of (seed, epoch): in every epoch the shards are dealt out to the workers, and each worker
-    shuffles what it reads block by block. Where there are fewer shards than workers, a shard is dealt out in parts:
-    every second record of it, say. So each epoch of all workers together has each record once.
+    The order is a function of (seed, epoch): in every epoch the shards are read in another order, and what they hold
+    is shuffled block by block. Each epoch has each record once.
 
     Args:
         files: the shards.
         seed: of the order.
         buffer_size: records that may be in memory at a time.
-        workers: how many read the records.
-        worker: which one this is, from 0.
     """
 
-    def __init__(self, files: Sequence[str], seed: int, buffer_size: int, workers: int = 1, worker: int = 0) -> None:
+    def __init__(self, files: Sequence[str], seed: int, buffer_size: int) -> None:
         self._files = list(files)
-        self._parts = -(-workers // len(self._files))
         self._seed = seed
         # Two blocks are in memory at a time: the one being handed out and the one being read.
         self._block_size = max(1, buffer_size // 2)
-        self._workers, self._worker = workers, worker
 
     def records(self, start: int = 0) -> tf.data.Dataset:
         """The stream from one of its records on.
@@ -119,54 +114,32 @@ class TrainingStream:
             start: how many records to leave out.
 
         Returns:
-            (place, (path, index, record)): int64 place in the stream of all workers together, string path of the
-            shard, int64 0-based index in it, and the bytes.
+            (place, (path, index, record)): int64 place in the stream, string path of the shard, int64 0-based index
+            in it, and the bytes.
 
         Raises:
             DataError: there are no records.
         """
         epoch, skipped = self._position(start)
-        places = tf.data.Dataset.counter(start * self._workers + self._worker, self._workers)
+        places = tf.data.Dataset.counter(start)
         return tf.data.Dataset.zip(places, tf.data.Dataset.counter(epoch).flat_map(self._epoch).skip(skipped))
 
     def _position(self, start: int) -> tuple[int, int]:
-        """(epoch, records of it that are left out) of a place in this worker's stream."""
+        """(epoch, records of it that are left out) of a place in the stream."""
         if start == 0 and any(tf.io.gfile.stat(path).length for path in self._files):
             return 0, 0
-        counts = np.array(count_records(self._files))
-        if not counts.any():
+        count = sum(count_records(self._files))
+        if not count:
             raise DataError(f"The records {self._files[0]} ... hold no pictures.", "Make them again.")
-        if self._workers == 1:
-            return divmod(start, int(counts.sum()))
-        # A part of a shard has every parts-th record of it, the first parts one more where they do not divide.
-        of_unit = np.concatenate([(counts + self._parts - 1 - part) // self._parts for part in range(self._parts)])
-        epoch = 0
-        while start >= (length := int(of_unit[self._units(tf.constant(epoch, tf.int64)).numpy()].sum())):
-            start -= length
-            epoch += 1
-        return epoch, start
-
-    def _units(self, epoch: tf.Tensor) -> tf.Tensor:
-        """The shards, or parts of them, that the worker reads in an epoch, in order: int32."""
-        units = tf.range(len(self._files) * self._parts)
-        shuffled = tf.random.experimental.stateless_shuffle(units, self._epoch_seed(epoch))
-        return shuffled[self._worker :: self._workers]
+        return divmod(start, count)
 
     def _epoch_seed(self, epoch: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.constant(self._seed, tf.int64), epoch])
 
     def _epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        paths, parts = tf.constant(self._files), self._parts
-
-        def read(unit: tf.Tensor) -> tf.data.Dataset:
-            shard = read_shard(tf.gather(paths, unit % len(self._files)))
-            if parts == 1:
-                return shard
-            part = tf.cast(unit // len(self._files), tf.int64)
-            return shard.filter(lambda path, index, record: index % parts == part)
-
-        in_order = tf.data.Dataset.from_tensor_slices(self._units(epoch)).interleave(
-            read,
+        paths = tf.random.experimental.stateless_shuffle(tf.constant(self._files), self._epoch_seed(epoch))
+        in_order = tf.data.Dataset.from_tensor_slices(paths).interleave(
+            read_shard,
             cycle_length=min(_INTERLEAVED_FILES, len(self._files)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,

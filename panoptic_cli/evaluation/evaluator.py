@@ -18,6 +18,7 @@ from panoptic_cli import console
 from panoptic_cli.datasets import records
 from panoptic_cli.datasets.pipeline import evaluation_dataset
 from panoptic_cli.datasets.record_errors import record_error
+from panoptic_cli.datasets.record_stream import count_records, record_files
 from panoptic_cli.errors import DataError, DeviceError, PanopticError, RunError
 from panoptic_cli.evaluation.picture_scores import PictureScores, read_annotations
 from panoptic_cli.evaluation.predictions import PredictionWriter
@@ -126,7 +127,7 @@ def evaluate(
     clock, partial = _Clock(), False
     try:
         try:
-            with console.progress("Evaluating", limit) as advance:
+            with console.progress("Evaluating", _count(pattern, limit)) as advance:
                 for done in _score_all(predictor, scores, _batches(dataset, pattern), batch_size):
                     clock.tick(len(scores.images))
                     advance(done)
@@ -162,6 +163,20 @@ def evaluate(
     finally:
         if writer is not None:
             writer.abort()
+
+
+def _count(pattern: str, limit: int | None) -> int | None:
+    """Returns how many pictures there are to evaluate; None where counting would read all records from a bucket."""
+    files = record_files(pattern)
+    if any("://" in path for path in files):
+        return limit
+    try:
+        count = sum(count_records(files))
+    except DataError:
+        if limit is None:
+            raise  # before the pictures in front of the damage were evaluated for nothing
+        return limit
+    return count if limit is None else min(limit, count)
 
 
 class _Clock:

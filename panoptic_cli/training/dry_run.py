@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
         begun = time.perf_counter()
         batch = next(iter(dataset.take(1)))
         seconds = {"batch": time.perf_counter() - begun}
-        one = type(dataset).from_tensors(batch).repeat()
         steps = loop.make_steps(session.model, session.strategy, 1, xla=experiment.runtime.enable_xla)
-        iterator = iter(loop.distribute(one, session.strategy))
+        again = partial(_again, type(dataset).from_tensors(batch), experiment.task.train_data.global_batch_size)
+        iterator = iter(session.strategy.distribute_datasets_from_function(again))
         for name in ("first_step", "step"):
             begun = time.perf_counter()
             losses = {key: float(value) for key, value in steps(iterator).items()}
@@ -95,6 +96,13 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
         memory=_memory(),
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
+
+
+def _again(whole: Any, batch_size: int, context: Any) -> Any:
+    """The parts of one batch that a worker's replicas get, again and again."""
+    replicas = context.num_replicas_in_sync // context.num_input_pipelines
+    parts = whole.unbatch().batch(context.get_per_replica_batch_size(batch_size), drop_remainder=True)
+    return parts.skip(replicas * context.input_pipeline_id).take(replicas).repeat()
 
 
 def _size(variable: Any) -> int:

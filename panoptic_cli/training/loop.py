@@ -43,16 +43,6 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
     return steps
 
 
-def distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Any:
-    """Deals each batch out to the replicas; several workers read the same batches and take their parts.
-
-    Splitting the files among the workers instead would change what is in a batch.
-    """
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return strategy.experimental_distribute_dataset(dataset.with_options(options))
-
-
 def parts(start: int, end: int, per_loop: int) -> list[tuple[int, int]]:
     """(loops, steps per loop) that lead from one step to another: whole loops, then the rest: the end is exact."""
     whole, rest = divmod(end - start, per_loop)
@@ -62,7 +52,7 @@ def parts(start: int, end: int, per_loop: int) -> list[tuple[int, int]]:
 def run(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
-    dataset: Callable[[int], tf.data.Dataset],
+    dataset: Callable[[int, tf.distribute.InputContext], tf.data.Dataset],
     progress: Progress,
     callbacks: Sequence[StepCallback],
     *,
@@ -75,7 +65,7 @@ def run(
     Args:
         model: the compiled training model.
         strategy: the devices.
-        dataset: gives the batches from a step on.
+        dataset: gives one replica's parts of the batches from a step on.
         progress: moved on after each loop.
         callbacks: called after each loop, in order.
         end: the step to stop at.
@@ -87,7 +77,9 @@ def run(
     """
     for loops, count in parts(progress.step, end, per_loop):
         steps = make_steps(model, strategy, count, xla=xla)
-        iterator = iter(distribute(dataset(progress.step), strategy))
+        # Called before the step moves on.
+        batches = strategy.distribute_datasets_from_function(lambda context: dataset(progress.step, context))
+        iterator = iter(batches)
         for _ in range(loops):
             try:
                 logs = steps(iterator)

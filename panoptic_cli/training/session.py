@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # (experiment, label_space) -> training model; see training.step.PanopticTrainingModel for what it must have.
 BuildModel = Callable[[Experiment, LabelSpace], Any]
-# (experiment, label_space, *, batch_size, seed, start_step) -> infinite dataset of batches.
+# (experiment, label_space, *, batch_size, seed, start_step, input_context) -> infinite dataset of batches; see
+# datasets.pipeline.training_dataset.
 BuildDataset = Callable[..., Any]
 
 
@@ -89,8 +90,8 @@ class Session:
     start: int
     build_dataset: BuildDataset | None
 
-    def dataset(self, step: int) -> Any:
-        """Returns the batches from a step on."""
+    def dataset(self, step: int, input_context: tf.distribute.InputContext | None = None) -> Any:
+        """Returns the batches from a step on; with an input context, one replica's parts of them."""
         data, seed = self.experiment.task.train_data, self.experiment.trainer.seed
         return (self.build_dataset or _panoptic_data)(
             self.experiment,
@@ -98,6 +99,7 @@ class Session:
             batch_size=data.global_batch_size,
             seed=seed if data.seed is None else data.seed,
             start_step=step,
+            input_context=input_context,
         )
 
 
@@ -198,7 +200,7 @@ def _panoptic_model(experiment: Experiment, label_space: LabelSpace) -> Any:
     return PanopticTrainingModel(experiment, label_space)
 
 
-def _panoptic_data(experiment: Experiment, label_space: LabelSpace, **position: int) -> Any:
+def _panoptic_data(experiment: Experiment, label_space: LabelSpace, **position: Any) -> Any:
     from panoptic_cli.datasets.pipeline import training_dataset
 
     return training_dataset(experiment, label_space, **position)

@@ -86,6 +86,7 @@ class Validator:
                 batch_size=default_batch_size(self._loaded),
                 limit=None if batches in (None, -1) else batches * task.validation_data.global_batch_size,
                 annotation_file=Path(task.annotation_file) if task.annotation_file else None,
+                predictor=self._predictor,
             )
             if self.summaries is not None:
                 self.summaries.pictures(step, "validation", draw_overlays(self._predictor, pattern))

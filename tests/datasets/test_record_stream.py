@@ -1,4 +1,4 @@
-"""The order of records: every one once an epoch, whoever reads, and going on where a run stopped."""
+"""The order of records: every one once an epoch, and going on where a run stopped."""
 
 from __future__ import annotations
 
@@ -47,50 +47,26 @@ def test_counts_are_read_from_the_lengths(tmp_path: Path) -> None:
         count_records([str(tmp_path / "nowhere")])
 
 
-@pytest.mark.parametrize("workers", [1, 3, 7])
-def test_an_epoch_of_all_workers_has_every_record_once(tmp_path: Path, workers: int) -> None:
+def test_an_epoch_has_every_record_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+    whole = read(TrainingStream(shards(tmp_path), 3, 8), 2 * sum(COUNTS))
+    first, second = whole[: sum(COUNTS)], whole[sum(COUNTS) :]
+    assert len(set(first)) == sum(COUNTS)
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_places_are_those_of_the_stream(tmp_path: Path) -> None:
+    records = TrainingStream(shards(tmp_path), 3, 8).records(5).take(40)
+    assert [place for place, *_ in records.as_numpy_iterator()] == list(range(5, 45))
+
+
+def test_a_stream_goes_on_where_it_stopped(tmp_path: Path) -> None:
     files = shards(tmp_path)
-    parts = -(-workers // len(COUNTS))
-    for epoch in range(2):
-        read_in_epoch: list[bytes] = []
-        orders = []
-        for worker in range(workers):
-            stream = TrainingStream(files, 3, 8, workers, worker)
-            units = tuple(stream._units(tf.constant(epoch, tf.int64)).numpy())
-            orders.append(units)
-            mine = [
-                f"{u % 5}/{i}".encode() for u in units for i in range(COUNTS[u % 5]) if i % parts == u // len(COUNTS)
-            ]
-            before = 0
-            for earlier in range(epoch):
-                of_earlier = stream._units(tf.constant(earlier, tf.int64)).numpy()
-                before += sum(len(range(u // 5, COUNTS[u % 5], parts)) for u in of_earlier)
-            got = read(stream, len(mine), before)
-            assert sorted(got) == sorted(mine)
-            read_in_epoch += got
-        assert len(read_in_epoch) == len(set(read_in_epoch)) == sum(COUNTS)
-        assert len(set(orders)) == workers  # no two read the same
-
-
-def test_places_of_workers_do_not_meet(tmp_path: Path) -> None:
-    files = shards(tmp_path)
-    places = [
-        place
-        for worker in range(3)
-        for place, *_ in TrainingStream(files, 3, 8, 3, worker).records().take(20).as_numpy_iterator()
-    ]
-    assert sorted(places) == list(range(60))  # so that no two pictures are augmented alike
-
-
-@pytest.mark.parametrize(("workers", "worker"), [(1, 0), (8, 6)])
-def test_a_stream_goes_on_where_it_stopped(tmp_path: Path, workers: int, worker: int) -> None:
-    files = shards(tmp_path)
-    stream = TrainingStream(files, 5, 8, workers, worker)
-    whole = read(stream, 80)
+    whole = read(TrainingStream(files, 5, 8), 80)
     assert max(Counter(whole).values()) > 1  # several epochs
     for start in (7, 31, 75):
-        assert read(TrainingStream(files, 5, 8, workers, worker), 80 - start, start) == whole[start:]
-    assert read(TrainingStream(files, 6, 8, workers, worker), 80) != whole
+        assert read(TrainingStream(files, 5, 8), 80 - start, start) == whole[start:]
+    assert read(TrainingStream(files, 6, 8), 80) != whole
 
 
 def test_neither_threads_nor_blocks_lose_records(tmp_path: Path) -> None:

@@ -79,7 +79,13 @@ def build_model(experiment: Experiment, label_space: LabelSpace, *, noise: bool 
 
 
 def build_dataset(
-    experiment: Experiment, label_space: LabelSpace, *, batch_size: int, seed: int, start_step: int = 0
+    experiment: Experiment,
+    label_space: LabelSpace,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    input_context: Any = None,
 ) -> Any:
     """Batch k depends on k and the seed alone, so that a resumed run sees the same ones."""
     import tensorflow as tf
@@ -88,7 +94,13 @@ def build_dataset(
         x = tf.random.stateless_normal((batch_size, 6), tf.stack([tf.cast(seed, tf.int64), step]))
         return x, tf.reduce_sum(x[:, :2], axis=1, keepdims=True)
 
-    return tf.data.Dataset.counter(start=start_step).map(batch)
+    batches = tf.data.Dataset.counter(start=start_step).map(batch)
+    if input_context is None:
+        return batches
+    part = batch_size // input_context.num_input_pipelines
+    first = part * input_context.input_pipeline_id
+    own = batches.map(lambda x, y: (x[first : first + part], y[first : first + part]))
+    return own.unbatch().batch(input_context.get_per_replica_batch_size(batch_size), drop_remainder=True)
 
 
 def nan_from(step: int) -> Any:

@@ -38,7 +38,9 @@ with strategy.scope():
     optimizer = build_optimizer(config, 100, experiment.runtime.mixed_precision_dtype)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-batches = strategy.experimental_distribute_dataset(training_dataset(experiment, labels, batch_size=4, seed=1))
+batches = strategy.distribute_datasets_from_function(
+    lambda context: training_dataset(experiment, labels, batch_size=4, seed=1, input_context=context)
+)
 before = [v.numpy().copy() for v in model.network.variables]  # numpy() may be a view
 
 
