@@ -122,16 +122,20 @@ class JsonIndex:
         while first < len(entries):
             last = max(int(np.searchsorted(entries[:, 1], place + _BLOCK, "right")), first + 1)
             stop = end if last == len(entries) else int(entries[last - 1, 1])
-            text = self.file.read(place, stop - place)
             if first > 0:
-                behind = text.lstrip()
-                if not behind.startswith(b","):
-                    raise self.file.invalid(f"a comma is missing between entries of {key}, before {behind[:20]!r}")
-                text = text.replace(b",", b" ", 1)
-            yield place, text, entries[first:last] - place
+                place = self._behind_comma(place, key)
+            yield place, self.file.read(place, stop - place), entries[first:last] - place
             place, first = stop, last
         if place < end:  # a list without any object
             yield place, self.file.read(place, end - place), np.empty((0, 2), np.int64)
+
+    def _behind_comma(self, place: int, key: str) -> int:
+        while (byte := self.file.read(place, 1)) and byte in b" \t\r\n":
+            place += 1
+        if byte != b",":
+            behind = self.file.read(place, 20)
+            raise self.file.invalid(f"a comma is missing between entries of {key}, before {behind!r}")
+        return place + 1
 
     def without_long_values(self, offset: int, text: bytes) -> Iterator[bytes]:
         """Yields the pieces of a region that are left when long objects and lists are emptied."""
