@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup aria2 demo test test-slow test-beam fuzz quality style bench clean
+.PHONY: setup aria2 demo test test-slow test-beam fuzz quality style docs bench clean
 
 setup: $(STAMP) aria2
 
@@ -59,6 +59,10 @@ quality: setup
 style: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The reference of all commands, from their help texts; a test tells when it is out of date.
+docs: setup
+	$(BIN)/python docs/generate.py
 
 bench: setup
 	$(BIN)/python -m benchmarks.run

@@ -101,9 +101,8 @@ def main(precision: str) -> None:
         return tf.linalg.global_norm(tape.gradient(loss, [v.value for v in variables]))
 
     step = tf.function(model.train_step)
-    result = {"forward": seconds(lambda: forward(batch), 3), "gradients": seconds(lambda: gradients(batch), 3)}
-    result["step"] = seconds(lambda: step(batch), 3)
-    result["peak_memory_mb"] = peak_memory_mb()
+    result = {"step": seconds(lambda: step(batch), 3), "peak_memory_mb": peak_memory_mb()}
+    result |= {"forward": seconds(lambda: forward(batch), 3), "gradients": seconds(lambda: gradients(batch), 3)}
     result["operations"] = operations(step, batch)
     result["convolution"] = convolution_speed(tf.dtypes.as_dtype(precision).name)
     print(json.dumps(result))

@@ -19,20 +19,30 @@ ImageDir = Annotated[
     typer.Option(
         "--image-dir",
         envvar="PANOPTIC_IMAGE_DIR",
-        help="Folder of the pictures. [default: train2017 beside masks in panoptic_train2017, or images]",
+        metavar="DIR",
+        help="Folder of the pictures.",
+        show_default="guessed from the other two",
         rich_help_panel=PANEL,
     ),
 ]
 PanopticAnnotations = Annotated[
     Path | None,
-    typer.Option("--panoptic-annotations", envvar="PANOPTIC_ANNOTATIONS", help="Panoptic JSON.", rich_help_panel=PANEL),
+    typer.Option(
+        "--panoptic-annotations",
+        envvar="PANOPTIC_ANNOTATIONS",
+        metavar="FILE",
+        help="Panoptic JSON.",
+        rich_help_panel=PANEL,
+    ),
 ]
 PanopticMasks = Annotated[
     Path | None,
     typer.Option(
         "--panoptic-masks",
         envvar="PANOPTIC_MASKS",
-        help="Folder of panoptic PNGs. [default: the panoptic JSON's path without .json]",
+        metavar="DIR",
+        help="Folder of panoptic PNGs.",
+        show_default="JSON's path without .json",
         rich_help_panel=PANEL,
     ),
 ]
@@ -41,7 +51,9 @@ ObjectAnnotations = Annotated[
     typer.Option(
         "--object-annotations",
         envvar="PANOPTIC_OBJECT_ANNOTATIONS",
-        help="Instances JSON. [default: objects from the thing segments]",
+        metavar="FILE",
+        help="Instances JSON.",
+        show_default="from the thing segments",
         rich_help_panel=PANEL,
     ),
 ]

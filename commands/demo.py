@@ -15,12 +15,14 @@ from .quality_table import average_precision_table, quality_table
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", envvar="PANOPTIC_OUTPUT", help="Folder for data, run and predictions.")
+        Path,
+        typer.Option("--output", envvar="PANOPTIC_OUTPUT", metavar="DIR", help="Folder for data, run and predictions."),
     ] = Path("runs/demo"),
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Training steps.", show_default="the preset's")
+        int | None,
+        typer.Option("--steps", min=1, metavar="N", help="Training steps.", show_default="the preset's"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the pictures and the training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the pictures and the training.")] = 0,
     settings: o.Settings = None,
     dry_run: o.DryRun = False,
     json_output: o.Json = False,
@@ -28,6 +30,10 @@ def demo(
     """Run everything on generated pictures: make data, convert, train, evaluate, export, predict.
 
     Takes a few minutes on two CPU cores and needs no download. Run again it goes on where it was.
+
+    Examples:
+        panoptic demo
+        panoptic demo --output runs/short --steps 100
     """
     if dry_run:
         console.result(

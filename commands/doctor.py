@@ -45,12 +45,21 @@ print("DEVICES" + json.dumps(names))
 def doctor(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     devices: Annotated[
-        bool, typer.Option("--devices/--no-devices", help="Import TensorFlow (apart) and list its devices.")
+        bool, typer.Option("--devices/--no-devices", help="Import TensorFlow and list its devices.")
     ] = True,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for TensorFlow.")] = 60,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, metavar="SECONDS", help="How long to wait for TensorFlow.")
+    ] = 60,
     json: Json = False,
 ) -> None:
-    """Print versions, devices, programs, credentials (only whether there are any), disk and environment."""
+    """Print versions, devices, programs, disk and environment, ready to paste into a bug report.
+
+    Of credentials it says only whether there are any.
+
+    Examples:
+        panoptic doctor
+        panoptic doctor --no-devices --json
+    """
     report: dict[str, Any] = {
         "panoptic": __version__,
         "python": platform.python_version(),

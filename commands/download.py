@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # its pydantic models take 0.1 s that the help of other comma
     from panoptic_cli.transfer.download_plan import Plan
 
 
+_SOURCE = "Source"
+
+
 class _Split(StrEnum):
     """The choices of --split; Typer takes no list of Literals."""
 
@@ -31,11 +34,15 @@ def download(
         list[_Split] | None,
         typer.Option(
             "--split",
+            metavar="train|val",
             help="Fetch this split only; repeatable. val is 1.9 GB, both are 21.3 GB.",
+            show_default="both",
             rich_help_panel=DATA,
         ),
     ] = None,
-    connections: Annotated[int, typer.Option("--connections", min=1, max=16, help="Connections for each archive.")] = 8,
+    connections: Annotated[
+        int, typer.Option("--connections", min=1, max=16, metavar="N", help="Connections for each archive.")
+    ] = 8,
     keep_zips: Annotated[
         bool, typer.Option("--keep-zips/--no-keep-zips", help="Keep the archives in <data-dir>/zips.")
     ] = False,
@@ -44,8 +51,10 @@ def download(
         typer.Option(
             "--base-url",
             envvar="PANOPTIC_BASE_URL",
+            metavar="URL",
             help="A mirror to fetch from.",
             show_default="http://images.cocodataset.org/",
+            rich_help_panel=_SOURCE,
         ),
     ] = None,
     manifest: Annotated[
@@ -56,6 +65,7 @@ def download(
             metavar="FILE",
             help="JSON with archives, sizes, SHA-256 and what they extract to.",
             show_default="COCO 2017",
+            rich_help_panel=_SOURCE,
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -64,6 +74,10 @@ def download(
     """Fetch, verify and extract COCO with its panoptic annotations.
 
     Unfinished downloads and extractions are taken up where they stopped; what is complete is not done again.
+
+    Examples:
+        panoptic download --dry-run
+        panoptic download --split val --data-dir data/coco
     """
     from panoptic_cli.transfer.download import run_plan
     from panoptic_cli.transfer.download_plan import make_plan

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from panoptic_cli.evaluation.report_data import ReportData
 
 INTERRUPTED = 130  # exit code
+_SCORE = "Score a result file"
 _TPU = (
     "--tpu: evaluation does not run on TPUs. The fusion of things and stuff works at each picture's own size, and "
     "TPUs need shapes that are known when a program is compiled."
@@ -38,15 +39,17 @@ def evaluate(
     annotation_file: o.AnnotationFile = None,
     categories: o.CategoriesFile = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N pictures.", rich_help_panel=o.DATA)
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Only the first N pictures.", rich_help_panel=o.DATA),
     ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
             "--batch-size",
             min=1,
+            metavar="N",
             help="Pictures each device takes at once.",
-            show_default="1 on the CPU; on GPUs task.validation_data.global_batch_size, shared among them",
+            show_default="CPU 1, GPUs their part of the configured batch",
             rich_help_panel=o.DEVICES,
         ),
     ] = None,
@@ -55,63 +58,75 @@ def evaluate(
         typer.Option(
             "--output",
             envvar="PANOPTIC_OUTPUT",
-            help="Write COCO-format predictions and metrics.json to this folder.",
+            metavar="DIR",
+            help="Folder for predictions (COCO format) and metrics.json.",
         ),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
             "--predictions",
+            metavar="FILE",
             help="Score this COCO panoptic result JSON; no model is run.",
-            rich_help_panel="Score a result file",
+            rich_help_panel=_SCORE,
         ),
     ] = None,
     predictions_dir: Annotated[
         Path | None,
         typer.Option(
             "--predictions-dir",
+            metavar="DIR",
             help="Its PNGs.",
-            show_default="the JSON's path without .json",
-            rich_help_panel="Score a result file",
+            show_default="JSON's path without .json",
+            rich_help_panel=_SCORE,
         ),
     ] = None,
     panoptic_annotations: Annotated[
         Path | None,
         typer.Option(
-            "--panoptic-annotations", help="The ground truth's panoptic JSON.", rich_help_panel="Score a result file"
+            "--panoptic-annotations",
+            metavar="FILE",
+            help="The ground truth's panoptic JSON.",
+            rich_help_panel=_SCORE,
         ),
     ] = None,
     panoptic_masks: Annotated[
         Path | None,
         typer.Option(
             "--panoptic-masks",
-            help="Its PNGs.",
-            show_default="the JSON's path without .json",
-            rich_help_panel="Score a result file",
+            metavar="DIR",
+            help="The ground truth's PNGs.",
+            show_default="JSON's path without .json",
+            rich_help_panel=_SCORE,
         ),
     ] = None,
     image_dir: Annotated[
         Path | None,
         typer.Option(
             "--image-dir",
+            metavar="DIR",
             help="The pictures themselves, for --report.",
             show_default="the maps alone",
-            rich_help_panel="Score a result file",
+            rich_help_panel=_SCORE,
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes.", rich_help_panel="Score a result file")
+        int, typer.Option("--workers", min=1, metavar="N", help="Processes.", rich_help_panel=_SCORE)
     ] = 2,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also print every category.")] = False,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Write an HTML page: figures, confusions, the worst and the best pictures."),
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write an HTML page: figures, confusions, the worst and the best pictures.",
+        ),
     ] = None,
     watch: Annotated[
         bool,
         typer.Option(
             "--watch",
-            help="Evaluate every checkpoint of a run as it comes, until it is finished.",
+            help="Evaluate each checkpoint as it comes.",
             rich_help_panel=o.RUN,
         ),
     ] = False,
@@ -120,7 +135,8 @@ def evaluate(
         typer.Option(
             "--watch-timeout",
             min=0,
-            help="Seconds without a new checkpoint after which --watch ends.",
+            metavar="SECONDS",
+            help="How long --watch waits for the next.",
             rich_help_panel=o.RUN,
         ),
     ] = 3600,
@@ -134,6 +150,11 @@ def evaluate(
 
     Without options: the run in runs/panoptic_fpn_coco on data/coco/tfrecords/val-*. With --predictions a result
     file of any model is scored instead. Ctrl-C prints the figures over what was done and writes nothing.
+
+    Examples:
+        panoptic evaluate --limit 100 --per-class
+        panoptic evaluate --model-dir runs/mine --report report.html
+        panoptic evaluate --predictions pred.json --panoptic-annotations val.json
     """
     if tpu is not None:
         raise UsageError(_TPU, "Use --gpus N, or leave it out for the CPU.")
@@ -164,7 +185,8 @@ def evaluate(
     for name in ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers"):
         if _typed(context, name):
             raise UsageError(f"--{name.replace('_', '-')} goes with --predictions.")
-    from panoptic_cli.training import inputs, storage
+    from panoptic_cli import storage
+    from panoptic_cli.training import inputs
 
     # A run knows where its own data was: --data-dir on the command line asks for other data.
     if eval_data is None and _typed(context, "data_dir"):

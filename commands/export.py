@@ -27,19 +27,25 @@ def export(
         typer.Option(
             "--output",
             envvar="PANOPTIC_OUTPUT",
-            help="Folder of the SavedModel, or file of the other formats; may be gs://.",
+            metavar="PATH",
+            help="Folder of the SavedModel, or file to write; may be gs://.",
             show_default="<model-dir>/saved_model",
         ),
     ] = None,
     file_format: Annotated[
         Literal["saved_model", "tflite", "onnx"],
-        typer.Option("--format", help="tflite and onnx hold the network alone, without preprocessing and fusion."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="saved_model; or tflite or onnx, the network alone without preprocessing and fusion.",
+        ),
     ] = "saved_model",
     input_type: Annotated[
         Literal["image_tensor", "image_bytes", "tf_example"] | None,
         typer.Option(
             "--input-type",
-            help="uint8 pictures of any size, JPEG / PNG strings, or records.",
+            metavar="NAME",
+            help="image_tensor (uint8), image_bytes (JPEG or PNG) or tf_example (records).",
             show_default="image_tensor",
         ),
     ] = None,
@@ -48,7 +54,7 @@ def export(
         typer.Option("--image-size", metavar="H,W", help="Input size of the network.", show_default="as trained"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Fix the batch size.", show_default="any")
+        int | None, typer.Option("--batch-size", min=1, metavar="N", help="Fix the batch size.", show_default="any")
     ] = None,
     precision: o.Precision = None,
     dry_run: o.DryRun = False,
@@ -56,7 +62,9 @@ def export(
 ) -> None:
     """Write a SavedModel with preprocessing, network and fusion inside; it runs without this package.
 
-    Example: panoptic export --model-dir runs/my_run --output exported
+    Examples:
+        panoptic export --model-dir runs/panoptic_fpn_coco --output exported
+        panoptic export --format tflite --image-size 512,512 --output model.tflite
     """
     if file_format != "saved_model":
         if input_type is not None or batch_size not in (None, 1) or precision not in (None, "float32"):
@@ -73,7 +81,7 @@ def export(
     source = find_model(
         model_dir, checkpoint, experiment=experiment, config_file=config_file, settings=settings, options=options
     )
-    from panoptic_cli.training import storage
+    from panoptic_cli import storage
 
     if output is None:
         if model_dir is None and checkpoint is not None:

@@ -23,7 +23,7 @@ def inspect(
         typer.Argument(
             metavar="DATA",
             envvar="PANOPTIC_DATA_DIR",
-            help="A data set in COCO's layout, or record files: a folder or a pattern in quotes.",
+            help="A data set's folder, or records: a folder or a 'PATTERN'.",
             show_default=str(o.DEFAULT_DATA_DIR),
         ),
     ] = None,
@@ -39,6 +39,7 @@ def inspect(
         typer.Option(
             "--output",
             envvar="PANOPTIC_OUTPUT",
+            metavar="DIR",
             help="Folder for the drawings; goes with --draw.",
             rich_help_panel=_DRAWING,
         ),
@@ -47,7 +48,7 @@ def inspect(
         bool,
         typer.Option(
             "--augmented",
-            help="Draw training examples after augmentation, from records; takes --experiment, --config, --set.",
+            help="Draw what training sees, from records.",
             rich_help_panel=_DRAWING,
         ),
     ] = False,
@@ -56,14 +57,19 @@ def inspect(
     settings: o.Settings = None,
     categories: o.CategoriesFile = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes. [default: one per CPU]", show_default=False)
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Processes.", show_default="one per CPU"),
     ] = None,
     json: o.Json = False,
 ) -> None:
     """Check a data set or records and count what is in them.
 
     Lists every problem at once, with the first few of each kind. Ends with exit code 1 when there are errors, with 0
-    when there are warnings only.
+    when there are warnings only. --augmented takes --experiment, --config and --set.
+
+    Examples:
+        panoptic inspect data/coco --draw 4 --output samples
+        panoptic inspect 'data/coco/tfrecords/val-*'
     """
     _check_drawing(draw, output, augmented, [experiment, config_file, settings])
     processes = workers or os.cpu_count() or 1
@@ -149,8 +155,9 @@ def _augmentation(data: str, is_dataset: bool, configuration: tuple[Any, ...], c
     """Checks what --augmented needs; returns the function that draws (count, folder)."""
     from panoptic_cli import config
     from panoptic_cli.categories import CategoryTable, LabelSpace
+    from panoptic_cli.config.label_space import label_space_of
     from panoptic_cli.config.load import DEFAULT_EXPERIMENT
-    from panoptic_cli.datasets.conversion import CATEGORIES_FILE
+    from panoptic_cli.datasets.layout import CATEGORIES_FILE
     from panoptic_cli.datasets.record_inspection import find_records
     from panoptic_cli.errors import ConfigError
 
@@ -173,11 +180,8 @@ def _augmentation(data: str, is_dataset: bool, configuration: tuple[Any, ...], c
     if not file.is_file():
         raise DataError(f"The category table {file} does not exist.", "Give the panoptic JSON with --categories.")
     table = CategoryTable.from_file(file)
-    model = loaded.task.model
     try:
-        space = LabelSpace.create(
-            table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes
-        )
+        space = label_space_of(loaded, table)
     except ConfigError:
         if any(configuration):
             raise

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -16,18 +18,28 @@ from panoptic_cli.startup import own_stderr
 from . import demo, doctor, download, evaluate, export, make_tfrecords, predict, train, upload
 from . import inspect as inspect_command
 
+# Lines of their own, which Typer's help keeps; the leading newline keeps their indentation too.
+_EXAMPLES = """
+Examples:
+  panoptic demo
+  panoptic download && panoptic make-tfrecords && panoptic train
+  panoptic evaluate && panoptic export && panoptic predict photos/
+"""
+
 app = typer.Typer(
     name="panoptic",
     help="From COCO files to a trained, evaluated and exported Panoptic FPN.",
+    epilog=_EXAMPLES,
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
-_DATA = "1. Prepare data"
-_MODEL = "2. Train and use"
-_HELP = "3. Get started"
+_DATA = "Prepare data"
+_MODEL = "Train and use"
+_HELP = "Try it, ask for help"
+_GLOBAL = ("-v", "--verbose", "-q", "--quiet", "--version")
 
 
 def _version(value: bool) -> None:
@@ -47,16 +59,24 @@ def _global_options(
     console.configure(verbosity=1 if verbose else -1 if quiet else 0)
 
 
-app.command("download", rich_help_panel=_DATA)(download.download)
-app.command("inspect", rich_help_panel=_DATA)(inspect_command.inspect)
-app.command("make-tfrecords", rich_help_panel=_DATA)(make_tfrecords.make_tfrecords)
-app.command("upload", rich_help_panel=_DATA)(upload.upload)
-app.command("train", rich_help_panel=_MODEL)(train.train)
-app.command("evaluate", rich_help_panel=_MODEL)(evaluate.evaluate)
-app.command("export", rich_help_panel=_MODEL)(export.export)
-app.command("predict", rich_help_panel=_MODEL)(predict.predict)
-app.command("demo", rich_help_panel=_HELP)(demo.demo)
-app.command("doctor", rich_help_panel=_HELP)(doctor.doctor)
+def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
+    """Adds a command. Its docstring is its help: paragraphs, which Typer is to wrap, and examples, which it is not."""
+    text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    lines = "".join(f"  {line.strip()}\n" for line in examples.splitlines())
+    app.command(name, rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=f"\nExamples:\n{lines}")(command)
+
+
+_add("download", _DATA, download.download)
+_add("inspect", _DATA, inspect_command.inspect)
+_add("make-tfrecords", _DATA, make_tfrecords.make_tfrecords)
+_add("upload", _DATA, upload.upload)
+_add("train", _MODEL, train.train)
+_add("evaluate", _MODEL, evaluate.evaluate)
+_add("export", _MODEL, export.export)
+_add("predict", _MODEL, predict.predict)
+_add("demo", _HELP, demo.demo)
+_add("doctor", _HELP, doctor.doctor)
 
 
 def run(arguments: list[str]) -> int:
@@ -73,7 +93,7 @@ def run(arguments: list[str]) -> int:
         code = app(args=arguments, prog_name="panoptic", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
-        return _usage_error(error)
+        return _usage_error(error, arguments)
     except PanopticError as error:
         console.error(error)
         if os.environ.get("PANOPTIC_DEBUG"):
@@ -107,13 +127,21 @@ def run(arguments: list[str]) -> int:
         return 1
 
 
-def _usage_error(error: typer.TyperException) -> int:
+def _usage_error(error: typer.TyperException, arguments: list[str]) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     if not message:  # the help page that no_args_is_help shows
         return int(getattr(error, "exit_code", 2))
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "panoptic"
-    console.error(error, f"{message.rstrip('.')}. See '{path} --help'.")
+    commands = {command.name for command in app.registered_commands}
+    named = [word for word in arguments if word in commands][:1]  # the parser's own errors have no context
+    path = context.command_path if context is not None else " ".join(["panoptic", *named])
+    option, command = getattr(error, "option_name", None), path.partition(" ")[2]
+    if option in _GLOBAL and command:
+        message = f"{option} goes before the command: panoptic {option} {command}"
+    # Typer checks values with pydantic, whose words these are.
+    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
+    message = message.partition(", unable to parse")[0]
+    console.error(error, f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See '{path} --help'.")
     return int(getattr(error, "exit_code", 2))
 
 

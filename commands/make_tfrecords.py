@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +14,11 @@ from panoptic_cli.errors import UsageError
 from . import custom_data
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
-_BEAM = "Several machines (pip install 'panoptic-cli[beam]')"
+if TYPE_CHECKING:
+    from panoptic_cli.datasets.conversion import ConversionPlan, ConversionSummary
+
+_RECORDS = "Records"
+_BEAM = "Several machines, with Apache Beam installed"
 
 
 def make_tfrecords(
@@ -24,8 +28,10 @@ def make_tfrecords(
         typer.Option(
             "--output-dir",
             envvar="PANOPTIC_OUTPUT_DIR",
-            help="Where the records go. [default: <data-dir>/tfrecords]",
-            rich_help_panel=DATA,
+            metavar="DIR",
+            help="Where the records go.",
+            show_default="<data-dir>/tfrecords",
+            rich_help_panel=_RECORDS,
         ),
     ] = None,
     split: Annotated[
@@ -33,18 +39,26 @@ def make_tfrecords(
         typer.Option(
             "--split",
             metavar="train|val",
-            help="Repeatable. [default: all that are there]",
+            help="Convert this split only; repeatable.",
+            show_default="all that are there",
             rich_help_panel=DATA,
         ),
     ] = None,
-    train_shards: Annotated[int, typer.Option(min=1, max=99999, help="Files of the training split.")] = 32,
-    val_shards: Annotated[int, typer.Option(min=1, max=99999, help="Files of the validation split.")] = 8,
+    train_shards: Annotated[
+        int,
+        typer.Option("--train-shards", min=1, max=99999, metavar="N", help="Training files.", rich_help_panel=_RECORDS),
+    ] = 32,
+    val_shards: Annotated[
+        int,
+        typer.Option("--val-shards", min=1, max=99999, metavar="N", help="Validation files.", rich_help_panel=_RECORDS),
+    ] = 8,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes. [default: one per CPU]", show_default=False)
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Processes.", show_default="one per CPU"),
     ] = None,
     on_bad_data: Annotated[
         Literal["fail", "skip"],
-        typer.Option(help="At a picture that cannot be converted: stop, or leave it out and count it."),
+        typer.Option(help="At a bad picture: stop, or leave it out and count it."),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
     panoptic_annotations: custom_data.PanopticAnnotations = None,
@@ -52,23 +66,34 @@ def make_tfrecords(
     object_annotations: custom_data.ObjectAnnotations = None,
     output_prefix: Annotated[
         str | None,
-        typer.Option(help="First part of the shards' names. [default: train]", rich_help_panel=custom_data.PANEL),
+        typer.Option(
+            metavar="NAME",
+            help="First part of the shards' names.",
+            show_default="train",
+            rich_help_panel=_RECORDS,
+        ),
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, max=99999, help="Number of shards. [default: 32]", rich_help_panel=custom_data.PANEL),
+        typer.Option(
+            min=1,
+            max=99999,
+            metavar="N",
+            help="Files of either split.",
+            rich_help_panel=_RECORDS,
+        ),
     ] = None,
     runner: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Convert on Apache Beam with this runner, e.g. DirectRunner. Its workers must see the same folders.",
+            help="Beam runner, e.g. DirectRunner; its workers must see the same folders.",
             rich_help_panel=_BEAM,
         ),
     ] = None,
     runner_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Option of the Beam pipeline. Repeatable.", rich_help_panel=_BEAM),
+        typer.Option(metavar="NAME=VALUE", help="Option of the pipeline; repeatable.", rich_help_panel=_BEAM),
     ] = None,
     dry_run: DryRun = False,
     json: Json = False,
@@ -77,6 +102,10 @@ def make_tfrecords(
 
     Without options both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. Interrupt it as you
     like: the next run goes on with the shards that are missing, stale or damaged.
+
+    Examples:
+        panoptic make-tfrecords --data-dir data/coco
+        panoptic make-tfrecords --split val --val-shards 4 --dry-run
     """
     from functools import partial
 
@@ -103,16 +132,16 @@ def make_tfrecords(
             raise UsageError("--output-prefix goes with --panoptic-annotations; COCO's splits have their names.")
         files = layout.find_splits(data_dir, list(dict.fromkeys(split)) if split else None)
         counts = [shards or (train_shards if f.name == "train" else val_shards) for f in files]
-    plans = [conversion.ConversionPlan(f, target, count, on_bad_data) for f, count in zip(files, counts, strict=True)]
-    if dry_run:
-        _show_plan(plans, conversion)
-        return
     run = run_units
     if runner is not None:
         beam_runner.check_beam(runner, runner_option or [])
         run = partial(beam_runner.run_units_on_beam, runner, runner_option or [], target)
     elif runner_option:
         raise UsageError("--runner-option needs --runner.")
+    plans = [conversion.ConversionPlan(f, target, count, on_bad_data) for f, count in zip(files, counts, strict=True)]
+    if dry_run:
+        _show_plan(plans)
+        return
     processes = workers or os.cpu_count() or 1
     if processes > 1 and runner is None:
         prepare(conversion.__name__)  # they start while the annotations are read
@@ -125,18 +154,19 @@ def make_tfrecords(
 
 
 def _prefix(given: str | None) -> str:
-    name = given or "train"
+    name = "train" if given is None else given
     if not name or any(c in name for c in "/\\*?[]\0") or name.startswith("."):
         raise UsageError(f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _.")
     return name
 
 
-def _show_plan(plans: list[Any], conversion: Any) -> None:
+def _show_plan(plans: list[ConversionPlan]) -> None:
     from panoptic_cli.datasets.coco import require_sound
+    from panoptic_cli.datasets.conversion import read_plan
 
     rows, data = [], []
     for plan in plans:
-        dataset = conversion.read_plan(plan)
+        dataset = read_plan(plan)
         require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
         count = len(dataset.pictures)
         rows.append([plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))])
@@ -152,7 +182,7 @@ def _show_plan(plans: list[Any], conversion: Any) -> None:
     console.result({"dry_run": True, "splits": data}, table)
 
 
-def _show_summaries(target: Path, summaries: list[Any]) -> None:
+def _show_summaries(target: Path, summaries: list[ConversionSummary]) -> None:
     from dataclasses import asdict
 
     columns = [

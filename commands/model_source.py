@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,14 +121,15 @@ def _replacement(experiment: Experiment, table: CategoryTable) -> CategoryTable:
 
 def _categories(experiment: Experiment, records_dir: Path | None) -> CategoryTable:
     """The table of --categories, or the one beside the validation or training records."""
-    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli import storage
     from panoptic_cli.training import inputs
 
     task = experiment.task
     if task.categories_file is None:
         patterns = (task.validation_data.input_path, task.train_data.input_path)
-        folders = [Path(pattern.split(",")[0]).parent for pattern in patterns if pattern]
-        for folder in [*folders, *([records_dir] if records_dir else [])]:
-            if (folder / "categories.json").is_file():
-                return CategoryTable.from_file(folder / "categories.json")
+        folders = [os.path.dirname(pattern.split(",")[0].strip()) or "." for pattern in patterns if pattern]
+        for folder in [*folders, *([str(records_dir)] if records_dir else [])]:
+            path = f"{storage.normalize(folder)}/categories.json"
+            if storage.exists(path):
+                return inputs.read_categories(path)
     return inputs.load_categories(experiment)

@@ -23,16 +23,18 @@ def _json_callback(value: bool) -> bool:
 
 Json = Annotated[
     bool,
-    typer.Option(
-        "--json", help="Print the result as one JSON object on stdout.", callback=_json_callback, is_eager=True
-    ),
+    typer.Option("--json", help="Print the result as one JSON object.", callback=_json_callback, is_eager=True),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")]
 
 DataDir = Annotated[
     Path,
     typer.Option(
-        "--data-dir", envvar="PANOPTIC_DATA_DIR", help="The data set's folder (COCO layout).", rich_help_panel=DATA
+        "--data-dir",
+        envvar="PANOPTIC_DATA_DIR",
+        metavar="DIR",
+        help="The data set's folder (COCO layout).",
+        rich_help_panel=DATA,
     ),
 ]
 DEFAULT_DATA_DIR = Path("data/coco")
@@ -42,6 +44,7 @@ ModelDir = Annotated[
     typer.Option(
         "--model-dir",
         envvar="PANOPTIC_MODEL_DIR",
+        metavar="DIR",
         help="The run directory.",
         show_default="runs/<experiment>",
         rich_help_panel=RUN,
@@ -51,21 +54,33 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(
         "--checkpoint",
+        metavar="PATH",
         help="A checkpoint (prefix or folder) instead of a run directory; takes --experiment, --config, --set.",
         rich_help_panel=RUN,
     ),
 ]
 ExperimentName = Annotated[
     str | None,
-    typer.Option("--experiment", help="Preset.", show_default="panoptic_fpn_coco", rich_help_panel=CONFIG),
+    typer.Option(
+        "--experiment",
+        metavar="NAME",
+        help="Preset.",
+        show_default="panoptic_fpn_coco",
+        rich_help_panel=CONFIG,
+    ),
 ]
 Schedule = Annotated[
     str | None,
-    typer.Option("--schedule", help="One of the preset's schedules: 1x, 3x.", rich_help_panel=CONFIG),
+    typer.Option(
+        "--schedule",
+        metavar="NAME",
+        help="A schedule of the preset: 1x, 3x.",
+        rich_help_panel=CONFIG,
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML file with any part of the configuration.", rich_help_panel=CONFIG),
+    typer.Option("--config", metavar="FILE", help="YAML with any part of the configuration.", rich_help_panel=CONFIG),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -76,7 +91,7 @@ ParamsOverride = Annotated[
     typer.Option(
         "--params-override",
         metavar="A.B=C,D.E=F",
-        help="Several overrides with commas, as the TensorFlow Model Garden writes them.",
+        help="The same with commas, as in the Model Garden.",
         rich_help_panel=CONFIG,
     ),
 ]
@@ -85,7 +100,8 @@ TrainData = Annotated[
     typer.Option(
         "--train-data",
         envvar="PANOPTIC_TRAIN_DATA",
-        help="Training records, a pattern.",
+        metavar="PATTERN",
+        help="Training records, in quotes.",
         show_default="<data-dir>/tfrecords/train-*",
         rich_help_panel=DATA,
     ),
@@ -95,7 +111,8 @@ EvalData = Annotated[
     typer.Option(
         "--eval-data",
         envvar="PANOPTIC_EVAL_DATA",
-        help="Validation records, a pattern.",
+        metavar="PATTERN",
+        help="Validation records, in quotes.",
         show_default="<data-dir>/tfrecords/val-*",
         rich_help_panel=DATA,
     ),
@@ -105,6 +122,7 @@ AnnotationFile = Annotated[
     typer.Option(
         "--annotation-file",
         envvar="PANOPTIC_ANNOTATION_FILE",
+        metavar="FILE",
         help="COCO instances JSON for box and mask AP.",
         show_default="from the records",
         rich_help_panel=DATA,
@@ -115,18 +133,31 @@ CategoriesFile = Annotated[
     typer.Option(
         "--categories",
         envvar="PANOPTIC_CATEGORIES",
-        help="Panoptic JSON or categories.json with the categories.",
+        metavar="FILE",
+        help="Panoptic JSON or categories.json.",
         show_default="beside the records",
-        rich_help_panel=DATA,
+        rich_help_panel=CONFIG,
     ),
 ]
 Precision = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,
-    typer.Option("--precision", help="Number format of the network.", rich_help_panel=DEVICES),
+    typer.Option(
+        "--precision",
+        metavar="TYPE",
+        help="Number format: float32, float16 or bfloat16.",
+        rich_help_panel=DEVICES,
+    ),
 ]
 Gpus = Annotated[
     int | None,
-    typer.Option("--gpus", min=0, help="How many GPUs; 0 is the CPU.", show_default="all", rich_help_panel=DEVICES),
+    typer.Option(
+        "--gpus",
+        min=0,
+        metavar="N",
+        help="How many GPUs; 0 is the CPU.",
+        show_default="all",
+        rich_help_panel=DEVICES,
+    ),
 ]
 Tpu = Annotated[
     str | None,

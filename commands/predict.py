@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,21 +14,29 @@ from panoptic_cli.errors import UsageError
 from . import options as o
 from .model_source import find_model
 
+_DRAWING = "Drawing"
+
 
 def predict(
     pictures: Annotated[
         list[str] | None,
-        typer.Argument(help="Pictures, folders or patterns; - reads a list from standard input.", show_default=False),
+        typer.Argument(
+            metavar="PICTURE",
+            help="Pictures, folders, patterns; - reads a list from stdin.",
+            show_default=False,
+        ),
     ] = None,
     list_file: Annotated[
         Path | None,
-        typer.Option("--list", metavar="FILE", help="Text file with a picture, folder or pattern on each line."),
+        typer.Option("--list", metavar="FILE", help="Text file with one of these on each line."),
     ] = None,
     model_dir: o.ModelDir = None,
     checkpoint: o.Checkpoint = None,
     saved_model: Annotated[
         str | None,
-        typer.Option("--saved-model", help="A SavedModel of panoptic export instead.", rich_help_panel=o.RUN),
+        typer.Option(
+            "--saved-model", metavar="DIR", help="A SavedModel of panoptic export instead.", rich_help_panel=o.RUN
+        ),
     ] = None,
     experiment: o.ExperimentName = None,
     config_file: o.ConfigFile = None,
@@ -35,7 +44,12 @@ def predict(
     categories: o.CategoriesFile = None,
     output: Annotated[
         Path,
-        typer.Option("--output", envvar="PANOPTIC_OUTPUT", help="Folder for overlay/, pred/ and the JSON files."),
+        typer.Option(
+            "--output",
+            envvar="PANOPTIC_OUTPUT",
+            metavar="DIR",
+            help="Folder for overlays, PNGs and JSON files.",
+        ),
     ] = Path("predictions"),
     score_threshold: Annotated[
         float | None,
@@ -43,17 +57,27 @@ def predict(
             "--score-threshold",
             min=0.0,
             max=1.0,
-            help="Only detections above it are drawn and listed.",
+            metavar="X",
+            help="Keep detections above it.",
             show_default="as configured",
+            rich_help_panel=_DRAWING,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures the network takes at once.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Pictures at once.")] = 1,
     alpha: Annotated[
-        float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the overlay; 0 draws nothing.")
+        float,
+        typer.Option(
+            "--alpha", min=0.0, max=1.0, metavar="X", help="Opacity; 0 draws nothing.", rich_help_panel=_DRAWING
+        ),
     ] = 0.5,
     sheet: Annotated[
         Path | None,
-        typer.Option("--contact-sheet", metavar="FILE", help="Also put all overlays on one picture."),
+        typer.Option(
+            "--contact-sheet",
+            metavar="FILE",
+            help="Also all overlays on one picture.",
+            rich_help_panel=_DRAWING,
+        ),
     ] = None,
     precision: o.Precision = None,
     gpus: o.Gpus = None,
@@ -62,7 +86,9 @@ def predict(
 ) -> int:
     """Segment pictures: an overlay and a panoptic PNG of each, one pred.json in COCO's format for all.
 
-    Example: panoptic predict photos/ --model-dir runs/my_run --output out
+    Examples:
+        panoptic predict photos/ --model-dir runs/panoptic_fpn_coco --output out
+        panoptic predict 'photos/*.jpg' --saved-model exported --output out
     """
     from panoptic_cli.contact_sheet import sheet_format, write_contact_sheet
     from panoptic_cli.pictures import find_pictures, read_list
@@ -98,6 +124,8 @@ def predict(
             "Leave --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus out "
             "(CUDA_VISIBLE_DEVICES= is the CPU).",
         )
+    if source is not None and "TF_CONFIG" in os.environ:
+        raise UsageError("One process predicts, not the workers of TF_CONFIG.", "Unset TF_CONFIG.")
     what = saved_model if source is None else source.checkpoint
     if dry_run:
         console.result(
@@ -106,10 +134,7 @@ def predict(
         )
         return 0
     from panoptic_cli.startup import import_tensorflow
-    from panoptic_cli.training import strategy
 
-    if source is not None:
-        strategy.check_devices(source.experiment.runtime)
     import_tensorflow()
     from panoptic_cli.prediction import PicturePredictor, predict_pictures
 
@@ -121,10 +146,10 @@ def predict(
         predictor = exported = ExportedModel(saved_model, score_threshold)
         step, threshold = exported.step, exported.score_threshold
     else:
-        from panoptic_cli.inference import Predictor, load_model
+        from panoptic_cli.inference import Predictor, inference_strategy, load_model
 
-        strategy.create_strategy(source.experiment.runtime)
-        model = load_model(source.experiment, source.table, source.checkpoint)
+        strategy = inference_strategy(source.experiment, gpus)
+        model = load_model(source.experiment, source.table, source.checkpoint, strategy)
         predictor, step = Predictor(model), model.step
         threshold = source.experiment.task.model.panoptic_segmentation_generator.score_threshold
     summary = predict_pictures(predictor, files, output, batch_size=batch_size, score_threshold=threshold, alpha=alpha)

@@ -39,19 +39,22 @@ def train(
         typer.Option(
             "--batch-size",
             min=1,
-            help="Images per step over all devices. The preset's schedule scales with it: rates, steps, warm-up.",
+            metavar="N",
+            help="Images per step over all devices; rates, steps and warm-up scale with it.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Optimizer steps in all.", rich_help_panel=o.RUN)
+        int | None,
+        typer.Option("--steps", min=1, metavar="N", help="Optimizer steps in all.", rich_help_panel=o.RUN),
     ] = None,
     epochs: Annotated[
         float | None,
         typer.Option(
             "--epochs",
             min=0.001,
-            help="Passes over the training data; the preset's schedule is stretched to them.",
+            metavar="X",
+            help="Passes over the data instead; the schedule is stretched to them.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -61,7 +64,7 @@ def train(
             "--init-checkpoint",
             metavar="PATH|none",
             envvar="PANOPTIC_INIT_CHECKPOINT",
-            help="Weights to start a new run from; none: random. A run that is resumed does not read it.",
+            help="Weights a new run starts from; none: random.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -69,10 +72,12 @@ def train(
     gpus: o.Gpus = None,
     tpu: o.Tpu = None,
     tpu_zone: Annotated[
-        str | None, typer.Option("--tpu-zone", help="The TPU's zone.", rich_help_panel=o.DEVICES)
+        str | None,
+        typer.Option("--tpu-zone", metavar="ZONE", help="The TPU's zone.", rich_help_panel=o.DEVICES),
     ] = None,
     tpu_project: Annotated[
-        str | None, typer.Option("--tpu-project", help="The TPU's project.", rich_help_panel=o.DEVICES)
+        str | None,
+        typer.Option("--tpu-project", metavar="ID", help="The TPU's project.", rich_help_panel=o.DEVICES),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -90,9 +95,14 @@ def train(
 
     The run directory holds everything. The same command again resumes at its last checkpoint; Ctrl-C and
     SIGTERM save one first. Several workers: set TF_CONFIG in the environment of each.
+
+    Examples:
+        panoptic train --schedule 1x --gpus 1 --batch-size 4 --dry-run
+        panoptic train --schedule 1x --gpus 8 --precision bfloat16
+        panoptic train --data-dir mine --config mine.yaml --model-dir runs/mine
     """
-    from panoptic_cli import config
-    from panoptic_cli.training import inputs, storage, strategy, trainer
+    from panoptic_cli import config, storage
+    from panoptic_cli.training import inputs, strategy, trainer
 
     options = o.given(
         ("task.train_data.input_path", train_data),
@@ -210,7 +220,7 @@ def _leaving_a_cluster() -> Iterator[None]:
 
 def _default_data(experiment: Experiment, data_dir: Path) -> list[tuple[str, Any]]:
     """The record patterns below the data folder, where the configuration has none."""
-    from panoptic_cli.training import storage
+    from panoptic_cli import storage
 
     task, folder = experiment.task, storage.normalize(data_dir)
     defaults: list[tuple[str, Any]] = []

@@ -29,7 +29,9 @@ def upload(
         ),
     ],
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=_MAX_WORKERS, help="Files sent at once.")] = 8,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=_MAX_WORKERS, metavar="N", help="Files sent at once.")
+    ] = 8,
     hidden: Annotated[bool, typer.Option("--include-hidden", help="Send hidden files and folders too.")] = False,
     links: Annotated[bool, typer.Option("--follow-links", help="Send what symbolic links lead to.")] = False,
     dry_run: DryRun = False,
@@ -39,6 +41,10 @@ def upload(
 
     Objects that are already there with the same content are left alone; nothing is ever deleted. Hidden files and
     symbolic links are left out unless asked for. Credentials are Google's Application Default Credentials.
+
+    Examples:
+        panoptic upload gs://BUCKET/coco --dry-run
+        panoptic upload runs/panoptic_fpn_coco gs://BUCKET/runs/coco
     """
     from panoptic_cli.transfer.upload import UploadError, make_client, run_uploads
     from panoptic_cli.transfer.upload_plan import list_files, plan_uploads

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 
+from .quality_table import percent
+
 if TYPE_CHECKING:
     from panoptic_cli.inference import LoadedModel
 
@@ -27,8 +29,8 @@ def check_watch(**others: object) -> None:
 def await_run(model_dir: Path | None, experiment: str | None, timeout: float) -> None:
     """Waits for the first checkpoint of the run."""
     from panoptic_cli import config
-    from panoptic_cli.evaluation.watch import wait_for_checkpoint
     from panoptic_cli.training.run_directory import RunDirectory
+    from panoptic_cli.training.watch import wait_for_checkpoint
 
     run = RunDirectory(model_dir or Path("runs") / (experiment or config.DEFAULT_EXPERIMENT))
     if not (run.is_run and run.latest_checkpoint()):
@@ -42,12 +44,12 @@ def watch_run(
     """Evaluates the run's checkpoints with one network, prints their figures, and writes them into the run."""
     from panoptic_cli import weights
     from panoptic_cli.evaluation.evaluator import evaluate
-    from panoptic_cli.evaluation.watch import watch
     from panoptic_cli.inference import Predictor
     from panoptic_cli.training.overlays import draw_overlays
     from panoptic_cli.training.run_directory import RunDirectory
     from panoptic_cli.training.summaries import Summaries
     from panoptic_cli.training.validation import validation_tags
+    from panoptic_cli.training.watch import watch
 
     run = RunDirectory(directory)
     summaries, predictor = Summaries(run.logs), Predictor(model)
@@ -55,13 +57,14 @@ def watch_run(
 
     def one(prefix: str) -> dict[str, Any]:
         loaded = weights.load(model.network, prefix)
-        current = dataclasses.replace(model, source=loaded.prefix, step=loaded.step)
+        current = dataclasses.replace(model, source=loaded.prefix, step=loaded.step, averaged=loaded.averaged)
         result = evaluate(
             current,
             pattern,
             batch_size=batch_size,
             limit=limit,
             annotation_file=Path(annotations) if annotations else None,
+            predictor=predictor,  # traced once: it reads the network's variables, which every checkpoint fills anew
         )
         return result.to_dict()
 
@@ -73,12 +76,8 @@ def watch_run(
         lines = watch(run, one, timeout=timeout, found=found)
     finally:
         summaries.close()
-    rows = [[str(x["step"]), *(_percent(x[key]) for key in ("PQ", "box_AP", "mask_AP"))] for x in lines]
+    rows = [[str(x["step"]), *(percent(x[key]) for key in ("PQ", "box_AP", "mask_AP"))] for x in lines]
     console.result(
         {"evaluations": lines, "best": run.best},
         console.table("Evaluations", ["step", "PQ", "box AP", "mask AP"], rows, left=0),
     )
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,4 +1,4 @@
-"""Boxes: always (y1, x1, y2, x2) in pixels of the network's input unless a name says otherwise."""
+"""Boxes: always (y1, x1, y2, x2), float32, in pixels of the network's input unless a name says otherwise."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] | None
     """Encodes boxes relative to anchors (arXiv 1506.01497, section 3.1.2).
 
     Args:
-        boxes: [..., 4].
-        anchors: [..., 4], broadcastable to the boxes.
+        boxes: float [..., 4].
+        anchors: [..., 4] of the same type, broadcastable to the boxes.
         weights: four factors of (dy, dx, dh, dw).
 
     Returns:
-        [..., 4] (dy, dx, dh, dw): centre offsets in anchor sizes and logarithms of the size ratios.
+        [..., 4] of that type, (dy, dx, dh, dw): centre offsets in anchor sizes and logarithms of the size ratios.
     """
     centre, size = _centres_and_sizes(boxes)
     anchor_centre, anchor_size = _centres_and_sizes(anchors)
@@ -40,12 +40,12 @@ def decode(encoded: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] | No
     """Inverts `encode`; size ratios are limited to 1000 / 16.
 
     Args:
-        encoded: [..., 4] (dy, dx, dh, dw).
-        anchors: [..., 4], broadcastable to `encoded`.
+        encoded: float [..., 4], (dy, dx, dh, dw).
+        anchors: [..., 4] of the same type, broadcastable to `encoded`.
         weights: the factors that `encode` was given.
 
     Returns:
-        [..., 4] boxes.
+        [..., 4] boxes of that type.
     """
     if weights is not None:
         encoded = encoded / tf.constant(weights, encoded.dtype)
@@ -60,11 +60,11 @@ def clip(boxes: tf.Tensor, image_shape: tf.Tensor) -> tf.Tensor:
     """Clips boxes to the image.
 
     Args:
-        boxes: [batch, ..., 4].
-        image_shape: [batch, 2] (height, width).
+        boxes: float [batch, ..., 4].
+        image_shape: [batch, 2], (height, width) of each image in the boxes' pixels.
 
     Returns:
-        The clipped boxes.
+        The clipped boxes, shape and type as given.
     """
     limits = tf.cast(tf.concat([image_shape, image_shape], axis=-1), boxes.dtype)
     limits = tf.reshape(limits, [-1] + [1] * (len(boxes.shape) - 2) + [4])
@@ -75,8 +75,8 @@ def iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Pairwise intersection over union.
 
     Args:
-        boxes: [..., n, 4].
-        others: [..., m, 4].
+        boxes: any numbers, [..., n, 4].
+        others: any numbers, [..., m, 4].
 
     Returns:
         float32 [..., n, m] in 0..1; 0 where the boxes do not meet.

@@ -15,6 +15,8 @@ from panoptic_cli.files import read_json
 
 VOID_LABEL = 0  # semantic class of unlabelled pixels, and the category of void in panoptic pictures
 THING_LABEL = 1  # semantic class that all things share
+MAX_CATEGORY_ID = 65535  # that the 16-bit label pictures of records hold
+_MAX_ID = 1 << 62  # that annotations may have at all
 
 
 @dataclass(frozen=True)
@@ -61,31 +63,31 @@ class CategoryTable:
             if not isinstance(entry, Mapping):
                 problems.append(f"{where} is not an object")
                 continue
-            missing = [key for key in ("id", "name", "isthing") if key not in entry]
+            missing = [key for key in ("id", "name", "isthing") if entry.get(key) is None]
             if missing:
                 problems.append(f"{where} ({entry.get('name', '?')}) has no {', '.join(missing)}")
                 continue
             identifier = entry["id"]
-            if not isinstance(identifier, int) or isinstance(identifier, bool) or identifier < 1:
-                problems.append(f"{where}: id must be an integer of at least 1, not {identifier!r}")
+            if not isinstance(identifier, int) or isinstance(identifier, bool) or not 1 <= identifier <= _MAX_ID:
+                problems.append(f"{where}: id must be an integer of at least 1, not {identifier!r:.40}")
                 continue
             if identifier in seen:
                 problems.append(f"{where}: id {identifier} is there twice")
                 continue
             if entry["isthing"] not in (0, 1):
-                problems.append(f"{where}: isthing must be 0 or 1, not {entry['isthing']!r}")
+                problems.append(f"{where}: isthing must be 0 or 1, not {entry['isthing']!r:.40}")
                 continue
             seen.add(identifier)
-            color = tuple(entry.get("color") or _default_color(identifier))
-            if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
-                problems.append(f"{where}: color must be three integers of 0..255, not {entry['color']!r}")
+            color = entry.get("color")
+            if not is_color_or_none(color):
+                problems.append(f"{where}: color must be three integers of 0..255, not {color!r:.40}")
                 continue
             categories.append(
                 Category(
                     id=identifier,
                     name=str(entry["name"]),
                     isthing=bool(entry["isthing"]),
-                    color=color,
+                    color=tuple(color) if color else _default_color(identifier),
                     supercategory=str(entry.get("supercategory", "")),
                 )
             )
@@ -184,8 +186,15 @@ class LabelSpace:
             num_semantic_classes: size of the semantic head, None to derive it.
 
         Raises:
-            ConfigError: a category has no class in heads of these sizes; lists all of them.
+            ConfigError: a category has no class in heads of these sizes (lists all of them), or an id is larger than
+                records hold.
         """
+        largest = max((c.id for c in table.categories), default=0)
+        if largest > MAX_CATEGORY_ID:
+            raise ConfigError(
+                f"The categories have an id of {largest}; records hold ids up to {MAX_CATEGORY_ID}.",
+                "Number the categories anew.",
+            )
         offset = stuff_classes_offset
         if offset is None:
             thing_class = {c.id: place for place, c in enumerate(table.things, start=1)}
@@ -240,6 +249,15 @@ class LabelSpace:
         for identifier in wanted:
             lookup[identifier] = classes[identifier]
         return lookup
+
+
+def is_color_or_none(value: Any) -> bool:
+    """Whether this is a category's `color` as JSON may hold it: three integers of 0..255, or null or [] for none."""
+    if value is None or value == []:
+        return True
+    return (
+        isinstance(value, list | tuple) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value)
+    )  # a bool is no number here
 
 
 def _default_color(identifier: int) -> tuple[int, int, int]:

@@ -12,12 +12,13 @@ from panoptic_cli.errors import UsageError
 from panoptic_cli.files import atomic_path
 
 _BACKGROUND = (32, 32, 32)
-_CELL = (320, 240)
+_CELL = (320, 240)  # (width, height) in pixels
+_GAP = 6  # pixels
 _LARGEST = 8192  # pixels along a side of a sheet of many pictures
 
 
 def contact_sheet(
-    images: Iterable[Image.Image], columns: int = 4, cell: tuple[int, int] = (320, 240), gap: int = 6
+    images: Iterable[Image.Image], columns: int = 4, cell: tuple[int, int] = _CELL, gap: int = _GAP
 ) -> Image.Image:
     """Arranges pictures in rows, in their order.
 
@@ -79,7 +80,7 @@ def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
         UsageError: see `sheet_format`.
     """
     columns = math.ceil(math.sqrt(len(pictures)))
-    scale = min(1.0, (_LARGEST / columns - 6) / _CELL[0])
+    scale = min(1.0, (_LARGEST / columns - _GAP) / _CELL[0])
     cell = (max(1, int(_CELL[0] * scale)), max(1, int(_CELL[1] * scale)))
     sheet = contact_sheet((Image.open(picture) for picture in pictures), columns, cell)
     with atomic_path(path) as partial:

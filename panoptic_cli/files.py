@@ -29,15 +29,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if partial.is_dir() and path.is_dir():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.rename(old)
-            partial.rename(path)
-            remove(old)
+            _replace_folder(partial, path)
         else:
             partial.replace(path)
     except BaseException:
         remove(partial)
         raise
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    remove(old)  # of a killed process with our number, as containers have
+    try:
+        path.rename(old)
+        new.rename(path)
+    except BaseException:
+        if not path.exists():  # between the two
+            old.rename(path)
+        raise
+    remove(old)
 
 
 def remove(path: Path) -> None:
@@ -77,7 +87,7 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(f"The {what} file {path} cannot be read: {error.strerror}.") from error
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON or not UTF-8, numbers of thousands of digits, deep nesting
         raise DataError(
             f"The {what} file {path} is not valid JSON: {error}.", "It may be cut short: fetch or write it again."
         ) from None

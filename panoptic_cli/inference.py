@@ -14,6 +14,7 @@ import tensorflow as tf
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
+from panoptic_cli.config.label_space import label_space_of
 from panoptic_cli.datasets.preprocessing import preprocess
 from panoptic_cli.models.fusion import fuse
 from panoptic_cli.models.panoptic_fpn import PanopticFPN
@@ -75,14 +76,8 @@ class LoadedModel:
         return height, width
 
 
-def label_space_of(experiment: Experiment, table: CategoryTable) -> LabelSpace:
-    """Builds the label space that a configuration and a category table decide."""
-    model = experiment.task.model
-    return LabelSpace.create(table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes)
-
-
 def inference_strategy(experiment: Experiment, gpus: int | None = None) -> tf.distribute.Strategy:
-    """Chooses the devices of an evaluation, whatever the run was trained on.
+    """Chooses the devices of an evaluation or a prediction, whatever the run was trained on.
 
     Args:
         experiment: its `runtime.num_gpus` counts as far as there are as many.

@@ -26,7 +26,8 @@ def terminate_as_interrupt() -> Iterator[None]:
 
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    changed = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    # None: set by something that is not Python, which could not be put back.
+    changed = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
     for number in changed:
         signal.signal(number, interrupt)
     try:

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from panoptic_cli.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 def read_list(source: str) -> list[str]:
@@ -59,6 +60,7 @@ def find_pictures(inputs: Iterable[str], *, listed: Iterable[str] = (), skip: Co
     Raises:
         DataError: an input does not exist, or nothing was found; names them all.
     """
+    named = list(inputs)
     found: dict[Path, None] = {}
     missing = []
     skipped = {folder.resolve() for folder in skip}
@@ -66,7 +68,7 @@ def find_pictures(inputs: Iterable[str], *, listed: Iterable[str] = (), skip: Co
     def wanted(path: Path) -> bool:
         return path.suffix.lower() in SUFFIXES and path.is_file() and skipped.isdisjoint(path.resolve().parents)
 
-    for item, may_fail in (*((i, False) for i in inputs), *((i, True) for i in listed)):
+    for item, may_fail in (*((i, False) for i in named), *((i, True) for i in listed)):
         path = Path(item)
         if path.is_dir():
             found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if wanted(p))))
@@ -82,7 +84,8 @@ def find_pictures(inputs: Iterable[str], *, listed: Iterable[str] = (), skip: Co
     if missing:
         raise DataError(f"There is no picture, folder or match for: {', '.join(missing)}.", "Check the path.")
     if not found:
-        raise DataError(f"There are no pictures ({', '.join(sorted(SUFFIXES))}) to be found.", "Check the path.")
+        places = ", ".join(named[:3]) or "what the list names"
+        raise DataError(f"There are no pictures ({', '.join(sorted(SUFFIXES))}) in {places}.", "Check the path.")
     return list(found)
 
 
@@ -101,7 +104,7 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as picture:  # Pillow's notes
-            if picture.format not in ("JPEG", "PNG") or _orientation(picture) not in (0, 1):
+            if picture.format not in ("JPEG", "PNG") or orientation_of(picture) not in (0, 1):
                 return _rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise _broken(path, "its format is not known" if content else "it is empty") from None
@@ -125,8 +128,8 @@ def _broken(path: Path, reason: str) -> DataError:
     return DataError(f"{path} is not a picture that can be read: {reason.rstrip('. ')}.")
 
 
-def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none or the EXIF data is damaged."""
+def orientation_of(picture: Image.Image) -> int:
+    """The EXIF orientation of an opened picture, 1..8; 1 where there is none or the EXIF data is damaged."""
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # any damage of the EXIF data: the picture itself may still be good

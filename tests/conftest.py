@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
     from panoptic_cli.inference import LoadedModel, Predictor
 
 # The same examples at every run, so that a change is judged by what it changed; `make fuzz` looks for new ones.
-settings.register_profile("fixed", derandomize=True, database=None)
-settings.register_profile("random", print_blob=True)
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+settings.register_profile("random", print_blob=True, deadline=None)
 settings.load_profile("fixed")
 
 # A shell starts what runs in its background with Ctrl-C ignored, and our children would inherit that.

@@ -122,15 +122,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"The config file {path} does not exist.", "Check the path.") from None
     except OSError as error:
-        raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = " ".join(str(error).split())
-        raise ConfigError(f"The config file {path} is not valid YAML: {message}.") from None
+        raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.", "Give a YAML file.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
+        raise ConfigError(f"The config file {path} is not valid YAML: {_yaml_problem(error)}.") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(f"The config file {path} must hold a mapping with task, trainer or runtime.")
     return value
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _describe(item: Any) -> str:
@@ -139,7 +144,7 @@ def _describe(item: Any) -> str:
         known = _fields_at(item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         return f"{key}: unknown key" + (f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})")
-    message = item["msg"].removeprefix("Value error, ")
+    message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     if item["type"] == "value_error":
         return f"{key}: {message}"
     return f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}"

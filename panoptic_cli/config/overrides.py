@@ -60,13 +60,16 @@ def parse_override(assignment: str) -> tuple[list[str], Any]:
     key, equals, text = assignment.partition("=")
     parts = [part.strip() for part in key.strip().split(".")]
     if not equals or not all(parts):
-        raise ConfigError(f"The override '{assignment}' is not of the form key.subkey=value.")
+        raise ConfigError(
+            f"The override '{assignment}' is not of the form key.subkey=value.",
+            "For example: trainer.train_steps=1000.",
+        )
     text = text.strip()
     if text.lower() in ("none", "null", "~"):
         return parts, None
     try:
         value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
         value = text
     return parts, value
 
@@ -79,15 +82,7 @@ def apply_overrides(tree: dict[str, Any], assignments: Iterable[str]) -> None:
     """
     for assignment in assignments:
         parts, value = parse_override(assignment)
-        section = tree
-        for depth, part in enumerate(parts[:-1]):
-            below = section.setdefault(part, {})
-            if not isinstance(below, dict):
-                raise ConfigError(
-                    f"The override '{assignment}' goes below {'.'.join(parts[: depth + 1])}, "
-                    "which is a value, not a section."
-                )
-            section = below
+        section = _section(tree, parts, f"The override '{assignment}'")
         if isinstance(value, dict) and isinstance(section.get(parts[-1]), dict):
             merge(section[parts[-1]], value)
         else:
@@ -95,12 +90,24 @@ def apply_overrides(tree: dict[str, Any], assignments: Iterable[str]) -> None:
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key in a nested dictionary, making the sections on its way."""
-    *parents, last = key.split(".")
+    """Sets a dotted key in a nested dictionary, making the sections on its way.
+
+    Raises:
+        ConfigError: a file or an override has put a value in the place of a section.
+    """
+    parts = key.split(".")
+    _section(tree, parts, f"The option for {key}")[parts[-1]] = value
+
+
+def _section(tree: dict[str, Any], parts: list[str], what: str) -> dict[str, Any]:
+    """The section that holds the last of a key's parts; `what` is told where a value stands in the way."""
     section = tree
-    for part in parents:
-        section = section.setdefault(part, {})
-    section[last] = value
+    for depth, part in enumerate(parts[:-1], start=1):
+        below = section.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{what} goes below {'.'.join(parts[:depth])}, which is a value, not a section.")
+        section = below
+    return section
 
 
 def merge(tree: dict[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

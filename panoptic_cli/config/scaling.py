@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from panoptic_cli.config.schema import Experiment
@@ -48,12 +49,8 @@ def scale_schedule(
     changes: list[tuple[str, Any]] = []
     told: list[str] = []
 
-    def scale(key: str, value: Any, before: Any, fit: Callable[[Any], Any], used: bool = True) -> None:
-        if value is None or value != before or fit(value) == value:
-            return
-        changes.append((key, fit(value)))
-        if used:
-            told.append(f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {_text(value)} -> {_text(fit(value))}")
+    def times(value: Any) -> Any:
+        return tuple(v * rate for v in value) if isinstance(value, tuple) else value * rate
 
     def steps(value: int) -> int:
         return max(1, round(value * length)) if value else 0
@@ -64,56 +61,30 @@ def scale_schedule(
             fitted.append(max(steps(value), fitted[-1] + 1 if fitted else 1))
         return tuple(fitted)
 
-    mine, base = effective.trainer.optimizer_config, preset.trainer.optimizer_config
-    kind, warm = mine.learning_rate.type, mine.warmup.type == "linear"
-    all_steps = max(1, math.ceil(preset.trainer.train_steps * length - 1e-6))
-    scale("trainer.train_steps", effective.trainer.train_steps, preset.trainer.train_steps, lambda _: all_steps)
-    pairs: list[tuple[str, Any, Any, Callable[[Any], Any], bool]] = [
-        (
-            "learning_rate.stepwise.values",
-            mine.learning_rate.stepwise.values,
-            base.learning_rate.stepwise.values,
-            lambda values: tuple(v * rate for v in values),
-            kind == "stepwise",
-        ),
-        (
-            "learning_rate.stepwise.boundaries",
-            mine.learning_rate.stepwise.boundaries,
-            base.learning_rate.stepwise.boundaries,
-            increasing,
-            kind == "stepwise",
-        ),
-        (
-            "learning_rate.cosine.initial_learning_rate",
-            mine.learning_rate.cosine.initial_learning_rate,
-            base.learning_rate.cosine.initial_learning_rate,
-            lambda value: value * rate,
-            kind == "cosine",
-        ),
-        (
-            "learning_rate.cosine.decay_steps",
-            mine.learning_rate.cosine.decay_steps,
-            base.learning_rate.cosine.decay_steps,
-            steps,
-            kind == "cosine",
-        ),
-        (
-            "warmup.linear.warmup_learning_rate",
-            mine.warmup.linear.warmup_learning_rate,
-            base.warmup.linear.warmup_learning_rate,
-            lambda value: value * rate,
-            warm,
-        ),
-        (
-            "warmup.linear.warmup_steps",
-            mine.warmup.linear.warmup_steps,
-            base.warmup.linear.warmup_steps,
-            steps,
-            warm,
-        ),
+    def all_steps(value: int) -> int:
+        return max(1, math.ceil(value * length - 1e-6))
+
+    optimizer = effective.trainer.optimizer_config
+    kind = optimizer.learning_rate.type
+    stepwise, cosine, linear = kind == "stepwise", kind == "cosine", optimizer.warmup.type == "linear"
+    # (key, how it is fitted, whether the schedule in force reads it: only then the user is told)
+    rows: list[tuple[str, Callable[[Any], Any], bool]] = [
+        ("trainer.train_steps", all_steps, True),
+        (f"{_PREFIX}.learning_rate.stepwise.values", times, stepwise),
+        (f"{_PREFIX}.learning_rate.stepwise.boundaries", increasing, stepwise),
+        (f"{_PREFIX}.learning_rate.cosine.initial_learning_rate", times, cosine),
+        (f"{_PREFIX}.learning_rate.cosine.decay_steps", steps, cosine),
+        (f"{_PREFIX}.warmup.linear.warmup_learning_rate", times, linear),
+        (f"{_PREFIX}.warmup.linear.warmup_steps", steps, linear),
     ]
-    for key, value, before, fit, used in pairs:
-        scale(f"{_PREFIX}.{key}", value, before, fit, used)
+    for key, fit, used in rows:
+        read = attrgetter(key)
+        value = read(effective)
+        if value is None or value != read(preset) or fit(value) == value:
+            continue
+        changes.append((key, fit(value)))
+        if used:
+            told.append(f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {_text(value)} -> {_text(fit(value))}")
     reasons = [f"batch {ours} instead of {theirs}"] if ours != theirs else []
     reasons += [f"{epochs:g} epochs of {pictures:,} pictures"] if epochs is not None else []
     summary = f"Schedule fitted to {' and '.join(reasons)}: {', '.join(told)}." if told else ""

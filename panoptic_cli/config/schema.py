@@ -383,3 +383,9 @@ class Experiment(Section):
     task: Task = Task()
     trainer: Trainer = Trainer()
     runtime: Runtime = Runtime()
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of shuffling and augmentation."""
+        seed = self.task.train_data.seed
+        return self.trainer.seed if seed is None else seed

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable, is_color_or_none
 from panoptic_cli.datasets import coco_entries
 from panoptic_cli.datasets.coco import ObjectAnnotation, PanopticDataset, Picture, Segment, read_dataset
 from panoptic_cli.datasets.findings import Finding, Findings
@@ -30,14 +30,13 @@ from panoptic_cli.datasets.json_fields import (
 )
 from panoptic_cli.datasets.json_index import JsonIndex, index_lists
 from panoptic_cli.datasets.layout import SplitFiles
+from panoptic_cli.datasets.panoptic_png import MAX_ID
 from panoptic_cli.errors import DataError
 
 # What a file that is no JSON of the expected form makes its reader raise, numbers of thousands of digits and brackets
 # nested thousands deep included.
-_UNREADABLE = (DataError, TypeError, ValueError, RecursionError)
-_MAX_SEGMENT_ID = (1 << 24) - 1  # three bytes of a panoptic PNG
+_UNREADABLE = (DataError, ValueError, RecursionError)
 _BLOCK = 4 << 20  # bytes copied at a time
-_MAX_CATEGORY_ID = 65535  # the label pictures of records have 16 bits
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotati
         for reason, count in dataset.ignored_objects.items():
             findings.update([Finding(f"object of a {reason}", "warning", count, [str(files.object_annotations)])])
         for category in dataset.table.categories:
-            if category.id > _MAX_CATEGORY_ID:
-                message = f"id {category.id} ({category.name}): records hold ids up to {_MAX_CATEGORY_ID}"
+            if category.id > MAX_CATEGORY_ID:
+                message = f"id {category.id} ({category.name}): records hold ids up to {MAX_CATEGORY_ID}"
                 findings.add("category id too large", message)
         yield Annotations(dataset.table, dataset.pictures, list(_salvage(dataset)))
 
@@ -158,16 +157,15 @@ def _mended(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]]:
             findings.add("isthing missing", where)
         elif entry["isthing"] not in (0, 1):
             findings.add("malformed category", f"{where}: isthing must be 0 or 1, not {entry['isthing']!r:.40}")
-        color = entry.get("color") or [0, 0, 0]
-        colored = isinstance(color, list) and len(color) == 3
-        if not colored or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+        color = entry.get("color")
+        if not is_color_or_none(color):
             findings.add("malformed category", f"{where}: color must be three integers of 0..255")
-            colored = False
+            color = None
         yield {
             "id": identifier,
             "name": str(name if name is not None else f"category {identifier}"),
             "isthing": int(entry.get("isthing", 1) != 0),
-            "color": color if colored and "color" in entry else None,
+            "color": color,
             "supercategory": str(entry.get("supercategory", "")),
         }
 
@@ -205,7 +203,10 @@ def _by_picture(index: JsonIndex, key: str, id_key: str, wanted: set[int]) -> di
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for _, text, spans in index.regions(key):
         for begin, end in spans.tolist():
-            entry = coco_entries.decode(text[begin:end])
+            try:
+                entry = coco_entries.decode(text[begin:end])
+            except (ValueError, RecursionError):  # told where its picture is read
+                continue
             if isinstance(entry, dict) and integer_or_none(entry.get(id_key)) in wanted:
                 found[entry[id_key]].append(entry)
     return dict(found)
@@ -223,7 +224,7 @@ def _segments(entries: Any) -> Iterator[Segment]:
     """Yields the segments with a usable id, the first of each; the rest of them as far as it goes."""
     seen: set[int] = set()
     for entry in entries if isinstance(entries, list) else ():
-        identifier = _or(0, integer, entry, "id", 1, _MAX_SEGMENT_ID) if isinstance(entry, dict) else 0
+        identifier = _or(0, integer, entry, "id", 1, MAX_ID) if isinstance(entry, dict) else 0
         if identifier and identifier not in seen:
             seen.add(identifier)
             area = _or(None, area_or_none, entry)

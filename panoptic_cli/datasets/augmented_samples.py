@@ -14,8 +14,8 @@ from panoptic_cli.categories import THING_LABEL, LabelSpace
 from panoptic_cli.config.schema import Experiment
 from panoptic_cli.datasets.pipeline import training_dataset
 from panoptic_cli.datasets.preprocessing import MEAN, STDDEV
+from panoptic_cli.datasets.record_errors import record_error
 from panoptic_cli.datasets.samples import Sample, enlarge
-from panoptic_cli.errors import DataError
 from panoptic_cli.visualization import draw_panoptic
 
 _PADDING = (70, 70, 70)
@@ -55,15 +55,17 @@ def examples(experiment: Experiment, label_space: LabelSpace, count: int, seed: 
         seed: of shuffling and augmentation.
 
     Raises:
-        DataError: no records match, or one cannot be read.
+        DataError: no records match, or one cannot be used; names file and record.
     """
     dataset = training_dataset(experiment, label_space, batch_size=1, seed=seed)
     try:
         for batch in dataset.take(count).as_numpy_iterator():
             yield _example(batch)
     except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())[:300]
-        raise DataError(f"A training record cannot be read: {reason}", "Find it with panoptic inspect.") from None
+        explanation = record_error(error, experiment.task.train_data.input_path)
+        if explanation is None:
+            raise
+        raise explanation from error
 
 
 def _example(batch: dict[str, Any]) -> Example:

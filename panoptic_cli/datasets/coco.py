@@ -97,9 +97,7 @@ class Pictures(Sequence[Picture]):
         """
         if isinstance(index, slice):
             chosen = np.arange(len(self))[index]
-            counts = np.diff(self._offsets)[chosen]
-            offsets = np.concatenate([[0], np.cumsum(counts)])
-            rows = np.repeat(self._offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
+            offsets, rows = _rows_of_pictures(self._offsets[chosen], self._offsets[chosen + 1])
             return Pictures(
                 self._panoptic,
                 self._instances,
@@ -110,16 +108,15 @@ class Pictures(Sequence[Picture]):
                 self._objects[rows],
             )
         place = range(len(self))[index]
-        identifier, file_name, width, height = coco_entries.check_image(
-            self._entry(self._panoptic, self._images[place])
-        )
+        image = self._entry(self._panoptic, self._images[place])
         annotation = self._entry(self._panoptic, self._annotations[place])
         try:
+            identifier, file_name, width, height = coco_entries.check_image(image)
             image_id, mask_name, infos = coco_entries.check_annotation(annotation)
             segments = tuple(coco_entries.check_segment(info) for info in infos)
-            objects = self._read_objects(place)
         except FieldError:
             raise self._panoptic.changed() from None
+        objects = self._read_objects(place)
         if not identifier == image_id == self.ids[place]:
             raise self._panoptic.changed()
         return Picture(identifier, file_name, width, height, mask_name, segments, objects)
@@ -134,15 +131,15 @@ class Pictures(Sequence[Picture]):
         if self._instances is None:
             return None
         spans = self._objects[self._offsets[place] : self._offsets[place + 1]]
-        return tuple(coco_entries.check_object(self._entry(self._instances, span))[1] for span in spans)
+        entries = [self._entry(self._instances, span) for span in spans]
+        try:
+            return tuple(coco_entries.check_object(entry)[1] for entry in entries)
+        except FieldError:
+            raise self._instances.changed() from None
 
     @staticmethod
     def _entry(file: JsonFile, span: np.ndarray) -> dict[str, Any]:
-        start, end = span.tolist()
-        try:
-            value = coco_entries.decode(file.read(start, end - start))
-        except (ValueError, RecursionError) as error:
-            raise file.broken(start, error) from None
+        value = coco_entries.read_entry(file, *span.tolist())
         if not isinstance(value, dict):
             raise file.changed()
         return value
@@ -192,10 +189,7 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
     images = images.sorted_by_id()
     objects = objects.sorted_by_id()  # keeps the file's order within a picture
     ids = annotations.ids
-    begins, ends = (np.searchsorted(objects.ids, ids, side) for side in ("left", "right"))
-    counts = ends - begins
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    rows = np.repeat(begins - offsets[:-1], counts) + np.arange(offsets[-1])
+    offsets, rows = _rows_of_pictures(*(np.searchsorted(objects.ids, ids, side) for side in ("left", "right")))
     pictures = Pictures(
         panoptic.file,
         None if instances is None else instances.file,
@@ -215,10 +209,18 @@ def _table(panoptic: JsonIndex) -> CategoryTable:
         entries = coco_entries.decode(b"[" + panoptic.file.read(begin, end - begin) + b"]")
     except (ValueError, RecursionError) as error:
         raise panoptic.file.invalid(error) from None
-    try:
-        return CategoryTable.from_list(entries, str(panoptic.file.path))
-    except TypeError as error:
-        raise DataError(f"The category table of {panoptic.file.path} is not usable: {error}.") from None
+    return CategoryTable.from_list(entries, str(panoptic.file.path))
+
+
+def _rows_of_pictures(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Strings together the rows begins[i] to ends[i] of all pictures.
+
+    Returns:
+        int64 [n + 1], where each picture's begin in the second; int64 [m], the rows.
+    """
+    counts = ends - begins
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return offsets, np.repeat(begins - offsets[:-1], counts) + np.arange(offsets[-1])
 
 
 def require_sound(dataset: PanopticDataset, *, skip_bad_pictures: bool = False) -> None:
@@ -235,7 +237,7 @@ def require_sound(dataset: PanopticDataset, *, skip_bad_pictures: bool = False) 
     if problems:
         text = problems[0] if len(problems) == 1 else f"{len(problems)} problems:{summarize(problems)}"
         raise DataError(
-            f"The annotations of {dataset.files.name} are not usable: {text}",
+            f"The annotations of {dataset.files.name} are not usable: {text}.",
             "See all of them with 'panoptic inspect', or leave such pictures out with --on-bad-data skip.",
         )
     if not dataset.pictures:

@@ -24,9 +24,10 @@ from panoptic_cli.datasets.json_fields import (
     is_inside,
     relative_path,
 )
+from panoptic_cli.datasets.json_index import JsonFile
+from panoptic_cli.datasets.panoptic_png import MAX_ID
 
 MAX_SEGMENTS = 65534  # places in segments_info are stored with 16 bits
-_MAX_SEGMENT_ID = (1 << 24) - 1  # panoptic PNGs have three bytes an id
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class SoundImage(msgspec.Struct, gc=False):
 class SoundSegment(msgspec.Struct, gc=False):
     """An entry of `segments_info` without faults."""
 
-    id: Annotated[int, msgspec.Meta(ge=1, le=_MAX_SEGMENT_ID)]
+    id: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
     category_id: _Id
     iscrowd: _Flag = 0
     area: _Area = None
@@ -118,6 +119,18 @@ def decode(data: bytes) -> Any:
         return json.loads(data)  # which also takes NaN
 
 
+def read_entry(file: JsonFile, start: int, end: int) -> Any:
+    """Reads and decodes the entry between two places of a file.
+
+    Raises:
+        DataError: it is not JSON (that its brackets match is all an index knows), or the file changed.
+    """
+    try:
+        return decode(file.read(start, end - start))
+    except (ValueError, RecursionError) as error:
+        raise file.broken(start, error) from None
+
+
 def check_image(entry: dict[str, Any]) -> tuple[int, str, int, int]:
     """Returns (id, file name, width, height) of an entry of `images`, or raises FieldError."""
     identifier = integer(entry, "id")
@@ -141,7 +154,7 @@ def check_segment(entry: Any) -> Segment:
         raise FieldError("it is not an object")
     area = area_or_none(entry)
     return Segment(
-        id=integer(entry, "id", 1, _MAX_SEGMENT_ID),
+        id=integer(entry, "id", 1, MAX_ID),
         category_id=integer(entry, "category_id"),
         is_crowd=flag(entry, "iscrowd"),
         area=None if area is None else round(area),

@@ -115,7 +115,8 @@ def _read(
             columns, doubtful = quick(sound)
             table = np.column_stack([np.arange(done, done + len(sound)), spans + offset, *map(np.array, columns)])
             tables.append(np.delete(table, doubtful, axis=0) if doubtful else table)
-            elements = ((i, json.loads(text[b:e]), b, e) for i in doubtful for b, e in [spans[i].tolist()])
+            found = ((i, *spans[i].tolist()) for i in doubtful)
+            elements = ((i, coco_entries.read_entry(index.file, offset + b, offset + e), b, e) for i, b, e in found)
         else:
             elements = ((i, *element) for i, element in enumerate(_walk(index, text)))
         count = len(sound)
@@ -221,7 +222,7 @@ def read_annotations(index: JsonIndex, table: CategoryTable, images: Rows, probl
             )
     lonely = images.without({*rows.ids.tolist(), *named}).sorted_by_id()
     for identifier, (begin, end) in zip(lonely.ids.tolist(), lonely.spans.tolist(), strict=True):
-        name = json.loads(index.file.read(begin, end - begin))["file_name"]
+        name = coco_entries.read_entry(index.file, begin, end).get("file_name")
         message = f"{index.file.path}: image {identifier} ({name}) has no entry in annotations"
         problems.append(Problem("image without annotation", message, identifier))
     return rows.chosen(first & ~unknown)

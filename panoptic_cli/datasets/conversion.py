@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from panoptic_cli import console
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
 from panoptic_cli.datasets.coco import PanopticDataset, Pictures, read_dataset, require_sound
-from panoptic_cli.datasets.layout import SplitFiles
+from panoptic_cli.datasets.layout import CATEGORIES_FILE, SplitFiles
 from panoptic_cli.datasets.picture_files import PictureError
 from panoptic_cli.datasets.picture_records import NOTE, SKIPPED, PictureEncoder
 from panoptic_cli.datasets.tfrecord import TFRecordWriter, file_crc32c
@@ -32,12 +32,11 @@ from panoptic_cli.datasets.workers import run_units
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path, read_json, remove, write_json
 from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.locks import folder_lock
 
 SCHEMA_VERSION = 2  # raise it when the same input gives other records
-CATEGORIES_FILE = "categories.json"
 OnBadData = Literal["fail", "skip"]
 _COUNTS = ("pictures", "objects", "crowds", "segments")
-_MAX_CATEGORY = 65535  # of 16-bit label pictures
 _PROGRESS_EVERY = 8  # pictures
 
 
@@ -129,11 +128,10 @@ def convert(
     Raises:
         DataError: the annotations have problems, a picture cannot be converted (with on_bad_data "fail"), or
             output_dir holds shards of this prefix that no manifest of ours explains.
+        RunError: another conversion writes to output_dir.
     """
-    begun = time.monotonic()
     _require_small_ids(dataset)
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
-    common = _fingerprint(plan, dataset)
     try:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,6 +139,16 @@ def convert(
             f"The output folder {plan.output_dir} cannot be made: {error.strerror}.",
             "Give another --output-dir.",
         ) from None
+    with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
+        return _convert(plan, dataset, workers, run)
+
+
+def _convert(
+    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]]
+) -> ConversionSummary:
+    """Converts what is not there yet; nobody else writes to the folder."""
+    begun = time.monotonic()
+    common = _fingerprint(plan, dataset)
     done = _clear_stale(plan)
     shards = [
         _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
@@ -151,7 +159,7 @@ def convert(
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
         remove(shard.path)  # stale: if this run is interrupted, old and new must not lie side by side
-    write_json(plan.output_dir / CATEGORIES_FILE, dataset.table.to_list())
+    _write_categories(plan, dataset.table)
     _write_manifest(plan, entries)
     work = partial(_convert_shard, plan, dataset.table)
     total = len(dataset.pictures)
@@ -176,17 +184,22 @@ def convert(
 
 
 def read_plan(plan: ConversionPlan) -> PanopticDataset:
-    """Reads the data set of a plan and makes sure that its category ids fit 16-bit label pictures."""
+    """Reads the data set of a plan and makes sure that its category ids fit 16-bit label pictures.
+
+    Raises:
+        DataError: a file is missing or is none of COCO's form, its category table is not usable or its ids are too
+            large; what is wrong with single pictures is in `PanopticDataset.problems`.
+    """
     dataset = read_dataset(plan.files)
     _require_small_ids(dataset)
     return dataset
 
 
 def _require_small_ids(dataset: PanopticDataset) -> None:
-    if dataset.table.max_id > _MAX_CATEGORY:
+    if dataset.table.max_id > MAX_CATEGORY_ID:
         raise DataError(
             f"{dataset.files.panoptic_annotations} has a category id of {dataset.table.max_id}; "
-            f"records hold ids up to {_MAX_CATEGORY}.",
+            f"records hold ids up to {MAX_CATEGORY_ID}.",
             "Number the categories anew.",
         )
 
@@ -321,6 +334,19 @@ def _clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
         remove(path)
     _remove_partial(plan)
     return entries
+
+
+def _write_categories(plan: ConversionPlan, table: CategoryTable) -> None:
+    """Writes categories.json, which all splits in a folder share."""
+    path = plan.output_dir / CATEGORIES_FILE
+    others = [p.name.removesuffix(".manifest.json") for p in plan.output_dir.glob("*.manifest.json")]
+    others = sorted(name for name in others if name != plan.files.name)
+    if others and path.is_file() and read_json(path, "categories") != table.to_list():
+        console.warn(
+            f"{path} changes: the records of {', '.join(others)} were made with other categories. Convert them again "
+            "as well, or give another --output-dir."
+        )
+    write_json(path, table.to_list())
 
 
 def _is_entry(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from panoptic_cli.datasets.layout import SplitFiles
 from panoptic_cli.datasets.picture_inspection import PictureCounts, PictureResults, inspect_picture
 from panoptic_cli.datasets.statistics import evenly
 from panoptic_cli.datasets.workers import run_units
+from panoptic_cli.errors import DataError
 
 _UNIT = 32  # pictures checked by a worker at a time
 
@@ -106,11 +108,16 @@ def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitRep
         files: the split.
         workers: processes.
         samples: how many pictures to choose for drawing.
+
+    Returns:
+        What it holds and every problem; a problem is never an exception.
     """
     findings = Findings()
     with open_annotations(files, findings) as annotations:
         report = SplitReport(files, annotations.table, findings)
-        report.samples = evenly(annotations.sound, samples)
+        for place in evenly(range(len(annotations.sound)), samples):
+            with contextlib.suppress(DataError):  # told when all pictures are read
+                report.samples.append(annotations.sound[place])
         work = partial(_inspect_pictures, files, annotations.table)
         total = len(annotations.sound) + len(annotations.broken)
         units = _units(annotations.sound, annotations.broken)
@@ -154,8 +161,13 @@ def _inspect_pictures(
 ) -> tuple[int, PictureResults]:
     order, pictures = unit
     result = PictureResults()
-    for picture in pictures:
-        inspect_picture(files, table, picture, result)
+    for place in range(len(pictures)):
+        try:
+            picture = pictures[place]
+        except DataError as error:  # fields that nobody asks for may still hold what no decoder takes
+            result.findings.add("annotation file unreadable", error.message)
+        else:
+            inspect_picture(files, table, picture, result)
         advance(1)
     return order, result
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from panoptic_cli.errors import DataError, summarize
 
 SPLITS = ("train", "val")
+CATEGORIES_FILE = "categories.json"  # beside the records
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def find_splits(data_dir: Path, names: list[str] | None = None) -> list[SplitFil
     if broken:
         listed = [line for name in broken for line in problems[name]]
         raise DataError(
-            f"The data set in {data_dir} is not complete: {summarize(listed)} not found.",
+            f"The data set in {data_dir} is not complete; not found: {summarize(listed)}.",
             _download_hint(data_dir, broken),
         )
     return wanted

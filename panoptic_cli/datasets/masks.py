@@ -1,4 +1,4 @@
-"""Label pictures: PNG encoding and decoding, COCO's panoptic ids, polygons and run lengths as pixels."""
+"""Label pictures: PNG encoding and decoding, segment maps, COCO's polygons and run lengths as pixels."""
 
 from __future__ import annotations
 

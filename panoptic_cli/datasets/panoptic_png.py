@@ -48,7 +48,7 @@ def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
 
 
 def encode(ids: np.ndarray) -> bytes:
-    """Encodes segment ids, integer [H, W] in 0 .. MAX_ID, as an 8-bit RGB PNG."""
+    """Encodes segment ids, integer [H, W] in 0 .. MAX_ID, as an 8-bit RGB PNG; errors as `ids_to_rgb`."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(ids_to_rgb(ids))).save(stream, "PNG", compress_level=3)
     return stream.getvalue()

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from panoptic_cli.datasets import png
+from panoptic_cli.pictures import TRANSPOSED
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what every libjpeg reads
@@ -25,7 +26,6 @@ _END_OF_IMAGE = 0xD9
 _BETWEEN_SCANS = {0xC4, _START_OF_SCAN, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, scans, comments
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
-_TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
 _ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, Image.DecompressionBombError)
 
 
@@ -114,10 +114,11 @@ def read_picture(path: Path, width: int, height: int) -> PictureFile:
             header = _png_header(encoded)
         else:
             raise _unknown(path, encoded)
+    except PictureError:
+        raise
     except (ValueError, IndexError) as error:
-        if isinstance(error, PictureError):
-            raise
-        raise PictureError("unreadable picture", f"the picture {path} is damaged: {error}") from None
+        reason = "it is cut short" if isinstance(error, IndexError) else error
+        raise PictureError("unreadable picture", f"the picture {path} is damaged: {reason}") from None
     orientation = header.orientation()
     if (header.width, header.height) == (width, height):
         if not header.decodable:
@@ -128,7 +129,7 @@ def read_picture(path: Path, width: int, height: int) -> PictureFile:
             else "pictures with an EXIF orientation left as stored: the annotations fit the stored pixels"
         )
         return PictureFile(encoded, header.format, note)
-    if (header.height, header.width) == (width, height) and orientation in _TRANSPOSED:
+    if (header.height, header.width) == (width, height) and orientation in TRANSPOSED:
         note = "pictures turned as EXIF says and stored as PNG: the annotations fit the turned picture"
         return PictureFile(_as_png(path, encoded), "png", note)
     raise PictureError("size mismatch", size_mismatch(path, (header.width, header.height), (width, height)))

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.datasets import masks, panoptic_png, png
 from panoptic_cli.datasets.coco import ObjectAnnotation, Picture
 from panoptic_cli.datasets.findings import Findings
 from panoptic_cli.datasets.layout import SplitFiles
-from panoptic_cli.datasets.statistics import Spread
+from panoptic_cli.datasets.statistics import Counts, Spread
+from panoptic_cli.pictures import TRANSPOSED, orientation_of
 
 _BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or behind its last pixel
 # COCO's object boxes and areas come from polygons drawn by hand: on coco100 an edge lies up to 19 pixels beside its
@@ -26,7 +27,6 @@ _BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or behind 
 _MIN_BOX_OVERLAP = 0.5
 _MAX_AREA_RATIO = 3.0
 _SMALL_AREA, _SMALL_SIDE = 64, 8  # pixels; below, rounding alone makes such differences
-TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _JPEG = ("JPEG", "MPO")  # an MPO is a JPEG with further pictures behind the first
 _END_OF_JPEG = b"\xff\xd9"
 _TAIL = 64 * 1024  # where the end marker must be; some cameras append data behind it
@@ -34,7 +34,7 @@ _PNG_KINDS = {0: "greyscale", 2: "RGB", 3: "a palette", 4: "greyscale with alpha
 
 
 @dataclass
-class PictureCounts:
+class PictureCounts(Counts):
     """What pictures hold.
 
     Attributes:
@@ -58,11 +58,6 @@ class PictureCounts:
     objects: Spread = field(default_factory=Spread)
     names: Counter[str] = field(default_factory=Counter)
     digests: dict[str, bytes] = field(default_factory=dict)
-
-    def update(self, other: PictureCounts) -> None:
-        """Adds what other pictures hold."""
-        for name, value in vars(other).items():
-            getattr(self, name).update(value)
 
 
 @dataclass
@@ -130,7 +125,7 @@ def check_image(encoded: bytes) -> tuple[str, tuple[int, int], int, bytes]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as opened:
             image_format, size = opened.format or "", opened.size
-            orientation = _orientation(opened)
+            orientation = orientation_of(opened)
             opened.draft(None, (1, 1))
             opened.load()
             digest = hashlib.sha256(opened.tobytes()).digest()[:16]
@@ -147,14 +142,6 @@ def check_png(encoded: bytes) -> None:
     """Raises ValueError where a PNG is cut short or a checksum does not match, which decoders may let pass."""
     for _ in png.chunks(encoded):
         pass
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data: the picture itself may still be good
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from panoptic_cli.datasets import masks, records
 from panoptic_cli.datasets.picture_inspection import apart_from_mask, check_image, check_png
-from panoptic_cli.datasets.statistics import Spread
+from panoptic_cli.datasets.statistics import Counts, Spread
 
 Features = dict[str, list[bytes] | np.ndarray]
 Problem = tuple[str, str]  # kind and message
@@ -44,7 +44,7 @@ _BOX_SLACK = 1e-4  # fractions; rounding of boxes that end at the picture's edge
 
 
 @dataclass
-class RecordCounts:
+class RecordCounts(Counts):
     """What records hold.
 
     Attributes:
@@ -64,11 +64,6 @@ class RecordCounts:
     widths: Spread = field(default_factory=Spread)
     heights: Spread = field(default_factory=Spread)
     objects_per_picture: Spread = field(default_factory=Spread)
-
-    def update(self, other: RecordCounts) -> None:
-        """Adds what other records hold."""
-        for name, value in vars(other).items():
-            getattr(self, name).update(value)
 
 
 def check_record(features: Features, counts: RecordCounts) -> Iterator[Problem]:

@@ -13,8 +13,8 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.datasets import records
-from panoptic_cli.datasets.conversion import CATEGORIES_FILE
 from panoptic_cli.datasets.findings import Findings
+from panoptic_cli.datasets.layout import CATEGORIES_FILE
 from panoptic_cli.datasets.record_checks import RecordCounts, check_record
 from panoptic_cli.datasets.tfrecord import file_crc32c, read_records
 from panoptic_cli.datasets.workers import run_units
@@ -166,7 +166,7 @@ def _check_categories(report: RecordReport, file: Path) -> None:
     """Reads the categories and tells ids that they lack."""
     try:
         report.table = CategoryTable.from_file(file)
-    except (DataError, TypeError, ValueError, RecursionError) as error:
+    except DataError as error:
         report.findings.add("categories unreadable", f"{file}: {' '.join(str(error).split())}")
         return
     for identifier in sorted((report.held.objects.keys() | report.held.pixels.keys()) - {0}):
@@ -204,7 +204,7 @@ def _compare(report: RecordReport, manifest: Path, found: list[Path]) -> None:
         value = read_json(manifest, "manifest")
         entries = {entry["name"]: entry for entry in value["shards"]}
         facts = {name: (entry["crc32c"], entry["counts"]["pictures"]) for name, entry in entries.items()}
-    except (DataError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (DataError, KeyError, TypeError) as error:
         findings.add("manifest unreadable", f"{manifest}: {' '.join(str(error).split())[:120]}", "warning")
         return
     if value.get("complete") is False:

@@ -50,6 +50,12 @@ def record_files(pattern: str) -> list[str]:
 def count_records(files: Sequence[str]) -> list[int]:
     """Counts the records of each shard; of local ones by their lengths alone, which takes a moment.
 
+    Args:
+        files: paths, local or gs://.
+
+    Returns:
+        The counts in the order of `files`.
+
     Raises:
         DataError: a shard is cut short or broken.
     """

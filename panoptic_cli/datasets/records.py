@@ -80,6 +80,12 @@ def _example_class() -> Any:
     """
     file = descriptor_pb2.FileDescriptorProto(name="panoptic_cli/example.proto", package="tensorflow", syntax="proto3")
     kind = descriptor_pb2.FieldDescriptorProto
+
+    def add(message: Any, name: str, number: int, type_name: str, repeated: bool = False, **more: int) -> None:
+        label = kind.LABEL_REPEATED if repeated else kind.LABEL_OPTIONAL
+        full_name = f".tensorflow.{type_name}"
+        message.field.add(name=name, number=number, label=label, type=kind.TYPE_MESSAGE, type_name=full_name, **more)
+
     for name, value_type in (
         ("BytesList", kind.TYPE_BYTES),
         ("FloatList", kind.TYPE_FLOAT),
@@ -92,40 +98,15 @@ def _example_class() -> Any:
     for number, (name, value) in enumerate(
         (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), start=1
     ):
-        feature.field.add(
-            name=name,
-            number=number,
-            label=kind.LABEL_OPTIONAL,
-            type=kind.TYPE_MESSAGE,
-            type_name=f".tensorflow.{value}",
-            oneof_index=0,
-        )
+        add(feature, name, number, value, oneof_index=0)
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, label=kind.LABEL_OPTIONAL, type=kind.TYPE_STRING)
-    entry.field.add(
-        name="value",
-        number=2,
-        label=kind.LABEL_OPTIONAL,
-        type=kind.TYPE_MESSAGE,
-        type_name=".tensorflow.Feature",
-    )
-    features.field.add(
-        name="feature",
-        number=1,
-        label=kind.LABEL_REPEATED,
-        type=kind.TYPE_MESSAGE,
-        type_name=".tensorflow.Features.FeatureEntry",
-    )
+    add(entry, "value", 2, "Feature")
+    add(features, "feature", 1, "Features.FeatureEntry", repeated=True)
     example = file.message_type.add(name="Example")
-    example.field.add(
-        name="features",
-        number=1,
-        label=kind.LABEL_OPTIONAL,
-        type=kind.TYPE_MESSAGE,
-        type_name=".tensorflow.Features",
-    )
+    add(example, "features", 1, "Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

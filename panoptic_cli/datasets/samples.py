@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -77,17 +78,19 @@ def record_samples(paths: list[Path], count: int) -> Iterator[Sample]:
     each = -(-count // max(len(paths), 1))
     left = count
     for path in paths:
-        index = -1
         try:
-            for index, record in enumerate(read_records(path)):
-                if left == 0 or index == each:
-                    break
-                yield _record_sample(record)
+            for index, record in enumerate(islice(read_records(path), min(each, left))):
+                try:
+                    sample = _record_sample(record)
+                except (ValueError, KeyError, IndexError, TypeError) as error:
+                    console.warn(f"Record {index} of {path} is not drawn: {error}.")
+                    continue
+                yield sample
                 left -= 1
         except DataError as error:
             console.warn(f"Not drawn: {error.message}")
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            console.warn(f"Record {index} of {path} is not drawn: {error}.")
+        except OSError as error:
+            console.warn(f"{path} is not drawn: {error.strerror}.")
 
 
 def _record_sample(record: bytes) -> Sample:

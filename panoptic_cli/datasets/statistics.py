@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 
@@ -35,6 +35,15 @@ class Spread:
     def to_dict(self) -> dict[str, int]:
         """Returns min, median and max."""
         return {"min": self.at(0.0), "median": self.at(0.5), "max": self.at(1.0)}
+
+
+class Counts:
+    """Counts kept under several names, each in something that can be updated: a Counter, a Spread, a dict."""
+
+    def update(self, other: Self) -> None:
+        """Adds all of another's counts."""
+        for name, value in vars(other).items():
+            getattr(self, name).update(value)
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:

@@ -94,7 +94,8 @@ class _Pool(Generic[Unit, Outcome]):
             with contextlib.suppress(StopIteration):
                 unit = next(units)
                 busy.add(connection)
-                connection.send(unit)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: `recv` tells how
+                    connection.send(unit)
 
         for connection in self._processes:
             hand_out(connection)

@@ -22,7 +22,7 @@ def coco_average_precision(
     groundtruth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     iou_type: Literal["bbox", "segm"],
-    image_ids: Sequence[int] | None = None,
+    image_ids: Sequence[int | str] | None = None,
 ) -> dict[str, float | None]:
     """Computes COCO's twelve figures.
 
@@ -47,11 +47,16 @@ def coco_average_precision(
     known = {image["id"] for image in truth["images"]}
     wanted = known if image_ids is None else set(image_ids)
     if not wanted <= known:
-        raise DataError(f"Image {min(wanted - known)} is not in the ground truth's images.")
+        raise DataError(f"Image {_in_order(wanted - known)[0]} is not in the ground truth's images.")
     found = _detections(detections, iou_type, known, wanted)
+    # COCOeval keeps ids in an array, where numbers beside names would become names.
+    number_of = {image_id: number for number, image_id in enumerate(_in_order(wanted), start=1)}
+    truth["images"] = [{**i, "id": number_of[i["id"]]} for i in truth["images"] if i["id"] in wanted]
+    truth["annotations"] = _numbered(truth["annotations"], number_of)
+    found = _numbered(found, number_of)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_coco(truth), _coco({**truth, "annotations": found}), iou_type)
-        evaluation.params.imgIds = sorted(wanted)
+        evaluation.params.imgIds = sorted(number_of.values())
         evaluation.params.catIds = sorted({category["id"] for category in truth["categories"]})
         if not wanted or not evaluation.params.catIds:
             return dict.fromkeys(METRICS)
@@ -60,6 +65,16 @@ def coco_average_precision(
         evaluation.summarize()
     # -1 stands for "nothing to find"; an average over nothing is no figure.
     return {name: float(value) if value >= 0 else None for name, value in zip(METRICS, evaluation.stats, strict=True)}
+
+
+def _in_order(image_ids: set[int | str]) -> list[int | str]:
+    """Numbers first, then names."""
+    return sorted(image_ids, key=lambda i: (isinstance(i, str), i))
+
+
+def _numbered(entries: list[dict[str, Any]], number_of: Mapping[int | str, int]) -> list[dict[str, Any]]:
+    """The annotations or detections of some pictures, with numbers for the pictures' ids."""
+    return [{**e, "image_id": number_of[e["image_id"]]} for e in entries if e["image_id"] in number_of]
 
 
 def _coco(dataset: dict[str, Any]) -> COCO:
@@ -95,7 +110,7 @@ def _groundtruth(groundtruth: Mapping[str, Any], iou_type: str) -> dict[str, Any
 
 
 def _detections(
-    detections: Sequence[Mapping[str, Any]], iou_type: str, known: set[int], wanted: set[int]
+    detections: Sequence[Mapping[str, Any]], iou_type: str, known: set[int | str], wanted: set[int | str]
 ) -> list[dict[str, Any]]:
     entries = []
     geometry = "bbox" if iou_type == "bbox" else "segmentation"

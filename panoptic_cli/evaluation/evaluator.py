@@ -240,7 +240,7 @@ def _finished(waiting: deque[Future[None]], most: int) -> Iterator[int]:
 def _score(scores: PictureScores, fused: Future[PicturePrediction], record: bytes) -> None:
     try:
         scores.add(fused.result(), record)
-    except PanopticError:
+    except (PanopticError, OSError):  # a full disk has nothing to do with the picture
         raise
     except Exception as error:  # whatever it was: the user has to know which picture it was about
         reason = " ".join(str(error).split())[:300]

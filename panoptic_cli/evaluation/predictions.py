@@ -22,13 +22,6 @@ from panoptic_cli.evaluation.label_runs import run_starts
 from panoptic_cli.evaluation.panoptic_quality import Segment
 from panoptic_cli.files import remove
 
-__all__ = [
-    "PredictionWriter",
-    "detection_entries",
-    "segments_from_maps",
-    "segments_info",
-]
-
 
 def segments_from_maps(
     category_map: np.ndarray, instance_map: np.ndarray, table: CategoryTable | None = None
@@ -230,13 +223,26 @@ class PredictionWriter:
                 content["categories"] = self._table.to_list()
             (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            # The JSON last: where it is, its PNGs are.
-            remove(self.output_dir / "pred.json")
-            for name in ("pred", "detections.json", "pred.json"):
-                remove(self.output_dir / name)
-                (self._partial / name).rename(self.output_dir / name)
+            self._put_in_place()
         finally:
             self.abort()
+
+    def _put_in_place(self) -> None:
+        """Exchanges earlier files for the new ones; when that is interrupted, the earlier ones come back."""
+        names = ("pred", "detections.json", "pred.json")  # the JSON last: where it is, its PNGs are
+        earlier = {self.output_dir / name: self._partial / f"earlier-{name}" for name in names}
+        try:
+            for path, aside in reversed(earlier.items()):
+                if os.path.lexists(path):
+                    path.rename(aside)
+            for name in names:
+                (self._partial / name).rename(self.output_dir / name)
+        except BaseException:
+            for path, aside in earlier.items():
+                if os.path.lexists(aside):
+                    remove(path)
+                    aside.rename(path)
+            raise
 
     def abort(self) -> None:
         """Drops everything that was not put in place; harmless after `close`."""

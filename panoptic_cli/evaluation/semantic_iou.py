@@ -47,10 +47,6 @@ class SemanticIoU:
         joint = np.bincount(truth * classes + guess, minlength=classes * classes)
         self.confusion += joint.reshape(classes, classes)
 
-    def merge(self, other: SemanticIoU) -> None:
-        """Adds the pixels that another one counted over the same label space."""
-        self.confusion += other.confusion
-
     def result(self) -> dict[str, Any]:
         """Returns the figures, each in 0..1.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from panoptic_cli import storage
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.files import atomic_path
-from panoptic_cli.training import storage
 
 _MAIN_FILE = "saved_model.pb"  # a folder without it is no SavedModel: in a bucket it is written last
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from panoptic_cli import storage
 from panoptic_cli.errors import RunError, UsageError
 from panoptic_cli.export.description import Output, describe
 from panoptic_cli.export.output import check_file, whole
 from panoptic_cli.export.portable_network import portable_outputs
 from panoptic_cli.files import write_json
 from panoptic_cli.inference import LoadedModel
-from panoptic_cli.training import storage
 
 _OPSET = 17
 _CONTENTS = (

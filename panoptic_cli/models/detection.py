@@ -25,12 +25,12 @@ def detect(
         detection_boxes float32 [batch, k, 4], detection_scores [batch, k] descending, detection_classes
         int32 [batch, k] (0 behind the last), num_detections int32 [batch].
     """
-    probabilities = tf.nn.softmax(logits)[..., 1:]
+    probabilities = _best_of_classes(tf.nn.softmax(logits)[..., 1:], config.pre_nms_top_k)
     boxes = box_ops.decode(offsets[:, :, 1:], proposals[:, :, None, :], box_ops.BOX_HEAD_WEIGHTS)
     boxes, scores, classes, count = suppress_by_class(
         box_ops.clip(boxes, image_shape),
         probabilities,
-        min(config.max_num_detections, config.pre_nms_top_k),
+        config.max_num_detections,
         config.max_num_detections,
         config.nms_iou_threshold,
         config.pre_nms_score_threshold,
@@ -42,3 +42,11 @@ def detect(
         "detection_classes": tf.where(found, classes + 1, 0),
         "num_detections": count,
     }
+
+
+def _best_of_classes(scores: tf.Tensor, top_k: int) -> tf.Tensor:
+    """Sets all but the `top_k` best scores of each class to 0: float32 [batch, n, classes]; equal ones stay."""
+    if scores.shape[1] is None or scores.shape[1] <= top_k:
+        return scores
+    least = tf.math.top_k(tf.transpose(scores, [0, 2, 1]), top_k).values[..., -1]
+    return tf.where(scores >= least[:, None, :], scores, 0.0)

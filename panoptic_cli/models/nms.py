@@ -1,4 +1,4 @@
-"""Non-maximum suppression: a static-shape form for the training step, the CPU kernel for inference."""
+"""Non-maximum suppression: TensorFlow's CPU kernel, and a static-shape form where XLA compiles the training step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def suppress_sorted(
         boxes: float32 [batch, n, 4], sorted by descending score.
         scores: float32 [batch, n].
         max_output_size: how many boxes to keep.
-        iou_threshold: overlap with a better box from which a box goes.
+        iou_threshold: overlap (0..1) with a better box above which a box goes.
         score_threshold: boxes at or below it are not considered; at least 0.
         compiled: use the static form that XLA can compile (TPUs need it) instead of TensorFlow's CPU kernel, which
             is many times as fast on the CPU; both keep the same boxes.

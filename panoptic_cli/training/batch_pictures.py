@@ -7,7 +7,6 @@ import tensorflow as tf
 from panoptic_cli.config import Experiment
 from panoptic_cli.datasets import records
 from panoptic_cli.datasets.record_stream import TrainingStream, record_files
-from panoptic_cli.datasets.records import decode_example
 from panoptic_cli.errors import PanopticError
 
 _NAMED = 64  # pictures
@@ -21,14 +20,12 @@ def pictures_of_steps(experiment: Experiment, first: int, last: int) -> list[str
     Raises:
         DataError: the records are gone.
     """
-    data, seed = experiment.task.train_data, experiment.trainer.seed
-    stream = TrainingStream(
-        record_files(data.input_path), seed if data.seed is None else data.seed, data.shuffle_buffer_size
-    )
+    data = experiment.task.train_data
+    stream = TrainingStream(record_files(data.input_path), experiment.data_seed, data.shuffle_buffer_size)
     batch = data.global_batch_size
     found = []
     for _, (path, index, record) in stream.records((first - 1) * batch).take((last - first + 1) * batch):
-        ids = decode_example(record.numpy()).get(records.IMAGE_SOURCE_ID, ())
+        ids = records.decode_example(record.numpy()).get(records.IMAGE_SOURCE_ID, ())
         found.append(ids[0].decode(errors="replace") if ids else f"record {int(index)} of {path.numpy().decode()}")
     return found
 

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -64,8 +64,11 @@ class Progress:
             self.paused += time.monotonic() - begun
 
 
-class Stopped(Exception):
-    """Leaves the loop after a signal."""
+class Stopped(BaseException):
+    """Leaves the loop after a signal.
+
+    No Exception, as KeyboardInterrupt is none: TensorFlow makes another one of each that passes while it traces.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -201,4 +204,5 @@ class StopOnSignal(StepCallback):
             self._at_once = False
             raise Stopped(number)
         if number == signal.SIGINT:
-            console.info("Stopping after this step, then saving. Press Ctrl-C again to stop at once.")
+            with suppress(RuntimeError):  # the signal came while something was being written
+                console.info("Stopping after this step, then saving. Press Ctrl-C again to stop at once.")

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from panoptic_cli import storage
 from panoptic_cli.errors import RunError, summarize
-from panoptic_cli.training import storage
 from panoptic_cli.training.run_directory import RunDirectory
 
 _LAYOUT = "layout/.ATTRIBUTES/py_state"
@@ -96,9 +96,8 @@ class Checkpoints:
         checkpoint = tf.train.Checkpoint(layout=self._layout, **named)
         self._scratch = None if chief else tempfile.TemporaryDirectory()
         self._directory = directory
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, directory if self._scratch is None else self._scratch.name, max_to_keep=max_to_keep
-        )
+        place, kept = (directory, max_to_keep) if self._scratch is None else (self._scratch.name, 1)
+        self._manager = tf.train.CheckpointManager(checkpoint, place, max_to_keep=kept)
         self.saved_step: int | None = None
         self.saved_prefix: str | None = None
 

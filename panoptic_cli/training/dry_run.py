@@ -63,18 +63,21 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
     Raises:
         PanopticError: as for `trainer.train`.
     """
-    from panoptic_cli.training import loop, strategy
-    from panoptic_cli.training.failures import explained
     from panoptic_cli.training.session import prepare
 
     session = prepare(experiment, model_dir, table, write=False, **builders)
+    import tensorflow as tf
+
+    from panoptic_cli.training import loop, strategy
+    from panoptic_cli.training.failures import explained
+
     with explained(experiment, session.workers.count):
         dataset = session.dataset(session.start)
         begun = time.perf_counter()
         batch = next(iter(dataset.take(1)))
         seconds = {"batch": time.perf_counter() - begun}
         steps = loop.make_steps(session.model, session.strategy, 1, xla=experiment.runtime.enable_xla)
-        again = partial(_again, type(dataset).from_tensors(batch), experiment.task.train_data.global_batch_size)
+        again = partial(_again, tf.data.Dataset.from_tensors(batch), experiment.task.train_data.global_batch_size)
         iterator = iter(session.strategy.distribute_datasets_from_function(again))
         for name in ("first_step", "step"):
             begun = time.perf_counter()

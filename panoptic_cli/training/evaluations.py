@@ -9,8 +9,8 @@ import json
 import os
 from typing import Any
 
+from panoptic_cli import storage
 from panoptic_cli.errors import RunError
-from panoptic_cli.training import storage
 from panoptic_cli.training.run_directory import RunDirectory
 
 
@@ -67,10 +67,13 @@ def keep(prefix: str, folder: str) -> None:
     storage.make_directory(folder)
     source, name = os.path.split(prefix)
     files = [file for file in storage.list_directory(source) if file.startswith(f"{name}.")]
-    if not files:
-        raise RunError(f"The checkpoint {prefix} is gone.", "Give trainer.max_to_keep a larger value.")
-    for file in files:
-        storage.copy(f"{source}/{file}", f"{folder}/{file}")
+    try:
+        if not files:
+            raise FileNotFoundError(prefix)
+        for file in files:
+            storage.copy(f"{source}/{file}", f"{folder}/{file}")
+    except FileNotFoundError:  # a training that goes on may remove it in the middle of the copy
+        raise RunError(f"The checkpoint {prefix} is gone.", "Give trainer.max_to_keep a larger value.") from None
     storage.write_text(f"{folder}/checkpoint", f'model_checkpoint_path: "{name}"\n')
     for file in storage.list_directory(folder):
         if file not in files and file != "checkpoint":

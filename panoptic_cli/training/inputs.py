@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import http.client
 import json
 import os
 import urllib.error
@@ -10,11 +11,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 from panoptic_cli.datasets.records import is_shard
 from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.training import storage
+from panoptic_cli.startup import import_tensorflow
 
 _REACH_SECONDS = 10.0
 INIT_HINT = "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
@@ -39,6 +41,7 @@ def check_records(pattern: str, option: str = "--train-data") -> int:
     if not parts:
         raise DataError(f"No {what} records are given.", hint)
     if any(storage.is_remote(part) for part in parts):
+        import_tensorflow()
         from panoptic_cli.datasets.record_stream import record_files
 
         return len(record_files(pattern))
@@ -67,6 +70,7 @@ def count_pictures(pattern: str) -> int:
         DataError: no file matches, or a file is damaged.
     """
     check_records(pattern)
+    import_tensorflow()
     from panoptic_cli.datasets.record_stream import count_records, record_files
 
     return sum(count_records(record_files(pattern)))
@@ -90,14 +94,36 @@ def load_categories(experiment: Experiment) -> CategoryTable:
             f"There is no categories file{where}: {path} does not exist.",
             "make-tfrecords writes one; or give --categories with a COCO panoptic JSON or a categories.json.",
         )
+    return read_categories(path)
+
+
+def read_categories(path: str) -> CategoryTable:
+    """Reads a COCO panoptic JSON or a categories.json, local or in a bucket.
+
+    Raises:
+        DataError: the file is missing or holds no usable table.
+    """
     if not storage.is_remote(path):
         return CategoryTable.from_file(Path(path))
     try:
         value = json.loads(storage.read_text(path) or "")
     except json.JSONDecodeError as error:
-        raise DataError(f"The categories file {path} is not valid JSON: {error}.") from None
+        raise DataError(f"The categories file {path} is missing or not valid JSON: {error}.") from None
     entries = value.get("categories") if isinstance(value, dict) else value
     return CategoryTable.from_list(entries if isinstance(entries, list) else [], path)
+
+
+def check_annotation_file(path: str) -> None:
+    """Checks that a COCO instances JSON is there.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if not os.path.isfile(path):
+        raise DataError(
+            f"The object annotations {path} do not exist.",
+            "Give --annotation-file the instances JSON of the validation pictures, or leave it out.",
+        )
 
 
 def check_init_checkpoint(checkpoint: str, timeout: float = _REACH_SECONDS) -> None:
@@ -125,6 +151,6 @@ def check_init_checkpoint(checkpoint: str, timeout: float = _REACH_SECONDS) -> N
         urllib.request.urlopen(request, timeout=timeout).close()
     except urllib.error.HTTPError:
         return  # it answered; whether we may read the object is for its reader to find out
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # the latter for what can be no bucket's name, too
         reason = getattr(error, "reason", error)
         raise RunError(f"The initial weights {checkpoint} cannot be reached: {reason}.", INIT_HINT) from None

@@ -9,7 +9,6 @@ from PIL import Image
 from panoptic_cli.datasets import records
 from panoptic_cli.datasets.pipeline import evaluation_dataset
 from panoptic_cli.datasets.preprocessing import decode_image
-from panoptic_cli.datasets.records import decode_example
 from panoptic_cli.inference import Predictor
 from panoptic_cli.visualization import draw_panoptic
 
@@ -32,7 +31,8 @@ def draw_overlays(predictor: Predictor, pattern: str, count: int = _PICTURES) ->
     model = predictor.model.experiment.task.model
     for images, info, serialized in evaluation_dataset(pattern, model, batch_size=1, limit=count):
         (prediction,) = predictor(images, info)
-        pixels = decode_image(tf.constant(decode_example(serialized[0].numpy())[records.IMAGE_ENCODED][0])).numpy()
+        (encoded,) = records.decode_example(serialized[0].numpy())[records.IMAGE_ENCODED]
+        pixels = decode_image(tf.constant(encoded)).numpy()
         scores = {place + 1: float(score) for place, score in enumerate(prediction.scores)}
         overlay = draw_panoptic(
             pixels.astype(np.uint8), prediction.category_map, prediction.instance_map, predictor.table, scores=scores

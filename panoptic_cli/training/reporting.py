@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from panoptic_cli.training import storage
+from panoptic_cli import storage
 from panoptic_cli.training.callbacks import GRADIENT_NORM, TOTAL_LOSS, Progress, StepCallback
 from panoptic_cli.training.summaries import Summaries
 

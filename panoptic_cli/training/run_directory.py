@@ -27,11 +27,11 @@ from typing import Any
 
 import yaml
 
-from panoptic_cli import __version__, config, console
+from panoptic_cli import __version__, config, console, storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError, UsageError, summarize
-from panoptic_cli.training import inputs, storage
+from panoptic_cli.training import inputs
 
 CONFIG, CATEGORIES, ENVIRONMENT, RECORDS, METRICS, EVALUATIONS = (
     "config.yaml",
@@ -157,7 +157,7 @@ class RunDirectory:
         ]
         if same_records is False and not any(line.startswith(_TRAIN_DATA) for line in bound):
             bound.append(f"the training records: {self.file(RECORDS)} lists other names or sizes")
-        if self._read_table().to_list() != table.to_list():
+        if self.read_table().to_list() != table.to_list():
             bound.append("the category table")
         if bound:
             started = "" if self.latest_checkpoint() else " (it has no checkpoint yet: it may also be removed)"
@@ -253,15 +253,16 @@ class RunDirectory:
                 "It was changed by hand or written by another version: correct it, or start a new run.",
             ) from error
 
-    def _read_table(self) -> CategoryTable:
-        name = self.file(CATEGORIES)
+    def read_table(self) -> CategoryTable:
+        """Returns the category table.
+
+        Raises:
+            DataError: the file is missing or holds no usable table.
+        """
         try:
-            entries = json.loads(storage.read_text(name) or "")
-        except json.JSONDecodeError:
-            raise DataError(f"{name} is missing or not JSON.", "Copy it from the training records' folder.") from None
-        if isinstance(entries, dict):
-            entries = entries.get("categories")
-        return CategoryTable.from_list(entries if isinstance(entries, list) else [], name)
+            return inputs.read_categories(self.file(CATEGORIES))
+        except DataError as error:
+            raise DataError(error.message, "Copy it from the training records' folder.") from None
 
     def _sessions(self) -> list[dict[str, Any]]:
         try:
@@ -288,14 +289,17 @@ def load(path: str | Path) -> tuple[Experiment, CategoryTable]:
     """
     run = RunDirectory(path)
     if not run.is_run:
-        what = f"has no {CONFIG}: it is no run directory" if storage.is_directory(run.path) else "does not exist"
-        raise RunError(f"{run.path} {what}.", "Give --model-dir the directory of a training, or run panoptic train.")
+        if storage.is_directory(run.path):
+            problem = f"{run.path} has no {CONFIG}: it is no run directory."
+        else:
+            problem = f"The run directory {run.path} does not exist."
+        raise RunError(problem, "Give --model-dir the directory of a training, or run panoptic train.")
     if run.latest_checkpoint() is None:
         raise RunError(
             f"The run {run.path} has no checkpoint yet.",
             "Go on with panoptic train: it saves every trainer.checkpoint_interval steps.",
         )
-    return run.read_config(), run._read_table()
+    return run.read_config(), run.read_table()
 
 
 def _is_free(key: str, ours: Experiment, theirs: Experiment) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
+from panoptic_cli.config.label_space import label_space_of
 from panoptic_cli.errors import RunError
 from panoptic_cli.startup import import_tensorflow
 from panoptic_cli.training import inputs
@@ -56,8 +57,7 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable) -
     run.check(experiment, table)
     if experiment.task.init_checkpoint is not None and run.latest_checkpoint() is None:
         inputs.check_init_checkpoint(experiment.task.init_checkpoint)
-    model = experiment.task.model
-    return LabelSpace.create(table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes)
+    return label_space_of(experiment, table)
 
 
 @dataclass
@@ -92,12 +92,11 @@ class Session:
 
     def dataset(self, step: int, input_context: tf.distribute.InputContext | None = None) -> Any:
         """Returns the batches from a step on; with an input context, one replica's parts of them."""
-        data, seed = self.experiment.task.train_data, self.experiment.trainer.seed
         return (self.build_dataset or _panoptic_data)(
             self.experiment,
             self.label_space,
-            batch_size=data.global_batch_size,
-            seed=seed if data.seed is None else data.seed,
+            batch_size=self.experiment.task.train_data.global_batch_size,
+            seed=self.experiment.data_seed,
             start_step=step,
             input_context=input_context,
         )

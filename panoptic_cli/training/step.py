@@ -15,7 +15,7 @@ from panoptic_cli.training.schedules import clip_norm
 
 
 class PanopticTrainingModel(keras.Model):
-    """The network together with its losses, for `keras.Model.fit`.
+    """The network together with its losses and moving averages, for `loop.run`.
 
     Attributes:
         network: the PanopticFPN whose weights are trained.

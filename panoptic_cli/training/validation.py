@@ -19,6 +19,7 @@ from panoptic_cli.inference import LoadedModel, Predictor
 from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
 from panoptic_cli.training.checkpoints import Checkpoints
 from panoptic_cli.training.evaluations import Evaluations, summary
+from panoptic_cli.training.inputs import check_annotation_file
 from panoptic_cli.training.overlays import draw_overlays
 from panoptic_cli.training.reporting import describe_quality
 from panoptic_cli.training.summaries import Summaries
@@ -59,11 +60,16 @@ class Validator:
         table: the categories.
         model: the training model.
         summaries: gets overlay pictures of the first validation records.
+
+    Raises:
+        DataError: the configured annotation file is not there; the first evaluation may be hours away.
     """
 
     def __init__(
         self, experiment: Experiment, table: CategoryTable, model: keras.Model, summaries: Summaries | None = None
     ) -> None:
+        if experiment.task.annotation_file is not None:
+            check_annotation_file(experiment.task.annotation_file)
         self.experiment = experiment
         self.model = model
         self.summaries = summaries

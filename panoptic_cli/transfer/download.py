@@ -12,10 +12,10 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.errors import TransferError, summarize
 from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.locks import folder_lock
 from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
 from panoptic_cli.transfer.download_plan import ZIPS, Item, Plan, state_of
 from panoptic_cli.transfer.extract import Extracted, extract
-from panoptic_cli.transfer.lock import folder_lock
 from panoptic_cli.transfer.manifest import Archive
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.receipts import Receipts, measure
@@ -47,7 +47,7 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
     fetched = 0
     try:
         plan.data_dir.mkdir(parents=True, exist_ok=True)
-        with terminate_as_interrupt(), folder_lock(plan.data_dir):
+        with terminate_as_interrupt(), folder_lock(plan.data_dir, "panoptic download", "give another --data-dir"):
             receipts = Receipts(plan.data_dir)
             lacking = [item for item in work if not _usable(item)]
             if lacking:

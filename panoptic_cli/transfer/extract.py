@@ -98,7 +98,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         opened = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (*_BROKEN, ValueError) as error:  # ValueError: a member's name is not in the encoding it says
         raise TransferError(f"{path} is not a whole zip file: {error}.", "Delete it and fetch it again.") from None
     with opened:
         problems = _problems(opened.infolist(), path.stat().st_size)

@@ -31,11 +31,11 @@ class Receipts:
         self._temporary: set[str] = set()
         try:
             value = json.loads(self._path.read_bytes())
-            self._outputs = {str(key): dict(entry) for key, entry in value["outputs"].items()}
+            self._outputs = {key: _checked(entry) for key, entry in value["outputs"].items()}
             self._temporary = set(value["temporary"])
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             console.warn(f"{self._path} cannot be read; what is already here is checked from scratch.")
 
     def is_complete(self, archive: Archive, output: Output) -> bool:
@@ -47,16 +47,12 @@ class Receipts:
         note = self._outputs.get(output.to)
         if found is None or note is None:
             return found is not None and output.files is not None and found.files >= output.files
-        return (
-            note.get("archive") == identity(archive)
-            and found.files >= note.get("files", 0)
-            and found.bytes >= note.get("bytes", 0)
-        )
+        return note["archive"] == identity(archive) and found.files >= note["files"] and found.bytes >= note["bytes"]
 
     def foreign(self, archive: Archive, output: Output) -> bool:
         """Whether the folder or file is there, but from another archive than this one."""
         note = self._outputs.get(output.to)
-        return note is not None and note.get("archive") != identity(archive) and (self._data_dir / output.to).exists()
+        return note is not None and note["archive"] != identity(archive) and (self._data_dir / output.to).exists()
 
     def record(self, archive: Archive, output: Output, extracted: Extracted) -> None:
         """Notes that an output is complete."""
@@ -78,6 +74,11 @@ class Receipts:
 
     def _save(self) -> None:
         files.write_json(self._path, {"outputs": self._outputs, "temporary": sorted(self._temporary)})
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """Returns the note of an output; ValueError or the like when it is not as we write it."""
+    return {"archive": str(entry["archive"]), "files": int(entry["files"]), "bytes": int(entry["bytes"])}
 
 
 def identity(archive: Archive) -> str:

@@ -69,8 +69,9 @@ def load(network: PanopticFPN, prefix: str, *, allow_backbone_only: bool = False
             f"The checkpoint {prefix} does not fit the configured network: {summarize(problems, len(problems))}.",
             "Check the backbone, the levels and the numbers of classes (--set task.model....).",
         )
-    for variable, key in assignments:
-        variable.assign(graph.read(key))
+    values = [graph.read(key) for _, key in assignments]  # all of them before the first is assigned
+    for (variable, _), value in zip(assignments, values, strict=True):
+        variable.assign(value)
     parameters = sum(int(np.prod(variable.shape)) for variable, _ in assignments)
     return Loaded(prefix, len(assignments), parameters, backbone_only, graph.step())
 
@@ -147,8 +148,18 @@ class _ObjectGraph:
         return list(self._shapes[key])
 
     def read(self, key: str) -> np.ndarray:
-        """Returns a stored tensor."""
-        return np.asarray(self._reader.get_tensor(key))
+        """Returns a stored tensor.
+
+        Raises:
+            RunError: the file that holds it is missing or damaged.
+        """
+        try:
+            return np.asarray(self._reader.get_tensor(key))
+        except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"The checkpoint {self.prefix} cannot be read: {reason}.", "It may be damaged: fetch it again."
+            ) from None
 
     def step(self) -> int | None:
         """Returns the global step, where it is stored."""

@@ -22,3 +22,14 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(generated: Path, tmp_path: Path) -> Path:
     """A copy of `generated` to be broken."""
     return Path(shutil.copytree(generated, tmp_path / "data"))
+
+
+@pytest.fixture
+def mine(dataset: Path, tmp_path: Path) -> Path:
+    """The validation split of `dataset`, laid out otherwise: pictures/, labels/ and labels.json."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (dataset / "val2017").rename(folder / "pictures")
+    (dataset / "panoptic_val2017").rename(folder / "labels")
+    (dataset / "annotations" / "panoptic_val2017.json").rename(folder / "labels.json")
+    return folder

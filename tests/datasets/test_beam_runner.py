@@ -62,6 +62,7 @@ def test_a_bad_picture_is_one_line_and_other_shards_stay(
     ("options", "word"),
     [
         (["--runner-option", "a=b"], "--runner-option needs --runner"),
+        (["--runner-option", "a=b", "--dry-run"], "--runner-option needs --runner"),
         pytest.param(
             ["--runner", "DirectRunner"],
             "pip install 'panoptic-cli[beam]'",

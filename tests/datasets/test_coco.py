@@ -139,6 +139,42 @@ def test_files_that_are_something_else(dataset: Path, text: str, match: str) -> 
         read_dataset(find_splits(dataset, ["val"])[0])
 
 
+# msgspec skips what it is not asked for; Python's decoder, which has the last word on doubtful entries, does not.
+@pytest.mark.parametrize(
+    "hidden", [b'"coco_url": "\xff", ', b'"x": ' + b"1" * 5000 + b", "], ids=["not UTF-8", "5000 digits"]
+)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b'"file_name": "000000200000.jpg"', b'"file_name": "../x.jpg"'), (b'"image_id": 200000,', b'"image_id": 777,')],
+    ids=["name leaves the folder", "image without annotation"],
+)
+def test_entries_that_are_no_json_are_named(dataset: Path, hidden: bytes, before: bytes, after: bytes) -> None:
+    path = dataset / "annotations" / "panoptic_val2017.json"
+    text = path.read_bytes()
+    assert before in text
+    text = text.replace(b'{"id": 200000, ', b'{"id": 200000, ' + hidden, 1).replace(before, after, 1)
+    path.write_bytes(text)
+    place = text.index(b'{"id": 200000, ')
+    with pytest.raises(DataError, match=rf"panoptic_val2017\.json is not valid JSON: .*in the entry at byte {place}\."):
+        read_dataset(find_splits(dataset, ["val"])[0])
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(dataset: Path) -> None:
+    pictures = read_dataset(find_splits(dataset, ["val"])[0]).pictures
+    for kind, before, after in (
+        ("instances", b'"iscrowd": 0', b'"iscrowd": 7'),
+        ("panoptic", b'"width": ', b'"wIdth": '),
+    ):
+        path = dataset / "annotations" / f"{kind}_val2017.json"
+        text = path.read_bytes()
+        with path.open("r+b") as stream:  # in place, as an editor does: the open file sees it
+            stream.write(text.replace(before, after))
+        with pytest.raises(DataError, match=rf"{kind}_val2017\.json changed while it was in use"):
+            list(pictures)
+        with path.open("r+b") as stream:
+            stream.write(text)
+
+
 def test_missing_files_are_all_named_with_the_command_that_gets_them(dataset: Path) -> None:
     (dataset / "annotations" / "instances_val2017.json").unlink()
     (dataset / "val2017").rename(dataset / "elsewhere")

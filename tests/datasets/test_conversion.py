@@ -18,7 +18,8 @@ from panoptic_cli.datasets.picture_records import PictureEncoder
 from panoptic_cli.datasets.record_inspection import inspect_records
 from panoptic_cli.datasets.records import decode_example, semantic_lookup
 from panoptic_cli.datasets.tfrecord import read_records
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.locks import folder_lock
 
 
 def _convert(
@@ -384,3 +385,24 @@ def test_the_record_checker_finds_nothing_wrong_and_then_the_damage(generated: P
     damaged = inspect_records(paths, workers=1).findings.ordered()
     assert [f.kind for f in damaged] == ["damaged record file"]
     assert str(paths[1]) in damaged[0].examples[0]
+
+
+def test_two_conversions_do_not_share_a_folder(generated: Path, tmp_path: Path) -> None:
+    with folder_lock(tmp_path, "panoptic make-tfrecords", "wait"), pytest.raises(RunError, match="Another panoptic"):
+        _convert(generated, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    _convert(generated, tmp_path)
+
+
+def test_other_categories_beside_an_earlier_split_are_told(
+    generated: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _convert(generated, tmp_path, files=find_splits(generated, ["train"])[0])
+    _convert(generated, tmp_path)
+    assert "other categories" not in capsys.readouterr().err
+    path = dataset / "annotations" / "panoptic_val2017.json"
+    value = json.loads(path.read_text())
+    value["categories"][0]["name"] = "other"
+    path.write_text(json.dumps(value))
+    _convert(dataset, tmp_path)
+    assert "the records of train were made with other categories" in capsys.readouterr().err

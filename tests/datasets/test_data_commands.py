@@ -37,18 +37,13 @@ def test_dry_run_writes_nothing(dataset: Path, capsys: Out) -> None:
     assert not (dataset / "tfrecords").exists()
 
 
-def test_data_laid_out_otherwise(dataset: Path, tmp_path: Path, capsys: Out) -> None:
-    moved = tmp_path / "mine"
-    moved.mkdir()
-    (dataset / "val2017").rename(moved / "pictures")
-    (dataset / "panoptic_val2017").rename(moved / "labels")
-    (dataset / "annotations" / "panoptic_val2017.json").rename(moved / "labels.json")
-    arguments = ["--panoptic-annotations", str(moved / "labels.json"), "--image-dir", str(moved / "pictures")]
-    more = ["--output-prefix", "own", "--shards", "2", "--output-dir", str(moved / "out"), "--workers", "1"]
+def test_data_laid_out_otherwise(mine: Path, capsys: Out) -> None:
+    arguments = ["--panoptic-annotations", str(mine / "labels.json"), "--image-dir", str(mine / "pictures")]
+    more = ["--output-prefix", "own", "--shards", "2", "--output-dir", str(mine / "out"), "--workers", "1"]
     value = _json(capsys, "make-tfrecords", *arguments, *more)
     assert value["splits"][0]["pictures"] == 6
     assert value["splits"][0]["objects"] > 0
-    assert (moved / "out" / "own-00001-of-00002.tfrecord").is_file()
+    assert (mine / "out" / "own-00001-of-00002.tfrecord").is_file()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +105,7 @@ def test_what_was_left_out_and_done_is_told(dataset: Path, capsys: Out) -> None:
             2,
             "--output-prefix",
         ),
+        (["--panoptic-annotations", "a.json", "--image-dir", "b", "--output-prefix", ""], 2, "--output-prefix ''"),
         (["--panoptic-annotations", "a.json", "--image-dir", "b"], 1, "panoptic annotations a.json"),
         (["--train-shards", "0"], 2, "train-shards"),
     ],

@@ -22,13 +22,8 @@ def _json(capsys: Capture, *arguments: str, code: int = 0) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_data_laid_out_otherwise(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_data_laid_out_otherwise(mine: Path, dataset: Path, capsys: Capture) -> None:
     """The same options as make-tfrecords; the folder of masks follows from the JSON's name."""
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (dataset / "val2017").rename(mine / "pictures")
-    (dataset / "panoptic_val2017").rename(mine / "labels")
-    (dataset / "annotations" / "panoptic_val2017.json").rename(mine / "labels.json")
     own = ["--panoptic-annotations", str(mine / "labels.json"), "--image-dir", str(mine / "pictures")]
     value = _json(capsys, *own)
     assert value["splits"]["labels"]["pictures"] == 6

@@ -253,6 +253,20 @@ def test_an_unreadable_panoptic_file_is_a_finding(dataset: Path) -> None:
     assert report.to_dict()["pictures"] == 0
 
 
+def test_an_entry_that_is_no_json_does_not_hide_the_rest(dataset: Path) -> None:
+    path = dataset / "annotations" / "panoptic_val2017.json"
+    text = path.read_bytes().replace(b'{"id": 200000, ', b'{"id": 200000, "coco_url": "\xff", ', 1)
+    path.write_bytes(text.replace(b'"000000200003.jpg"', b'"../x.jpg"', 1))  # another picture is broken, too
+    report = inspect_split(find_splits(dataset, ["val"])[0], workers=1, samples=6)
+    assert [picture.id for picture in report.samples] == [200006, 200009, 200012, 200015]
+    assert {f.kind: f.count for f in report.findings.ordered()} == {
+        "annotation file unreadable": 1,
+        "malformed images": 1,
+    }
+    assert "in the entry at byte" in report.findings.by_kind["annotation file unreadable"].examples[0]
+    assert report.counts["pictures"] == 5
+
+
 def test_repeated_entries(dataset: Path) -> None:
     def repeat(value: dict[str, Any]) -> None:
         value["images"][1]["file_name"] = value["images"][0]["file_name"]

@@ -33,7 +33,7 @@ def _entries(path: Path, key: str) -> list[Any]:
     return found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     before=st.dictionaries(_TEXT, _VALUE, max_size=2),
     entries=st.lists(_VALUE, max_size=6),
@@ -113,7 +113,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(index.file)).read(0, 4)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(entries=st.lists(st.dictionaries(_TEXT, _VALUE, max_size=4), max_size=6), block=st.integers(1, 40))
 def test_long_values_are_left_out_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[dict[str, Any]], block: int

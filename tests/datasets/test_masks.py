@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from panoptic_cli.datasets import masks
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     high=st.sampled_from([1, 255, 256, 65535]),

@@ -13,13 +13,14 @@ import tensorflow as tf
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import load_experiment
 from panoptic_cli.config.schema import Parser
-from panoptic_cli.datasets import records
+from panoptic_cli.datasets import augmented_samples, records
 from panoptic_cli.datasets.pipeline import evaluation_dataset, training_dataset
 from panoptic_cli.datasets.record_errors import naming, record_error
 from panoptic_cli.datasets.records import decode_example, encode_example
 from panoptic_cli.datasets.shapes import CATEGORIES
 from panoptic_cli.datasets.tfrecord import TFRecordWriter, read_records
 from panoptic_cli.datasets.training_example import training_example
+from panoptic_cli.errors import DataError
 
 LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
 
@@ -110,6 +111,13 @@ def test_training_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
     write(tmp_path / "bad-0.tfrecord", good[4:], good[0], 0)
     write(tmp_path / "bad-1 [x].tfrecord", good, changed(good[3], IMAGE_ENCODED=b"\xff\xd8 none"), 3)
     assert f"Record 3 of {tmp_path}/bad-1 [x].tfrecord cannot be used: image/encoded cannot" in train(tmp_path)
+
+
+def test_drawing_examples_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
+    write(tmp_path / "bad.tfrecord", good, changed(good[3], IMAGE_ENCODED=b"\xff\xd8 none"), 3)
+    config = load_experiment("panoptic_fpn_shapes", options=[("task.train_data.input_path", f"{tmp_path}/bad*")])
+    with pytest.raises(DataError, match=r"Record 3 of .*bad\.tfrecord cannot be used: image/encoded cannot"):
+        list(augmented_samples.examples(config, LABELS, 20))
 
 
 def test_damaged_files_are_named(tmp_path: Path, good: list[bytes]) -> None:

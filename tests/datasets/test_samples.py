@@ -14,6 +14,7 @@ from panoptic_cli.datasets.inspection import inspect_split
 from panoptic_cli.datasets.layout import coco_files
 from panoptic_cli.datasets.record_inspection import find_records
 from panoptic_cli.datasets.statistics import evenly
+from panoptic_cli.datasets.tfrecord import TFRecordWriter, read_records
 
 
 def test_samples_from_files_and_from_records_are_the_same(shapes_dir: Path, shapes_records: Path) -> None:
@@ -58,6 +59,19 @@ def test_what_cannot_be_read_is_left_out_with_a_warning(
     assert [sample.name for sample in drawn] == [f"val-{int(good.stem)}"]
     warnings = capsys.readouterr().err
     assert all(path.name in warnings for path in (broken, missing, apart))
+
+
+def test_a_damaged_record_ends_only_itself(
+    shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "train.tfrecord"
+    whole = list(read_records(find_records(f"{shapes_records}/train-*")[0]))
+    with TFRecordWriter(path) as writer:
+        for record in (b"\x07 none", *whole[1:]):
+            writer.write(record)
+    drawn = [sample.name for sample in samples.record_samples([path], len(whole))]
+    assert len(drawn) == len(whole) - 1
+    assert f"Record 0 of {path} is not drawn" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_damaged_shard_ends_only_itself(

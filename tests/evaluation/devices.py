@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
+from panoptic_cli.config.label_space import label_space_of
 from panoptic_cli.datasets.shapes import CATEGORIES
 from panoptic_cli.evaluation.evaluator import evaluate
-from panoptic_cli.inference import LoadedModel, label_space_of
+from panoptic_cli.inference import LoadedModel
 from panoptic_cli.models.panoptic_fpn import PanopticFPN
 from panoptic_cli.training.strategy import set_precision
 

@@ -99,6 +99,26 @@ def test_only_the_pictures_asked_for_count() -> None:
     assert coco_average_precision(instances(*truth), found, "bbox", image_ids=[2])["AP"] == 0.0
 
 
+@pytest.mark.parametrize("names", [{1: "a.jpg", 2: "b.jpg"}, {1: 7, 2: "b.jpg"}])
+def test_pictures_may_have_names_for_ids(names: dict[int, Any]) -> None:
+    truth = [square(1, 10, 10, 20), square(2, 50, 50, 60, 9), square(2, 60, 60, 120)]
+    found = [detected(truth[0], 0.9), detected(truth[1], 0.8), detected(square(2, 5, 5, 30), 0.7)]
+    groundtruth = instances(*truth)
+    renamed = {
+        **groundtruth,
+        "images": [{**i, "id": names[i["id"]]} for i in groundtruth["images"]],
+        "annotations": [{**a, "image_id": names[a["image_id"]]} for a in truth],
+    }
+    same = [{**d, "image_id": names[d["image_id"]]} for d in found]
+    expected = coco_average_precision(groundtruth, found, "bbox", [1, 2])
+    assert coco_average_precision(renamed, same, "bbox", list(names.values())) == expected
+    assert coco_average_precision(renamed, same, "bbox", [names[2]]) == coco_average_precision(
+        groundtruth, found, "bbox", [2]
+    )
+    with pytest.raises(DataError, match=r"Image c\.jpg is not in"):
+        coco_average_precision(renamed, same, "bbox", ["c.jpg"])
+
+
 def test_what_is_missing_is_named() -> None:
     truth = square(1, 0, 0, 20)
     with pytest.raises(DataError, match="image 8"):

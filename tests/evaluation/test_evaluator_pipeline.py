@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -118,6 +119,15 @@ def test_an_error_names_the_picture_and_comes_once(
     assert predictor.runs < 12  # it did not go on to the end
     assert not list(tmp_path.iterdir())
     assert "no fusion" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_not_blamed_on_a_picture(run: Callable[..., Any], tmp_path: Path) -> None:
+    def fail(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "pred/1.png")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        run(FakePredictor(before_fusion=fail), output_dir=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_networks_errors_are_explained(run: Callable[..., Any]) -> None:

@@ -170,3 +170,27 @@ def test_a_file_in_the_way_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(DataError, match="is a file"):
         PredictionWriter(tmp_path / "out")
+
+
+def test_an_interrupted_exchange_leaves_the_earlier_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    rng = np.random.default_rng(0)
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        if target == output / "detections.json" and "earlier" not in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    writers = []
+    for number in (1, 2):
+        writer = PredictionWriter(output, TABLE)
+        writer.add(number, f"{number}.jpg", *random_maps(rng))
+        writers.append(writer)
+        if number == 1:
+            writer.close()
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        writers[1].close()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["1.png", "detections.json", "out", "pred", "pred.json"]
+    assert json.loads((output / "pred.json").read_text())["annotations"][0]["image_id"] == 1

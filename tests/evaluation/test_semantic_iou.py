@@ -33,18 +33,15 @@ def test_figures_by_hand() -> None:
 
 def test_equals_counting_with_sets() -> None:
     rng = np.random.default_rng(0)
-    whole, halves = SemanticIoU(SPACE), [SemanticIoU(SPACE), SemanticIoU(SPACE)]
+    whole = SemanticIoU(SPACE)
     truths, guesses = [], []
-    for number in range(20):
+    for _ in range(20):
         truth = rng.choice(np.array([0, 1, 2, 5, 255], np.uint8), (9, 11))
         guess = np.where(rng.random(truth.shape) < 0.5, truth, rng.choice(np.array([0, 1, 2, 5]), truth.shape))
         guess = np.where(guess == 255, 3, guess)
         whole.add(truth, guess)
-        halves[number % 2].add(truth, guess)
         truths.append(truth)
         guesses.append(guess)
-    halves[0].merge(halves[1])
-    assert halves[0].result() == whole.result()
     truth, guess = np.stack(truths), np.stack(guesses)
     counted = (truth != 255) & (truth != 0)
     for category_id, label in ((0, 1), (92, 2), (95, 5)):

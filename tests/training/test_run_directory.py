@@ -5,9 +5,9 @@ import json
 import pytest
 from fakes import TABLE, tiny_experiment
 
+from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.training import storage
 from panoptic_cli.training.run_directory import RunDirectory, load
 
 

@@ -111,6 +111,53 @@ def test_a_checkpoint_that_is_gone_does_not_replace_the_best(tmp_path):
     assert (tmp_path / "best" / "ckpt-1.index").exists()
 
 
+def test_a_checkpoint_that_goes_while_it_is_copied_does_not_replace_the_best(tmp_path, monkeypatch):
+    from panoptic_cli import storage
+    from panoptic_cli.errors import RunError
+
+    for step in (1, 2):
+        for part in ("index", "data-00000-of-00001"):
+            (tmp_path / f"ckpt-{step}.{part}").write_text(str(step))
+    keep(f"{tmp_path}/ckpt-1", f"{tmp_path}/best")
+    copy = storage.copy
+
+    def copy_and_remove(source, target):
+        copy(source, target)
+        for path in tmp_path.glob("ckpt-2.*"):
+            path.unlink()
+
+    monkeypatch.setattr(storage, "copy", copy_and_remove)
+    with pytest.raises(RunError, match="ckpt-2 is gone"):
+        keep(f"{tmp_path}/ckpt-2", f"{tmp_path}/best")
+    assert '"ckpt-1"' in (tmp_path / "best" / "checkpoint").read_text()
+    assert (tmp_path / "best" / "ckpt-1.index").exists()
+
+
+def test_a_missing_annotation_file_is_told_before_the_first_step(tmp_path):
+    from panoptic_cli.errors import DataError
+
+    missing = str(tmp_path / "nowhere.json")
+    with pytest.raises(DataError, match=r"nowhere\.json do not exist"):
+        run(tiny_experiment(trainer__validation_interval=4, task__annotation_file=missing), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_signal_while_tensorflow_traces_stays_what_it_is():
+    import tensorflow as tf
+
+    from panoptic_cli.training.callbacks import Stopped
+
+    def network():
+        raise Stopped(signal.SIGTERM)
+
+    @tf.function
+    def traced():
+        network()
+
+    with pytest.raises(Stopped):  # TensorFlow's own error would look like a mistake of ours
+        traced()
+
+
 def test_a_signal_interrupts_an_evaluation_and_it_is_done_after_the_restart(tmp_path):
     def interrupted(experiment, table, model, summaries):
         def evaluate(step):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import http.server
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
+
+from loopback_server import QuietHandler, running
 
 TOKEN = "ya29.MARKER-that-nobody-may-print"
 
@@ -56,14 +56,12 @@ class FaultProxy:
         return [request for request in self.seen if request.has_content]
 
 
-def _handler(proxy: FaultProxy) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(proxy: FaultProxy) -> type[QuietHandler]:
     where = urlsplit(proxy.target)
     lock = threading.Lock()
     answers: dict[str, tuple[int, list[tuple[str, str]], bytes]] = {}
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def _pass_on(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
@@ -110,23 +108,11 @@ def _handler(proxy: FaultProxy) -> type[http.server.BaseHTTPRequestHandler]:
             with contextlib.suppress(OSError):
                 self.wfile.write(content)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
     return Handler
 
 
 @contextlib.contextmanager
 def fault_proxy(target: str) -> Iterator[FaultProxy]:
     proxy = FaultProxy(target)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy))
-    server.daemon_threads = True
-    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with running(_handler(proxy)) as proxy.url:
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

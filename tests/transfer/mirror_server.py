@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import io
 import json
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loopback_server import QuietHandler, running
 
 TRAIN_FILES, VAL_FILES = 5, 3
 
@@ -49,12 +49,10 @@ class Mirror:
         return sum(count for name, _, count in self.sent if name == path)
 
 
-def _handler(mirror: Mirror) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(mirror: Mirror) -> type[QuietHandler]:
     lock = threading.Lock()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             name = self.path.lstrip("/")
             file = mirror.root / name
@@ -98,26 +96,15 @@ def _handler(mirror: Mirror) -> type[http.server.BaseHTTPRequestHandler]:
                 faults[name] = faults.get(name, 0) - 1
                 return faults[name] >= 0
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
     return Handler
 
 
 @contextlib.contextmanager
 def serve(root: Path) -> Iterator[Mirror]:
     mirror = Mirror(root)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror))
-    server.daemon_threads = True
-    mirror.url = f"http://127.0.0.1:{server.server_address[1]}/"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with running(_handler(mirror)) as address:
+        mirror.url = f"{address}/"
         yield mirror
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def make_zip(path: Path, members: dict[str, bytes]) -> None:

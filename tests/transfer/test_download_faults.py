@@ -20,8 +20,8 @@ from mirror_server import Mirror, big_val_archive
 from panoptic_cli.commands.main import run
 
 from panoptic_cli import console
+from panoptic_cli.locks import folder_lock
 from panoptic_cli.transfer.aria2c import find_aria2c
-from panoptic_cli.transfer.lock import folder_lock
 
 pytestmark = pytest.mark.skipif(find_aria2c() is None, reason="the program aria2c is not installed")
 VAL_ZIP = "zips/val2017.zip"
@@ -116,7 +116,7 @@ def test_a_part_of_full_length_with_holes_is_fetched_again(mirror: Mirror, tmp_p
 def test_two_downloads_do_not_share_a_folder(mirror: Mirror, tmp_path: Path, capsys: Any) -> None:
     data = tmp_path / "coco"
     data.mkdir()
-    with folder_lock(data):
+    with folder_lock(data, "panoptic download", "wait"):
         assert run(_arguments(mirror, data)) == 1
     assert "Another panoptic download" in _error(capsys)
     assert mirror.sent == []

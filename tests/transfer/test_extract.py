@@ -150,3 +150,10 @@ def test_no_zip_file(tmp_path: Path) -> None:
     (tmp_path / "z.zip").write_bytes(b"<html>not found</html>")
     with pytest.raises(TransferError, match="not a whole zip file"):
         extract(tmp_path / "z.zip", FOLDER, tmp_path / "data", 1)
+
+
+def test_a_name_in_another_encoding_than_it_says(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "z.zip", {"a/\u00e9": b"x"})
+    archive.write_bytes(archive.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
+    with pytest.raises(TransferError, match="not a whole zip file"):
+        extract(archive, FOLDER, tmp_path / "data", 1)

@@ -168,3 +168,14 @@ def test_what_is_no_checkpoint_is_refused(network: PanopticFPN, write: Writer, t
     index.write_bytes(index.read_bytes()[: index.stat().st_size // 2])
     with pytest.raises(RunError, match="cannot be read"):
         weights.load(network, prefix)
+
+
+def test_a_checkpoint_whose_data_are_cut_short_changes_nothing(network: PanopticFPN, write: Writer) -> None:
+    prefix = write(values_of(network))
+    data = Path(f"{prefix}.data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size * 3 // 4])
+    before = [v.numpy().copy() for v in network.weights]
+    with pytest.raises(RunError, match="cannot be read"):
+        weights.load(network, prefix)
+    for a, b in zip(before, network.weights, strict=True):
+        np.testing.assert_array_equal(a, b.numpy())

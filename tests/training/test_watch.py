@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 
 import pytest
 
-from panoptic_cli import config
+from panoptic_cli import config, storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import RunError
-from panoptic_cli.evaluation.watch import wait_for_checkpoint, watch
-from panoptic_cli.training import storage
 from panoptic_cli.training.run_directory import RunDirectory
+from panoptic_cli.training.watch import wait_for_checkpoint, watch
 
 TABLE = CategoryTable.from_list([{"id": 7, "name": "dot", "isthing": 1}], "test")
 
@@ -119,3 +119,24 @@ def test_the_first_checkpoint_is_waited_for(run):
     assert "--watch-timeout" in caught.value.hint
     threading.Timer(0.2, save, (run, 10)).start()
     wait_for_checkpoint(run, 20, poll=0.02)
+
+
+def test_the_command_uses_one_network_for_all_checkpoints(tiny_run, tmp_path, monkeypatch, capsys):
+    from panoptic_cli.commands.main import run as panoptic
+
+    from panoptic_cli import inference
+
+    made = []
+
+    class Counted(inference.Predictor):
+        def __init__(self, model):
+            made.append(model)
+            super().__init__(model)
+
+    monkeypatch.setattr(inference, "Predictor", Counted)
+    monkeypatch.setattr("panoptic_cli.evaluation.evaluator.Predictor", Counted)
+    shutil.copytree(tiny_run, tmp_path / "run")
+    assert panoptic(["evaluate", "--watch", "--model-dir", str(tmp_path / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [line["step"] for line in found["evaluations"]] == [3]
+    assert len(made) == 1

@@ -1,0 +1,212 @@
+"""Forty mistakes and what is said about them: what, where, what next; one line, the right exit code, nothing written.
+
+None of them needs TensorFlow: each is noticed before it would be imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from panoptic_cli.commands.main import run
+
+Prepare = Callable[[Path], None]
+
+
+class Mistake(NamedTuple):
+    """One mistake.
+
+    Attributes:
+        line: the command line; `{records}` and `{data}` are the generated set's.
+        code: the exit code.
+        said: words of the message: what is wrong, where, and what to do.
+        prepare: makes what has to be there in the current folder.
+    """
+
+    line: str
+    code: int
+    said: tuple[str, ...]
+    prepare: Prepare = lambda folder: None
+
+
+def _text(name: str, text: str) -> Prepare:
+    def write(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return write
+
+
+def _changed(name: str, change: Callable[[Any], None]) -> Prepare:
+    """Changes a JSON file of the copied data set."""
+
+    def write(folder: Path) -> None:
+        path = folder / "mine" / "annotations" / name
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+
+    return write
+
+
+def _without(pattern: str) -> Prepare:
+    def remove(folder: Path) -> None:
+        next((folder / "mine").glob(pattern)).unlink()
+
+    return remove
+
+
+def _cut(pattern: str) -> Prepare:
+    def cut(folder: Path) -> None:
+        path = next((folder / "mine").glob(pattern))
+        path.write_bytes(path.read_bytes()[:-100])
+
+    return cut
+
+
+_TRAIN = "train --data-dir {data} --train-data {records}/train-* --eval-data {records}/val-* --model-dir run"
+_CONVERT = "make-tfrecords --data-dir mine --split val --workers 1"
+_SCORE = "evaluate --predictions pred.json --panoptic-annotations mine/annotations/panoptic_val2017.json"
+
+MISTAKES = [
+    # Words that are not there.
+    Mistake("trian", 2, ("No such command 'trian'. Did you mean 'train'? See", "panoptic --help")),
+    Mistake("train --step 3", 2, ("--step", "--steps", "panoptic train --help")),
+    Mistake("make-tfrecords -q", 2, ("-q goes before the command", "panoptic -q make-tfrecords")),
+    Mistake("-q train --steps", 2, ("'--steps' requires an argument", "panoptic train --help")),
+    Mistake("train --steps 2.5", 2, ("'--steps': it should be a valid integer. See", "panoptic train --help")),
+    Mistake("make-tfrecords --workers 0", 2, ("'--workers'", "greater than or equal to 1", "panoptic make-tfrecords")),
+    Mistake("download --split test", 2, ("'--split': 'test' is not one of 'train', 'val'. See",)),
+    Mistake("make-tfrecords --split test", 2, ("--split", "train or val", "'test'")),
+    Mistake("predict", 2, ("no pictures", "Name pictures, folders or patterns", "--list FILE")),
+    Mistake("upload", 2, ("[SOURCE] gs://BUCKET/PREFIX", "panoptic upload --help")),
+    Mistake("export --format pb", 2, ("'--format': 'pb' is not one of", "'onnx'")),
+    Mistake("export --image-size big", 2, ("--image-size", "big")),
+    # Configuration.
+    Mistake("train --experiment coco", 2, ("coco", "panoptic_fpn_coco", "panoptic_fpn_shapes")),
+    Mistake("train --schedule 2x", 2, ("2x", "1x", "3x")),
+    Mistake("train --set trainer.train_step=3", 2, ("trainer.train_step", "train_steps")),
+    Mistake(
+        "train --set trainer.train_steps=many", 2, ("trainer.train_steps: input should be a valid integer, not 'many'",)
+    ),
+    Mistake("train --set trainer", 2, ("'trainer'", "key.subkey=value", "trainer.train_steps=1000")),
+    Mistake("train --config mine.yaml", 2, ("mine.yaml", "does not exist")),
+    Mistake("train --config mine", 2, ("mine cannot be read: Is a directory", "Give a YAML file")),
+    Mistake(
+        "train --config mine.yaml",
+        2,
+        ("mine.yaml is not valid YAML: line 2, column 12: expected ',' or ']'",),
+        _text("mine.yaml", "\ntask: [1, 2"),
+    ),
+    Mistake(
+        "train --config mine.yaml",
+        2,
+        ("mine.yaml", "task.modl: unknown key (did you mean model?)"),
+        _text("mine.yaml", "task: {modl: {}}"),
+    ),
+    Mistake("train --set task.model.input_size=[100,100,3]", 2, ("input_size", "multiples of 64")),
+    Mistake("train --steps 10 --epochs 2 --train-data {records}/train-*", 2, ("--epochs", "--steps", "Leave one")),
+    # Devices.
+    Mistake(_TRAIN + " --tpu v3 --gpus 2", 2, ("--tpu", "--gpus", "Leave one")),
+    Mistake(_TRAIN + " --tpu v3 --precision float16", 2, ("float16", "bfloat16")),
+    Mistake(_TRAIN + " --tpu v3", 2, ("v3", "run", "gs://")),
+    Mistake(_TRAIN + " --gpus 3 --batch-size 8", 2, ("8", "3", "--batch-size")),
+    Mistake(_TRAIN + " --tpu-zone here", 2, ("--tpu-zone", "--tpu NAME")),
+    Mistake("evaluate --tpu local", 2, ("TPU", "shapes")),
+    # Files that are not there, or something else.
+    Mistake("make-tfrecords --data-dir nowhere", 1, ("nowhere", "panoptic download")),
+    Mistake("inspect nowhere", 1, ("nowhere",)),
+    Mistake("train --train-data nowhere/train-*", 1, ("nowhere/train-*", "match", "make-tfrecords")),
+    Mistake(
+        "evaluate --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir", "panoptic train")
+    ),
+    Mistake("evaluate --model-dir mine", 1, ("mine has no config.yaml: it is no run directory", "--model-dir")),
+    Mistake("predict a.jpg --model-dir nowhere", 1, ("no picture, folder or match for: a.jpg", "Check the path")),
+    Mistake("predict mine/annotations", 1, ("no pictures (", ".jpg", "in mine/annotations.", "Check the path")),
+    Mistake("predict mine --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir")),
+    Mistake("predict mine --contact-sheet all.gif", 2, ("all.gif", ".png, .jpg or .webp")),
+    Mistake("inspect mine --draw 3", 2, ("--draw", "--output")),
+    Mistake(_TRAIN + " --init-checkpoint here/ckpt-7", 1, ("here/ckpt-7", "--init-checkpoint none")),
+    Mistake(_TRAIN + " --init-checkpoint none", 1, ("run is not empty", "other.txt"), _text("run/other.txt", "x")),
+    Mistake(_TRAIN + " --categories c.json", 1, ("c.json", "not valid JSON"), _text("c.json", "[{")),
+    Mistake("upload gs://bucket/x --data-dir nowhere", 1, ("nowhere",)),
+    Mistake("upload s3://bucket/x", 2, ("s3://bucket/x", "gs://")),
+    # Data that do not fit.
+    Mistake(_CONVERT, 1, ("panoptic_val2017.json", "not valid JSON"), _cut("annotations/panoptic_val2017.json")),
+    Mistake(_CONVERT, 1, ("picture", "does not exist", "--on-bad-data skip"), _without("val2017/*.jpg")),
+    Mistake(_CONVERT, 1, ("cut short", ".png", "--on-bad-data skip"), _cut("panoptic_val2017/*.png")),
+    Mistake(
+        _CONVERT,
+        1,
+        ("panoptic_val2017.json", "category 999 is not in categories. See", "panoptic inspect"),
+        _changed("panoptic_val2017.json", lambda v: v["annotations"][0]["segments_info"][0].update(category_id=999)),
+    ),
+    Mistake(
+        _CONVERT,
+        1,
+        ("panoptic_val2017.json", "isthing"),
+        _changed("panoptic_val2017.json", lambda v: v["categories"][0].pop("isthing")),
+    ),
+    Mistake(_SCORE, 1, ("pred.json", "does not exist")),
+    Mistake(_SCORE, 1, ("pred.json", "annotations"), _text("pred.json", "{}")),
+    Mistake(
+        _SCORE + " --predictions-dir .",
+        1,
+        ("pred.json", "no prediction for 4 of the 4 images", "void"),
+        _text("pred.json", '{"annotations": []}'),
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_dir: Path) -> Path:
+    """An empty current folder but for a copy of the validation split, and no setting from outside."""
+    folder = tmp_path / "here"
+    for name in ("annotations", "val2017", "panoptic_val2017"):
+        shutil.copytree(shapes_dir / name, folder / "mine" / name)
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("PANOPTIC_") or name == "TF_CONFIG"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it fails
+    return folder
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.line[:60])
+def test_a_mistake_is_one_line_that_helps(
+    mistake: Mistake, here: Path, shapes_dir: Path, shapes_records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistake.prepare(here)
+    before = sorted(str(path) for path in here.rglob("*"))
+    line = mistake.line.format(data=shapes_dir, records=shapes_records)
+    code = run(line.split())
+    captured = capsys.readouterr()
+    print(captured.err)
+    assert code == mistake.code
+    assert captured.out == ""
+    (error,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert captured.err.endswith(error + "\n")
+    missing = [words for words in mistake.said if words not in error]
+    assert not missing, f"{missing} not in {error!r}"
+    assert "Traceback" not in captured.err
+    left = {Path(path).name for path in map(str, here.rglob("*")) if path not in before}
+    assert left <= {"tfrecords", "categories.json", "val.manifest.json"}  # of a conversion that can be taken up again
+
+
+def test_what_to_do_stands_below_a_list_of_problems(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "empty").mkdir()
+    assert run(["make-tfrecords", "--data-dir", "empty"]) == 1
+    first, *problems, last = capsys.readouterr().err.splitlines()
+    assert first.rstrip() == "error: The data set in empty is not complete; not found:"
+    assert len(problems) == 8
+    assert all(problem.startswith("  - ") and "empty/" in problem for problem in problems)
+    assert last.startswith("Get COCO with 'panoptic download --data-dir empty', or")
+
+
+def test_there_are_forty() -> None:
+    assert len({(mistake.line, mistake.said) for mistake in MISTAKES}) >= 40

@@ -1,0 +1,73 @@
+"""Files are written whole or not at all, and what cannot be read is one error."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from panoptic_cli.errors import DataError
+from panoptic_cli.files import atomic_path, read_json
+
+
+def _folder(path: Path, content: str) -> None:
+    path.mkdir(parents=True)
+    (path / "file").write_text(content)
+
+
+def test_a_folder_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    _folder(target, "old")
+    _folder(tmp_path / f".set.{os.getpid()}.old", "left by a process that was killed and had our number")
+    with atomic_path(target) as partial:
+        _folder(partial, "new")
+    assert (target / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "set"
+    _folder(target, "old")
+    rename = Path.rename
+
+    def interrupted(self: Path, to: Path) -> Path:
+        if self.name.endswith(".partial"):  # the old one has made way already
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_path(target) as partial:
+        _folder(partial, "new")
+    assert (target / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_while_writing_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    def write() -> None:
+        with atomic_path(target) as partial:
+            partial.write_text("ne")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        write()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\xff", b'"\xff"', b"1" * 5000, b"[" * 100_000],
+    ids=["cut short", "no text", "not UTF-8", "5000 digits", "100,000 brackets"],
+)
+def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"The manifest file {re.escape(str(path))} is not valid JSON"):
+        read_json(path, "manifest")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_json(tmp_path, "manifest")
