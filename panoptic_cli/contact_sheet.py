@@ -26,8 +26,8 @@ def contact_sheet(
         images: the pictures; each is shrunk as it comes, so that a generator of large ones needs little
             memory.
         columns: pictures in a row; fewer pictures make a narrower sheet.
-        cell: (width, height) in pixels that a picture is fitted into; its aspect is kept, a smaller one is
-            centred.
+        cell: largest (width, height) in pixels of a picture on the sheet; its aspect is kept. Where all are
+            smaller, cells are as large as the largest of them; a smaller one is centred.
         gap: pixels between pictures and around them.
 
     Returns:
@@ -47,7 +47,7 @@ def contact_sheet(
         raise ValueError("a contact sheet needs at least one picture")
     columns = min(columns, len(thumbnails))
     rows = -(-len(thumbnails) // columns)
-    width, height = cell
+    width, height = (max(sides) for sides in zip(*(thumbnail.size for thumbnail in thumbnails), strict=True))
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), _BACKGROUND)
     for place, thumbnail in enumerate(thumbnails):
         row, column = divmod(place, columns)

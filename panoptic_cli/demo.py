@@ -101,10 +101,9 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
         outcome = trainer.train(experiment, run, table)
         if outcome.exit_code:
             raise KeyboardInterrupt  # interrupted training ends the demo; the same command goes on later
-    from panoptic_cli.contact_sheet import contact_sheet
+    from panoptic_cli.contact_sheet import write_contact_sheet
     from panoptic_cli.evaluation.evaluator import evaluate
     from panoptic_cli.export.saved_model import export_saved_model
-    from panoptic_cli.files import atomic_path
     from panoptic_cli.inference import Predictor, load_model
     from panoptic_cli.pictures import find_pictures
     from panoptic_cli.prediction import predict_pictures
@@ -115,15 +114,10 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
     with stage("export", f"Exporting a SavedModel to {run / 'saved_model'}"):
         export_saved_model(model, run / "saved_model")
     with stage("predict", f"Predicting {_PICTURES_SHOWN} held-out pictures into {predictions}"):
-        from PIL import Image
-
         pictures = find_pictures([str(data / "val2017")])[:_PICTURES_SHOWN]
         summary = predict_pictures(Predictor(model), pictures, predictions)
         overlay = predictions / "overlay.png"
-        shown = [Image.open(path) for path in summary.overlays]
-        cell = (max(picture.width for picture in shown), max(picture.height for picture in shown))
-        with atomic_path(overlay) as partial:
-            contact_sheet(shown, columns=3, cell=cell).save(partial, format="PNG")
+        write_contact_sheet(summary.overlays, overlay)
     return DemoResult(evaluation, overlay, run, run / "saved_model", seconds)
 
 
