@@ -41,12 +41,13 @@ def coco_like() -> LabelSpace:
 def shapes_records(folder: Path) -> Path:
     """Generates 200 + 20 pictures of the shapes set and their records, unless they are there; returns the folder."""
     from panoptic_cli.datasets import conversion, layout, shapes
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
     data = folder / "shapes"
     if (data / "tfrecords" / "val.manifest.json").exists():
         return data
     shapes.generate(data, train=200, val=20)
     for files in layout.find_splits(data):
-        plan = conversion.ConversionPlan(files, data / "tfrecords", 4)
+        plan = ConversionPlan(files, data / "tfrecords", 4)
         conversion.convert(plan, conversion.read_plan(plan), 2)
     return data

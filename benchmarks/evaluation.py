@@ -61,8 +61,9 @@ def make_confident(network: object) -> None:
 def _records(folder: Path) -> str:
     """Writes pictures with 48 segments each and their records; returns the records' pattern."""
     from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.conversion import ConversionPlan, convert
+    from panoptic_cli.datasets.conversion import convert
     from panoptic_cli.datasets.layout import SplitFiles
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,8 @@ def pipeline(folder: Path, batches: int = _BATCHES) -> Iterator[Row]:
 
 def _records(folder: Path) -> tuple[Path, str]:
     from panoptic_cli.datasets import layout
-    from panoptic_cli.datasets.conversion import ConversionPlan, convert, read_plan
+    from panoptic_cli.datasets.conversion import convert, read_plan
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
     coco = pictures._COCO.is_dir()
     source = pictures._COCO if coco else pictures._generate(folder / "pictures")

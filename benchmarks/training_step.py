@@ -14,10 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.common import coco_like, peak_memory_mb, seconds
-from panoptic_cli import config
+from panoptic_cli import config, devices
 from panoptic_cli.anchors import anchor_boxes
 from panoptic_cli.config import Experiment
-from panoptic_cli.training import strategy
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import PanopticTrainingModel
 
@@ -81,7 +80,7 @@ def main(precision: str) -> None:
             f"runtime.mixed_precision_dtype={precision}",
         ]
     )
-    strategy.set_precision(experiment.runtime)
+    devices.set_precision(experiment.runtime)
     model = PanopticTrainingModel(experiment, coco_like())
     optimizer = build_optimizer(experiment.trainer.optimizer_config, 100, precision)
     optimizer.build(model.trainable_variables)

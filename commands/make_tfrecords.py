@@ -15,7 +15,8 @@ from . import custom_data
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:
-    from panoptic_cli.datasets.conversion import ConversionPlan, ConversionSummary
+    from panoptic_cli.datasets.conversion import ConversionSummary
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
 _RECORDS = "Records"
 _BEAM = "Several machines, with Apache Beam installed"
@@ -110,6 +111,7 @@ def make_tfrecords(
     from functools import partial
 
     from panoptic_cli.datasets import beam_runner, conversion, layout
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
     from panoptic_cli.datasets.workers import prepare, run_units
 
     unknown = [name for name in split or [] if name not in layout.SPLITS]
@@ -138,7 +140,7 @@ def make_tfrecords(
         run = partial(beam_runner.run_units_on_beam, runner, runner_option or [], target)
     elif runner_option:
         raise UsageError("--runner-option needs --runner.")
-    plans = [conversion.ConversionPlan(f, target, count, on_bad_data) for f, count in zip(files, counts, strict=True)]
+    plans = [ConversionPlan(f, target, count, on_bad_data) for f, count in zip(files, counts, strict=True)]
     if dry_run:
         _show_plan(plans)
         return

@@ -101,8 +101,8 @@ def train(
         panoptic train --schedule 1x --gpus 8 --precision bfloat16
         panoptic train --data-dir mine --config mine.yaml --model-dir runs/mine
     """
-    from panoptic_cli import config, storage
-    from panoptic_cli.training import inputs, strategy, trainer
+    from panoptic_cli import config, devices, storage
+    from panoptic_cli.training import inputs, trainer
 
     options = o.given(
         ("task.train_data.input_path", train_data),
@@ -145,7 +145,7 @@ def train(
             console.info(scaled.summary)
 
     directory = storage.normalize(model_dir or Path("runs") / name)  # pathlib has made gs:/ of gs://
-    strategy.check_devices(
+    devices.check_devices(
         effective.runtime,
         batch_size=effective.task.train_data.global_batch_size,
         model_dir=directory,

@@ -11,6 +11,7 @@ from typing import Any
 
 from panoptic_cli import config, console
 from panoptic_cli.datasets import conversion, layout, shapes
+from panoptic_cli.datasets.shard_manifest import ConversionPlan
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.files import read_json
 
@@ -88,7 +89,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
         _generate(data, seed)
     with stage("make-tfrecords", f"Writing records to {records}"):
         for files in layout.find_splits(data):
-            plan = conversion.ConversionPlan(files, records, _SHARDS[files.name])
+            plan = ConversionPlan(files, records, _SHARDS[files.name])
             conversion.convert(plan, conversion.read_plan(plan), workers=2)
     with stage("train", f"Training {EXPERIMENT} for {experiment.trainer.train_steps} steps in {run}"):
         from panoptic_cli.training import inputs, trainer

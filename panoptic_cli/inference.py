@@ -16,6 +16,7 @@ from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
 from panoptic_cli.config.label_space import label_space_of
 from panoptic_cli.datasets.preprocessing import preprocess
+from panoptic_cli.devices import create_strategy, set_precision
 from panoptic_cli.models.fusion import fuse
 from panoptic_cli.models.panoptic_fpn import PanopticFPN
 
@@ -89,8 +90,6 @@ def inference_strategy(experiment: Experiment, gpus: int | None = None) -> tf.di
     Raises:
         DeviceError: there are fewer GPUs than wanted.
     """
-    from panoptic_cli.training import strategy
-
     if gpus is None:
         there = len(tf.config.list_physical_devices("GPU"))
         configured = experiment.runtime.num_gpus
@@ -98,8 +97,8 @@ def inference_strategy(experiment: Experiment, gpus: int | None = None) -> tf.di
     if gpus == 0:
         _leave_gpus_alone()
     # Its TPU or its other workers were the training's.
-    devices = {"tpu": None, "distribution_strategy": "auto", "num_gpus": gpus}
-    return strategy.create_strategy(experiment.runtime.model_copy(update=devices))
+    local = {"tpu": None, "distribution_strategy": "auto", "num_gpus": gpus}
+    return create_strategy(experiment.runtime.model_copy(update=local))
 
 
 def load_model(
@@ -120,7 +119,6 @@ def load_model(
         RunError: the checkpoint is missing or does not fit the network.
     """
     from panoptic_cli import weights
-    from panoptic_cli.training.strategy import set_precision
 
     if strategy is None and experiment.runtime.num_gpus == 0:
         _leave_gpus_alone()

@@ -63,8 +63,9 @@ def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shapes_records(shapes_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the records of `shapes_dir`: train in 3 shards, val in 1."""
     from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.conversion import ConversionPlan, convert
+    from panoptic_cli.datasets.conversion import convert
     from panoptic_cli.datasets.layout import coco_files
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
     folder = tmp_path_factory.mktemp("shapes_records")
     for split, shards in (("train", 3), ("val", 1)):

@@ -117,8 +117,9 @@ INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re
 def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has when the README's lines are typed: COCO in data/coco, own data in mine/, pictures."""
     from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.conversion import ConversionPlan, convert
+    from panoptic_cli.datasets.conversion import convert
     from panoptic_cli.datasets.layout import find_splits
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
     folder = tmp_path_factory.mktemp("readme")
     coco, mine = folder / "data" / "coco", folder / "mine"

@@ -9,61 +9,37 @@ and options and whose checksum is right: that takes a hundredth of the time of m
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from panoptic_cli import console
 from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
 from panoptic_cli.datasets.coco import PanopticDataset, Pictures, read_dataset, require_sound
-from panoptic_cli.datasets.layout import CATEGORIES_FILE, SplitFiles
 from panoptic_cli.datasets.picture_files import PictureError
 from panoptic_cli.datasets.picture_records import NOTE, SKIPPED, PictureEncoder
+from panoptic_cli.datasets.shard_manifest import (
+    COUNTS,
+    ConversionPlan,
+    Fingerprint,
+    clear_stale,
+    common_digest,
+    remove_partial,
+    write_categories,
+    write_manifest,
+)
 from panoptic_cli.datasets.tfrecord import TFRecordWriter, file_crc32c
 from panoptic_cli.datasets.workers import run_units
 from panoptic_cli.errors import DataError
-from panoptic_cli.files import atomic_path, read_json, remove, write_json
+from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
 
-SCHEMA_VERSION = 2  # raise it when the same input gives other records
-OnBadData = Literal["fail", "skip"]
-_COUNTS = ("pictures", "objects", "crowds", "segments")
 _PROGRESS_EVERY = 8  # pictures
-
-
-@dataclass(frozen=True)
-class ConversionPlan:
-    """What is to be converted.
-
-    Attributes:
-        files: the split; its name is the shards' prefix.
-        output_dir: where the shards go.
-        shards: how many.
-        on_bad_data: "fail" at the first picture that cannot be converted, or "skip" and count it.
-    """
-
-    files: SplitFiles
-    output_dir: Path
-    shards: int
-    on_bad_data: OnBadData = "fail"
-
-    def shard_name(self, index: int) -> str:
-        """File name of a shard: {prefix}-00000-of-00032.tfrecord."""
-        return f"{self.files.name}-{index:05d}-of-{self.shards:05d}.tfrecord"
-
-    @property
-    def manifest_path(self) -> Path:
-        """The manifest of the split."""
-        return self.output_dir / f"{self.files.name}.manifest.json"
 
 
 @dataclass
@@ -148,8 +124,8 @@ def _convert(
 ) -> ConversionSummary:
     """Converts what is not there yet; nobody else writes to the folder."""
     begun = time.monotonic()
-    common = _fingerprint(plan, dataset)
-    done = _clear_stale(plan)
+    common = common_digest(plan, dataset)
+    done = clear_stale(plan)
     shards = [
         _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
         for index in range(plan.shards)
@@ -159,8 +135,8 @@ def _convert(
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
         remove(shard.path)  # stale: if this run is interrupted, old and new must not lie side by side
-    _write_categories(plan, dataset.table)
-    _write_manifest(plan, entries)
+    write_categories(plan, dataset.table)
+    write_manifest(plan, entries)
     work = partial(_convert_shard, plan, dataset.table)
     total = len(dataset.pictures)
     already = total - sum(len(shard.pictures) for shard in todo)
@@ -172,9 +148,9 @@ def _convert(
         ):
             for index, entry in outcomes:
                 entries[index] = entry
-                _write_manifest(plan, entries)
+                write_manifest(plan, entries)
     except BaseException:
-        _remove_partial(plan)  # of a worker that was killed
+        remove_partial(plan)  # of a worker that was killed
         raise
     summary = _summarize(plan, dataset, entries)
     summary.kept_shards = plan.shards - len(todo)
@@ -211,7 +187,7 @@ def _convert_shard(
     encoder = PictureEncoder(plan.files, table)
     counts: Counter[str] = Counter()
     skipped_pictures: Counter[str] = Counter()
-    fingerprint = _Fingerprint(plan, shard.common)
+    fingerprint = Fingerprint(plan, shard.common)
     pending = 0
     with atomic_path(shard.path) as partial_path, TFRecordWriter(partial_path) as writer:
         for picture in shard.pictures:
@@ -238,7 +214,7 @@ def _convert_shard(
         "fingerprint": fingerprint.hexdigest(),
         "bytes": writer.bytes,
         "crc32c": writer.crc32c,
-        "counts": {"pictures": writer.records, **{name: counts[name] for name in _COUNTS[1:]}},
+        "counts": {"pictures": writer.records, **{name: counts[name] for name in COUNTS[1:]}},
         "skipped_objects": _beginning_with(SKIPPED, counts),
         "skipped_pictures": dict(sorted(skipped_pictures.items())),
         "notes": _beginning_with(NOTE, counts),
@@ -269,7 +245,7 @@ def _is_whole(
 ) -> tuple[int, bool]:
     """Whether a shard's inputs and options are what they were and its bytes are what was written."""
     shard, entry = unit
-    fingerprint = _Fingerprint(plan, shard.common)
+    fingerprint = Fingerprint(plan, shard.common)
     for place in range(len(shard.pictures)):
         fingerprint.add(*shard.pictures.names(place))
     same = entry["fingerprint"] == fingerprint.hexdigest()
@@ -279,107 +255,6 @@ def _is_whole(
     return shard.index, whole
 
 
-def _fingerprint(plan: ConversionPlan, dataset: PanopticDataset) -> str:
-    """Digest of everything that all shards depend on."""
-    parts = [SCHEMA_VERSION, dataset.digests, plan.files.object_annotations is None, plan.shards, plan.on_bad_data]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-class _Fingerprint:
-    """Digest of what one shard depends on: the pictures' and masks' sizes and times of change, too."""
-
-    def __init__(self, plan: ConversionPlan, common: str) -> None:
-        self._folders = str(plan.files.image_dir), str(plan.files.panoptic_masks)
-        self._digest = hashlib.sha256(common.encode())
-
-    def add(self, file_name: str, mask_name: str) -> None:
-        """Adds a picture."""
-        for folder, name in zip(self._folders, (file_name, mask_name), strict=True):
-            try:
-                stat = os.stat(os.path.join(folder, name))
-                state = f"{stat.st_size} {stat.st_mtime_ns}"
-            except OSError:
-                state = "missing"
-            self._digest.update(f"{name} {state}\n".encode())
-
-    def hexdigest(self) -> str:
-        """The digest of all that was added."""
-        return self._digest.hexdigest()
-
-
-def _clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
-    """Removes shards that earlier runs left and this one will not overwrite; returns the manifest's entries.
-
-    Shards of another count would be read together with ours by a pattern like val-*, so they have to go:
-    those that our manifest lists are removed, others are not ours to remove.
-    """
-    prefix = plan.files.name
-    entries: dict[str, dict[str, Any]] = {}
-    if plan.manifest_path.is_file():
-        value = read_json(plan.manifest_path, "manifest")
-        listed = value.get("shards") if isinstance(value, dict) else None
-        for entry in listed if isinstance(listed, list) else []:
-            if _is_entry(entry):
-                entries[entry["name"]] = entry
-    ours = {plan.shard_name(index) for index in range(plan.shards)}
-    others = [path for path in _shard_files(plan.output_dir, prefix) if path.name not in ours]
-    strange = [path.name for path in others if path.name not in entries]
-    if strange:
-        raise DataError(
-            f"{plan.output_dir} holds shards of another conversion: {', '.join(sorted(strange)[:3])}"
-            f"{' ...' if len(strange) > 3 else ''}.",
-            "Remove them, or give another --output-dir.",
-        )
-    for path in others:
-        remove(path)
-    _remove_partial(plan)
-    return entries
-
-
-def _write_categories(plan: ConversionPlan, table: CategoryTable) -> None:
-    """Writes categories.json, which all splits in a folder share."""
-    path = plan.output_dir / CATEGORIES_FILE
-    others = [p.name.removesuffix(".manifest.json") for p in plan.output_dir.glob("*.manifest.json")]
-    others = sorted(name for name in others if name != plan.files.name)
-    if others and path.is_file() and read_json(path, "categories") != table.to_list():
-        console.warn(
-            f"{path} changes: the records of {', '.join(others)} were made with other categories. Convert them again "
-            "as well, or give another --output-dir."
-        )
-    write_json(path, table.to_list())
-
-
-def _is_entry(value: Any) -> bool:
-    """Whether this is an entry as we write it; those of earlier versions of this program are not."""
-    kinds = {"name": str, "fingerprint": str, "bytes": int, "crc32c": int}
-    kinds |= dict.fromkeys(("counts", "skipped_objects", "skipped_pictures", "notes"), dict)
-    if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in kinds.items()):
-        return False
-    return all(isinstance(value["counts"].get(name), int) for name in _COUNTS)
-
-
-def _remove_partial(plan: ConversionPlan) -> None:
-    """Removes what processes that were killed left under temporary names."""
-    for path in plan.output_dir.glob(f".{plan.files.name}-*.partial"):
-        remove(path)
-
-
-def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:
-    pattern = re.compile(rf"{re.escape(prefix)}-\d{{5}}-of-\d{{5}}\.tfrecord")
-    return (path for path in folder.iterdir() if pattern.fullmatch(path.name))
-
-
-def _write_manifest(plan: ConversionPlan, entries: dict[int, dict[str, Any]]) -> None:
-    value = {
-        "schema": SCHEMA_VERSION,
-        "prefix": plan.files.name,
-        "num_shards": plan.shards,
-        "complete": len(entries) == plan.shards,
-        "shards": [entries[index] for index in sorted(entries)],
-    }
-    write_json(plan.manifest_path, value)
-
-
 def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
     summary = ConversionSummary(plan.files.name, plan.shards)
     objects: Counter[str] = Counter(dataset.ignored_objects)
@@ -387,7 +262,7 @@ def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int
     pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())
     notes: Counter[str] = Counter()
     for entry in entries.values():
-        for name in _COUNTS:
+        for name in COUNTS:
             setattr(summary, name, getattr(summary, name) + entry["counts"][name])
         summary.bytes += entry["bytes"]
         objects.update(entry["skipped_objects"])

@@ -68,7 +68,8 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
     session = prepare(experiment, model_dir, table, write=False, **builders)
     import tensorflow as tf
 
-    from panoptic_cli.training import loop, strategy
+    from panoptic_cli import devices
+    from panoptic_cli.training import loop
     from panoptic_cli.training.failures import explained
 
     with explained(experiment, session.workers.count):
@@ -84,7 +85,7 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
             losses = {key: float(value) for key, value in steps(iterator).items()}
             seconds[name] = time.perf_counter() - begun
     network = session.model.network
-    described = strategy.describe(session.strategy)
+    described = devices.describe(session.strategy)
     return DryRun(
         model_dir=session.run.path,
         start_step=session.start,

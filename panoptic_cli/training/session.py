@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_cli import console
+from panoptic_cli import console, devices
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
 from panoptic_cli.config.label_space import label_space_of
 from panoptic_cli.errors import RunError
 from panoptic_cli.startup import import_tensorflow
 from panoptic_cli.training import inputs
-from panoptic_cli.training import strategy as devices
 from panoptic_cli.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from panoptic_cli.datasets import masks, panoptic_png, records
-from panoptic_cli.datasets.conversion import ConversionPlan, ConversionSummary, OnBadData, convert, read_plan
+from panoptic_cli.datasets.conversion import ConversionSummary, convert, read_plan
 from panoptic_cli.datasets.layout import SplitFiles, find_splits
 from panoptic_cli.datasets.picture_records import PictureEncoder
 from panoptic_cli.datasets.record_inspection import inspect_records
 from panoptic_cli.datasets.records import decode_example, semantic_lookup
+from panoptic_cli.datasets.shard_manifest import ConversionPlan, OnBadData
 from panoptic_cli.datasets.tfrecord import read_records
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.locks import folder_lock

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from panoptic_cli import console
 from panoptic_cli.datasets import coco_lists
 from panoptic_cli.datasets.coco import PanopticDataset, read_dataset
-from panoptic_cli.datasets.conversion import ConversionPlan, OnBadData, convert, read_plan
+from panoptic_cli.datasets.conversion import convert, read_plan
 from panoptic_cli.datasets.layout import coco_files
 from panoptic_cli.datasets.record_inspection import inspect_records
+from panoptic_cli.datasets.shard_manifest import ConversionPlan, OnBadData
 from panoptic_cli.errors import PanopticError
 
 _ODD: list[Any] = [

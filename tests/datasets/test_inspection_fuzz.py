@@ -17,9 +17,10 @@ from panoptic_cli.commands.main import run
 
 from panoptic_cli.datasets import records, shapes
 from panoptic_cli.datasets.coco import read_dataset
-from panoptic_cli.datasets.conversion import ConversionPlan, convert
+from panoptic_cli.datasets.conversion import convert
 from panoptic_cli.datasets.layout import coco_files
 from panoptic_cli.datasets.record_inspection import find_records, inspect_records
+from panoptic_cli.datasets.shard_manifest import ConversionPlan
 from panoptic_cli.datasets.tfrecord import TFRecordWriter, read_records
 
 Capture = pytest.CaptureFixture[str]

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from panoptic_cli.datasets import shapes
-from panoptic_cli.datasets.conversion import ConversionPlan, convert, read_plan
+from panoptic_cli.datasets.conversion import convert, read_plan
 from panoptic_cli.datasets.layout import find_splits
 from panoptic_cli.datasets.record_inspection import inspect_records
+from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
 pytestmark = pytest.mark.slow
 

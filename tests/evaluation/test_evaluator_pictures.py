@@ -13,9 +13,10 @@ from PIL import Image
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.datasets.coco import read_dataset
-from panoptic_cli.datasets.conversion import ConversionPlan, convert
+from panoptic_cli.datasets.conversion import convert
 from panoptic_cli.datasets.layout import SplitFiles
 from panoptic_cli.datasets.shapes import CATEGORIES, DISC, GRASS, SKY, TRIANGLE
+from panoptic_cli.datasets.shard_manifest import ConversionPlan
 from panoptic_cli.datasets.tfrecord import read_records
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.evaluator import evaluate

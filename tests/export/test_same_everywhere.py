@@ -31,8 +31,9 @@ class Ten(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
-    from panoptic_cli.datasets.conversion import ConversionPlan, convert, read_plan
+    from panoptic_cli.datasets.conversion import convert, read_plan
     from panoptic_cli.datasets.layout import coco_files
+    from panoptic_cli.datasets.shard_manifest import ConversionPlan
 
     data = tmp_path_factory.mktemp("ten")
     theirs, ours = coco_files(coco100, "val"), coco_files(data, "val")

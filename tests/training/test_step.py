@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from panoptic_cli import devices
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment, load_experiment
 from panoptic_cli.datasets.pipeline import training_dataset
 from panoptic_cli.datasets.shapes import CATEGORIES
-from panoptic_cli.training import strategy
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import PanopticTrainingModel
 
@@ -49,7 +49,7 @@ def batch(shapes_records: Path) -> Any:
 
 
 def training_model(config: Experiment) -> PanopticTrainingModel:
-    strategy.set_precision(config.runtime)
+    devices.set_precision(config.runtime)
     keras.utils.set_random_seed(0)
     return PanopticTrainingModel(config, LABELS)
 

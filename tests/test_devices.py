@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from panoptic_cli import devices
 from panoptic_cli.config.schema import Runtime
 from panoptic_cli.errors import DeviceError, UsageError
-from panoptic_cli.training import strategy
 
 
 @pytest.fixture(autouse=True)
@@ -33,29 +33,29 @@ def _no_cluster(monkeypatch):
 )
 def test_contradictions_are_usage_errors(settings, word):
     with pytest.raises(UsageError, match=word) as caught:
-        strategy.check_devices(Runtime(**settings))
+        devices.check_devices(Runtime(**settings))
     assert caught.value.exit_code == 2
     assert caught.value.hint
 
 
 def test_batch_must_divide():
     with pytest.raises(UsageError, match="10 images does not divide by 4"):
-        strategy.check_devices(Runtime(num_gpus=4), batch_size=10)
-    strategy.check_devices(Runtime(num_gpus=4), batch_size=8)
+        devices.check_devices(Runtime(num_gpus=4), batch_size=10)
+    devices.check_devices(Runtime(num_gpus=4), batch_size=8)
 
 
 def test_remote_tpu_cannot_write_here():
     with pytest.raises(UsageError, match="local directory runs/x"):
-        strategy.check_devices(Runtime(tpu="node-1"), model_dir="runs/x")
-    strategy.check_devices(Runtime(tpu="node-1"), model_dir="gs://bucket/x")
-    strategy.check_devices(Runtime(tpu="local"), model_dir="runs/x")
+        devices.check_devices(Runtime(tpu="node-1"), model_dir="runs/x")
+    devices.check_devices(Runtime(tpu="node-1"), model_dir="gs://bucket/x")
+    devices.check_devices(Runtime(tpu="local"), model_dir="runs/x")
 
 
 def test_remote_tpu_cannot_read_here():
     with pytest.raises(UsageError, match=r"local records data/train-\*"):
-        strategy.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*,data/train-*")
-    strategy.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*")
-    strategy.check_devices(Runtime(tpu="local"), train_data="data/train-*")
+        devices.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*,data/train-*")
+    devices.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*")
+    devices.check_devices(Runtime(tpu="local"), train_data="data/train-*")
 
 
 def _cluster(kind="worker", index=0):
@@ -64,34 +64,35 @@ def _cluster(kind="worker", index=0):
 
 def test_several_workers_and_what_contradicts_them(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", _cluster())
-    strategy.check_devices(Runtime(num_gpus=2), batch_size=12)
+    devices.check_devices(Runtime(num_gpus=2), batch_size=12)
     with pytest.raises(UsageError, match="16 images does not divide by 6"):
-        strategy.check_devices(Runtime(num_gpus=2), batch_size=16)
+        devices.check_devices(Runtime(num_gpus=2), batch_size=16)
     with pytest.raises(UsageError, match="mirrored contradicts TF_CONFIG"):
-        strategy.check_devices(Runtime(distribution_strategy="mirrored"))
+        devices.check_devices(Runtime(distribution_strategy="mirrored"))
     with pytest.raises(UsageError, match="--tpu contradicts TF_CONFIG"):
-        strategy.check_devices(Runtime(tpu="local"))
+        devices.check_devices(Runtime(tpu="local"))
 
 
 @pytest.mark.parametrize(("kind", "index"), [("worker", 3), ("worker", -1), ("ps", 0), ("evaluator", 0), ("chief", 0)])
 def test_a_task_that_is_no_worker_of_the_cluster(monkeypatch, kind, index):
     monkeypatch.setenv("TF_CONFIG", _cluster(kind, index))
     with pytest.raises(UsageError, match=f"{kind} {index} is none of the cluster's workers"):
-        strategy.check_devices(Runtime())
+        devices.check_devices(Runtime())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}, "task": {}}', '{"cluster": {"worker": ["a:1"]}}'])
 def test_broken_tf_config(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match="TF_CONFIG"):
-        strategy.check_devices(Runtime())
+        devices.check_devices(Runtime())
 
 
 def test_checks_do_not_import_tensorflow():
     code = (
-        "import sys; from panoptic_cli.training import strategy, trainer, inputs, run_directory;"
+        "import sys; from panoptic_cli import devices;"
+        "from panoptic_cli.training import trainer, inputs, run_directory;"
         "from panoptic_cli.config.schema import Runtime;"
-        "strategy.check_devices(Runtime(num_gpus=2), batch_size=4);"
+        "devices.check_devices(Runtime(num_gpus=2), batch_size=4);"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -102,14 +103,14 @@ def test_gpus_that_are_not_there():
 
     count = len(tf.config.list_physical_devices("GPU"))
     with pytest.raises(DeviceError, match=f"--gpus {count + 3}: .* visible"):
-        strategy.create_strategy(Runtime(num_gpus=count + 3))
+        devices.create_strategy(Runtime(num_gpus=count + 3))
 
 
 def test_gpus_zero_is_the_cpu():
-    made = strategy.create_strategy(Runtime(num_gpus=0))
-    assert strategy.describe(made)["replicas"] == 1
-    assert strategy.on_cpu(made)
-    assert strategy.is_chief(made)
+    made = devices.create_strategy(Runtime(num_gpus=0))
+    assert devices.describe(made)["replicas"] == 1
+    assert devices.on_cpu(made)
+    assert devices.is_chief(made)
 
 
 class _Resolver:
@@ -135,7 +136,7 @@ def test_tpu_is_connected_initialised_and_wrapped(monkeypatch, local):
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda r: calls.append(("connect",)))
     monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", lambda r: calls.append(("initialize",)))
     monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda r: ("strategy", r))
-    made = strategy.create_strategy(Runtime(tpu=name, tpu_zone="z", tpu_project="p"))
+    made = devices.create_strategy(Runtime(tpu=name, tpu_zone="z", tpu_project="p"))
     assert made[0] == "strategy"
     connect = [] if name == "local" else [("connect",)]
     assert calls == [("resolver", name, "z", "p"), *connect, ("initialize",)]
@@ -151,7 +152,7 @@ def test_tpu_address_that_nobody_listens_at_is_an_error_at_once(monkeypatch):
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda r: pytest.fail("would wait for minutes"))
     begun = time.monotonic()
     with pytest.raises(DeviceError, match=r"127\.0\.0\.1:\d+ cannot be used: .*refused") as caught:
-        strategy.create_strategy(Runtime(tpu=f"127.0.0.1:{port}"))
+        devices.create_strategy(Runtime(tpu=f"127.0.0.1:{port}"))
     assert time.monotonic() - begun < 5
     assert "--tpu-zone" in caught.value.hint
 
@@ -164,7 +165,7 @@ def test_tpu_that_does_not_answer_is_one_error(monkeypatch):
 
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", refuse)
     with pytest.raises(DeviceError, match="node-9 cannot be used: Could not lookup"):
-        strategy.create_strategy(Runtime(tpu="node-9"))
+        devices.create_strategy(Runtime(tpu="node-9"))
 
 
 @pytest.mark.parametrize(("dtype", "compute"), [("float32", "float32"), ("bfloat16", "bfloat16")])
@@ -173,7 +174,7 @@ def test_precision_keeps_float32_variables(dtype, compute):
 
     before = keras.config.dtype_policy()
     try:
-        strategy.set_precision(Runtime(mixed_precision_dtype=dtype))
+        devices.set_precision(Runtime(mixed_precision_dtype=dtype))
         layer = keras.layers.Dense(2)
         assert (layer.compute_dtype, layer.variable_dtype) == (compute, "float32")
     finally:
@@ -185,7 +186,7 @@ def test_float16_on_a_cpu_names_bfloat16(capsys):
 
     before = keras.config.dtype_policy()
     try:
-        strategy.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
+        devices.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
     finally:
         keras.config.set_dtype_policy(before)
     assert "bfloat16" in capsys.readouterr().err
