@@ -19,8 +19,7 @@ from panoptic_cli.datasets.record_inspection import inspect_records
 from panoptic_cli.datasets.records import decode_example, semantic_lookup
 from panoptic_cli.datasets.shard_manifest import ConversionPlan, OnBadData
 from panoptic_cli.datasets.tfrecord import read_records
-from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.locks import folder_lock
+from panoptic_cli.errors import DataError
 
 
 def _convert(
@@ -134,28 +133,6 @@ def test_a_damaged_shard_is_made_again(generated: Path, tmp_path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert _convert(generated, tmp_path, shards=3, workers=2).kept_shards == 2
     assert _contents(tmp_path) == before
-
-
-def test_a_manifest_of_another_kind_is_no_manifest(generated: Path, tmp_path: Path) -> None:
-    _convert(generated, tmp_path, shards=3)
-    before = _contents(tmp_path)
-    for entries in (None, [None, 3, {}], [{"name": "val-00000-of-00003.tfrecord", "counts": {"pictures": "many"}}]):
-        (tmp_path / "val.manifest.json").write_text(json.dumps({"shards": entries}))
-        assert _convert(generated, tmp_path, shards=3).kept_shards == 0
-        assert _contents(tmp_path) == before
-
-
-def test_shards_of_another_count_do_not_stay_beside_ours(generated: Path, tmp_path: Path) -> None:
-    _convert(generated, tmp_path, shards=3)
-    _convert(generated, tmp_path, shards=2)
-    assert sorted(p.name for p in tmp_path.glob("val-*")) == [
-        "val-00000-of-00002.tfrecord",
-        "val-00001-of-00002.tfrecord",
-    ]
-    (tmp_path / "val.manifest.json").unlink()  # now they could be anybody's
-    with pytest.raises(DataError, match="shards of another conversion"):
-        _convert(generated, tmp_path, shards=3)
-    assert len(list(tmp_path.glob("val-*"))) == 2
 
 
 @pytest.mark.parametrize("category", [1 << 16, 1 << 31, 1 << 62])
@@ -386,24 +363,3 @@ def test_the_record_checker_finds_nothing_wrong_and_then_the_damage(generated: P
     damaged = inspect_records(paths, workers=1).findings.ordered()
     assert [f.kind for f in damaged] == ["damaged record file"]
     assert str(paths[1]) in damaged[0].examples[0]
-
-
-def test_two_conversions_do_not_share_a_folder(generated: Path, tmp_path: Path) -> None:
-    with folder_lock(tmp_path, "panoptic make-tfrecords", "wait"), pytest.raises(RunError, match="Another panoptic"):
-        _convert(generated, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    _convert(generated, tmp_path)
-
-
-def test_other_categories_beside_an_earlier_split_are_told(
-    generated: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _convert(generated, tmp_path, files=find_splits(generated, ["train"])[0])
-    _convert(generated, tmp_path)
-    assert "other categories" not in capsys.readouterr().err
-    path = dataset / "annotations" / "panoptic_val2017.json"
-    value = json.loads(path.read_text())
-    value["categories"][0]["name"] = "other"
-    path.write_text(json.dumps(value))
-    _convert(dataset, tmp_path)
-    assert "the records of train were made with other categories" in capsys.readouterr().err
