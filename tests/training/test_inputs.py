@@ -52,9 +52,9 @@ def test_the_categories_beside_records_in_a_bucket(tmp_path):
     import tensorflow as tf
     from panoptic_cli.commands.model_source import find_model
 
-    tf.io.gfile.makedirs("ram://bucket/records")
-    with tf.io.gfile.GFile("ram://bucket/records/categories.json", "w") as file:
+    tf.io.gfile.makedirs("ram://beside/records")
+    with tf.io.gfile.GFile("ram://beside/records/categories.json", "w") as file:
         file.write(json.dumps(TABLE.to_list()))
-    records = ("task.validation_data.input_path", "ram://bucket/records/val-*")
+    records = ("task.validation_data.input_path", "ram://beside/records/val-*")
     source = find_model(None, f"{tmp_path}/ckpt-1", experiment="panoptic_fpn_shapes", options=[records])
     assert source.table == TABLE
