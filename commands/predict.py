@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import DataError, UsageError
 
 from . import options as o
 from .model_source import find_model
@@ -90,6 +90,7 @@ def predict(
         panoptic predict photos/ --model-dir runs/panoptic_fpn_coco --output out
         panoptic predict 'photos/*.jpg' --saved-model exported --output out
     """
+    from panoptic_cli import storage
     from panoptic_cli.contact_sheet import sheet_format, write_contact_sheet
     from panoptic_cli.pictures import find_pictures, read_list
 
@@ -124,6 +125,8 @@ def predict(
             "Leave --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus out "
             "(CUDA_VISIBLE_DEVICES= is the CPU).",
         )
+    elif not storage.is_remote(saved_model) and not storage.is_directory(saved_model):
+        raise DataError(f"{saved_model} does not exist.", "Give --saved-model the folder that panoptic export wrote.")
     if source is not None and "TF_CONFIG" in os.environ:
         raise UsageError("One process predicts, not the workers of TF_CONFIG.", "Unset TF_CONFIG.")
     what = saved_model if source is None else source.checkpoint

@@ -131,6 +131,7 @@ MISTAKES = [
     Mistake("predict mine/annotations", 1, ("no pictures (", ".jpg", "in mine/annotations.", "Check the path")),
     Mistake("predict mine --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir")),
     Mistake("predict mine --contact-sheet all.gif", 2, ("all.gif", ".png, .jpg or .webp")),
+    Mistake("predict mine --saved-model nowhere", 1, ("nowhere does not exist", "panoptic export")),
     Mistake("inspect mine --draw 3", 2, ("--draw", "--output")),
     Mistake(_TRAIN + " --init-checkpoint here/ckpt-7", 1, ("here/ckpt-7", "--init-checkpoint none")),
     Mistake(_TRAIN + " --init-checkpoint none", 1, ("run is not empty", "other.txt"), _text("run/other.txt", "x")),

@@ -25,6 +25,7 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         colors = np.random.default_rng(place).integers(0, 255, (40 + place, 60, 3), np.uint8)
         Image.fromarray(colors).save(tmp_path / name)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
+    (tmp_path / "exported").mkdir()  # in the place of a SavedModel, for dry runs
     monkeypatch.chdir(tmp_path)
     for name in ("MODEL_DIR", "OUTPUT", "CATEGORIES"):
         monkeypatch.delenv(f"PANOPTIC_{name}", raising=False)
@@ -119,7 +120,7 @@ def test_everything_but_the_broken_is_written(tiny_run: Path, album: Path, capsy
         assert Path(path).stem.startswith(Path(name).stem)
         assert Image.open(path).size == Image.open(name).size
     assert result["contact_sheet"] == "out/sheet.png"
-    assert Image.open("out/sheet.png").size == (2 * 326 + 6, 2 * 246 + 6)
+    assert Image.open("out/sheet.png").size == (2 * (60 + 6) + 6, 2 * (43 + 6) + 6)  # the largest picture, and gaps
     # A batch gives what single pictures give.
     one_by_one = ["--model-dir", str(tiny_run), "--output", "single", "--json"]
     assert run(["predict", *NAMES, *one_by_one]) == 0
