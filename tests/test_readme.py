@@ -151,6 +151,7 @@ def runs(data: Path) -> Path:
 
     folder = data.parent / f"{data.name}_runs"
     shutil.copytree(data, folder)
+    (folder / "exported").mkdir()  # what the export line would have left
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(data)
         for command in TRAIN:
