@@ -19,8 +19,10 @@ settings.register_profile("fixed", derandomize=True, database=None, deadline=Non
 settings.register_profile("random", print_blob=True, deadline=None)
 settings.load_profile("fixed")
 
-# A shell starts what runs in its background with Ctrl-C ignored, and our children would inherit that.
+# A shell starts what runs in its background with Ctrl-C ignored, nohup ignores SIGHUP; children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
