@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
@@ -59,12 +60,25 @@ def _global_options(
     console.configure(verbosity=1 if verbose else -1 if quiet else 0)
 
 
+class _InterruptedError(Exception):
+    """Ctrl-C. Typer itself would turn a KeyboardInterrupt into exit code 130 without a word."""
+
+
 def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
     """Adds a command. Its docstring is its help: paragraphs, which Typer is to wrap, and examples, which it is not."""
     text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     lines = "".join(f"  {line.strip()}\n" for line in examples.splitlines())
-    app.command(name, rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=f"\nExamples:\n{lines}")(command)
+
+    @functools.wraps(command)
+    def interruptible(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _InterruptedError from None
+
+    epilog = f"\nExamples:\n{lines}"
+    app.command(name, rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=epilog)(interruptible)
 
 
 _add("download", _DATA, download.download)
@@ -99,7 +113,7 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("PANOPTIC_DEBUG"):
             traceback.print_exc()
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, _InterruptedError, typer.Abort):
         console.warn("interrupted")
         return 130
     except BrokenPipeError:

@@ -149,8 +149,13 @@ def _convert(
             for index, entry in outcomes:
                 entries[index] = entry
                 write_manifest(plan, entries)
-    except BaseException:
+    except BaseException as error:
         remove_partial(plan)  # of a worker that was killed
+        if isinstance(error, KeyboardInterrupt):
+            console.warn(
+                f"{len(entries)} of {plan.shards} shards of {plan.files.name} are whole and kept; "
+                "the same command makes the others"
+            )
         raise
     summary = _summarize(plan, dataset, entries)
     summary.kept_shards = plan.shards - len(todo)

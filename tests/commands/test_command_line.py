@@ -121,7 +121,9 @@ def test_unexpected_errors_are_one_line_without_a_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_interrupt_is_130_and_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from panoptic_cli.datasets import layout
 
     def interrupted(*_: object) -> None:
@@ -129,6 +131,7 @@ def test_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
     monkeypatch.setattr(layout, "find_splits", interrupted)
     assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "warning: interrupted\n"
 
 
 def test_python_dash_m() -> None:
