@@ -45,11 +45,11 @@ $(BEAM)/.installed: pyproject.toml
 	@touch $@
 
 test-beam: $(BEAM)/.installed
-	$(BEAM)/bin/python -m pytest -m slow tests/datasets/test_beam_runner.py
+	$(BEAM)/bin/python -m pytest -m slow tests/records/test_beam_runner.py
 
 # Other random inputs at every run, where the tests above repeat the same ones.
 fuzz: setup
-	$(BIN)/python -m pytest --hypothesis-profile random -k 'fuzz or json_index or png or masks' tests/datasets
+	$(BIN)/python -m pytest --hypothesis-profile random -k "fuzz or json_index or png or masks" tests
 
 quality: setup
 	$(BIN)/ruff check .

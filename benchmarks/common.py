@@ -40,8 +40,10 @@ def coco_like() -> LabelSpace:
 
 def shapes_records(folder: Path) -> Path:
     """Generates 200 + 20 pictures of the shapes set and their records, unless they are there; returns the folder."""
-    from panoptic_cli.datasets import conversion, layout, shapes
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.coco import layout
+    from panoptic_cli.demo import shapes
+    from panoptic_cli.records import conversion
+    from panoptic_cli.records.manifest import ConversionPlan
 
     data = folder / "shapes"
     if (data / "tfrecords" / "val.manifest.json").exists():

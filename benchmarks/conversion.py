@@ -21,11 +21,11 @@ from pycocotools import mask as coco_mask
 
 from benchmarks.common import Row
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import panoptic_png
-from panoptic_cli.datasets.layout import SplitFiles, coco_files
-from panoptic_cli.datasets.masks import rasterize
-from panoptic_cli.datasets.records import encode_example, semantic_lookup
-from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.coco.layout import SplitFiles, coco_files
+from panoptic_cli.demo.shapes import CATEGORIES
+from panoptic_cli.images import panoptic_png
+from panoptic_cli.images.masks import rasterize
+from panoptic_cli.records.schema import encode_example, semantic_lookup
 
 _COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco100"
 _COUNTS = (1000, 3000)

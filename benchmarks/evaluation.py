@@ -11,18 +11,18 @@ from PIL import Image
 
 from benchmarks.common import Row, coco_like, peak_memory_mb, seconds
 from panoptic_cli import config
-from panoptic_cli.datasets import panoptic_png
+from panoptic_cli.images import panoptic_png
 
 _PICTURES, _HEIGHT, _WIDTH, _CELL = 6, 480, 640, 80
 
 
 def evaluation(folder: Path) -> Iterator[Row]:
     """panoptic_fpn_coco at 512 px, batch 1, float32, on 640x480 pictures; a hundred detections each."""
-    from panoptic_cli.datasets.pipeline import evaluation_dataset
     from panoptic_cli.evaluation.evaluator import evaluate
     from panoptic_cli.evaluation.picture_scores import PictureScores
-    from panoptic_cli.inference import LoadedModel, Predictor
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.inference.predictor import LoadedModel, Predictor
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+    from panoptic_cli.pipeline.batches import evaluation_dataset
 
     experiment = config.load_experiment(options=[("task.model.input_size", [512, 512, 3])])
     space = coco_like()
@@ -60,10 +60,10 @@ def make_confident(network: object) -> None:
 
 def _records(folder: Path) -> str:
     """Writes pictures with 48 segments each and their records; returns the records' pattern."""
-    from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.conversion import convert
-    from panoptic_cli.datasets.layout import SplitFiles
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.coco.dataset import read_dataset
+    from panoptic_cli.coco.layout import SplitFiles
+    from panoptic_cli.records.conversion import convert
+    from panoptic_cli.records.manifest import ConversionPlan
 
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)

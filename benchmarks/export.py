@@ -47,8 +47,8 @@ def _run(name: str, folder: Path, side: int) -> dict[str, float]:
 def _model(side: int) -> Any:
     import keras
 
-    from panoptic_cli.inference import LoadedModel
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.inference.predictor import LoadedModel
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     keras.utils.set_random_seed(0)
     experiment = config.load_experiment(settings=[f"task.model.input_size=[{side},{side},3]"])
@@ -61,7 +61,7 @@ def _predictor(name: str, folder: Path, side: int) -> Callable[[], Any]:
 
     pixels = np.random.default_rng(0).integers(0, 256, _SHAPE, np.uint8)
     if name == "plain":
-        from panoptic_cli.inference import Predictor
+        from panoptic_cli.inference.predictor import Predictor
 
         predictor = Predictor(_model(side))
         return lambda: predictor.predict(pixels)

@@ -15,7 +15,7 @@ def fusion(folder: Path) -> Iterator[Row]:
     """Fusion of one 640x480 picture, against resizing all class scores."""
     import tensorflow as tf
 
-    from panoptic_cli.models.fusion import fuse, semantic_labels
+    from panoptic_cli.models.panoptic_fpn.fusion import fuse, semantic_labels
 
     space = coco_like()
     settings = config.load_experiment().task.model.panoptic_segmentation_generator

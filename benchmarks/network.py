@@ -16,7 +16,7 @@ def network(folder: Path) -> Iterator[Row]:
     """panoptic_fpn_coco without fusion, with a hundred detections."""
     import tensorflow as tf
 
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     model = PanopticFPN(config.load_experiment().task.model, coco_like())
     make_confident(model)

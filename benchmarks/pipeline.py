@@ -45,9 +45,9 @@ def pipeline(folder: Path, batches: int = _BATCHES) -> Iterator[Row]:
 
 
 def _records(folder: Path) -> tuple[Path, str]:
-    from panoptic_cli.datasets import layout
-    from panoptic_cli.datasets.conversion import convert, read_plan
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.coco import layout
+    from panoptic_cli.records.conversion import convert, read_plan
+    from panoptic_cli.records.manifest import ConversionPlan
 
     coco = pictures._COCO.is_dir()
     source = pictures._COCO if coco else pictures._generate(folder / "pictures")
@@ -58,7 +58,7 @@ def _records(folder: Path) -> tuple[Path, str]:
 
 
 def _bytes_each(records: Path) -> float:
-    from panoptic_cli.datasets.record_stream import count_records
+    from panoptic_cli.pipeline.stream import count_records
 
     files = [str(path) for path in records.glob("train-*")]
     return sum(Path(path).stat().st_size for path in files) / sum(count_records(files))
@@ -81,7 +81,7 @@ def _run(name: str, records: Path, batches: int) -> dict[str, float]:
 
 def _dataset(name: str, records: Path) -> Any:
     from benchmarks.plain_pipeline import plain_dataset
-    from panoptic_cli.datasets.pipeline import evaluation_dataset, training_dataset
+    from panoptic_cli.pipeline.batches import evaluation_dataset, training_dataset
 
     experiment = config.load_experiment(
         "panoptic_fpn_coco",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli import boxes as box_ops
-from panoptic_cli.anchors import anchor_boxes
 from panoptic_cli.categories import LabelSpace
 from panoptic_cli.config.schema import Experiment, Parser
-from panoptic_cli.datasets.preprocessing import MEAN, STDDEV, Resizing, plan_resizing
-from panoptic_cli.datasets.record_parsing import decode_label_png, parse_record
-from panoptic_cli.datasets.record_stream import record_files
+from panoptic_cli.models.panoptic_fpn import boxes as box_ops
+from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+from panoptic_cli.pipeline.parsing import decode_label_png, parse_record
+from panoptic_cli.pipeline.preprocessing import MEAN, STDDEV, Resizing, plan_resizing
+from panoptic_cli.pipeline.stream import record_files
 
 
 def plain_dataset(experiment: Experiment, labels: LabelSpace, batch_size: int) -> tf.data.Dataset:

@@ -20,8 +20,8 @@ def _proposals(compiled: bool) -> Callable[[], Any]:
     """The proposal step of eight 128 px pictures."""
     import tensorflow as tf
 
-    from panoptic_cli.anchors import anchor_boxes
-    from panoptic_cli.models.rpn import propose
+    from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+    from panoptic_cli.models.panoptic_fpn.rpn import propose
 
     model = config.load_experiment("panoptic_fpn_shapes").task.model
     anchors = anchor_boxes(model.anchor, (128, 128), model.min_level, model.max_level)
@@ -43,7 +43,7 @@ def training(folder: Path) -> Iterator[Row]:
     """The training step of the shapes preset."""
     import tensorflow as tf
 
-    from panoptic_cli.datasets.pipeline import training_dataset
+    from panoptic_cli.pipeline.batches import training_dataset
     from panoptic_cli.training.schedules import build_optimizer
     from panoptic_cli.training.step import PanopticTrainingModel
 

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from benchmarks.common import coco_like, peak_memory_mb, seconds
 from panoptic_cli import config, devices
-from panoptic_cli.anchors import anchor_boxes
 from panoptic_cli.config import Experiment
+from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import PanopticTrainingModel
 

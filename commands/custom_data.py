@@ -10,7 +10,7 @@ import typer
 from panoptic_cli.errors import DataError, UsageError, summarize
 
 if TYPE_CHECKING:
-    from panoptic_cli.datasets.layout import SplitFiles
+    from panoptic_cli.coco.layout import SplitFiles
 
 PANEL = "Data laid out otherwise"
 
@@ -79,7 +79,7 @@ def split_files(
         UsageError: the JSON is not given, or the pictures are not where they usually are.
         DataError: a file or folder is missing.
     """
-    from panoptic_cli.datasets import layout
+    from panoptic_cli.coco import layout
 
     if panoptic_annotations is None:
         raise UsageError("Data laid out otherwise also needs --panoptic-annotations.")

@@ -41,7 +41,7 @@ def demo(
             f"Would generate data, train, evaluate, export and predict in {output}.",
         )
         return
-    from panoptic_cli.demo import run_demo
+    from panoptic_cli.demo.run import run_demo
 
     result = run_demo(output, seed=seed, steps=steps, settings=tuple(settings or ()))
     data = result.to_dict()

@@ -225,7 +225,7 @@ def evaluate(
     from panoptic_cli.evaluation.evaluator import default_batch_size
     from panoptic_cli.evaluation.evaluator import evaluate as run_evaluation
     from panoptic_cli.evaluation.report_data import ReportData
-    from panoptic_cli.inference import inference_strategy, load_model
+    from panoptic_cli.inference.predictor import inference_strategy, load_model
 
     strategy = inference_strategy(source.experiment, gpus)
     model = load_model(source.experiment, source.table, source.checkpoint, strategy)

@@ -101,7 +101,7 @@ def export(
     import_tensorflow()
     from panoptic_cli.export.description import weights_text
     from panoptic_cli.export.output import check_file, check_folder
-    from panoptic_cli.inference import load_model
+    from panoptic_cli.inference.predictor import load_model
 
     if file_format == "saved_model":
         from panoptic_cli.export.saved_model import export_saved_model

@@ -79,7 +79,7 @@ def inspect(
         files = [custom.split_files(None, image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
         source = str(panoptic_annotations)
     elif data is None or (Path(data) / "annotations").is_dir():
-        from panoptic_cli.datasets.layout import find_splits
+        from panoptic_cli.coco.layout import find_splits
 
         files = find_splits(Path(source))
     else:
@@ -97,7 +97,7 @@ def inspect(
         if make_examples is not None:
             drawn = make_examples(draw, output)
         else:
-            from panoptic_cli.datasets import samples
+            from panoptic_cli.inspection import samples
 
             drawn = [path for found, table in drawings for path in samples.draw(found, table, output)]
         value["drawn"] = [str(path) for path in drawn]
@@ -119,12 +119,12 @@ def _check_drawing(draw: int, output: Path | None, augmented: bool, configuratio
 
 
 def _inspect_dataset(data: str, files: list[Any], workers: int, draw: int) -> tuple[dict[str, Any], list[Any], Any]:
-    from panoptic_cli.datasets import inspection, samples
+    from panoptic_cli.inspection import dataset, samples
 
     from .inspection_report import split_lines
 
-    reports = [inspection.inspect_split(split, workers, draw) for split in files]
-    inspection.add_shared_pictures(reports)
+    reports = [dataset.inspect_split(split, workers, draw) for split in files]
+    dataset.add_shared_pictures(reports)
     value = {
         "data": data,
         "errors": sum(report.findings.errors for report in reports),
@@ -139,13 +139,13 @@ def _inspect_records(
     data: str, workers: int, draw: int, categories: str | None
 ) -> tuple[dict[str, Any], list[Any], Any]:
     from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.datasets import record_inspection, samples
+    from panoptic_cli.inspection import record_files, samples
 
     from .inspection_report import record_lines
 
-    paths = record_inspection.find_records(data)
-    report = record_inspection.inspect_records(paths, workers, Path(categories) if categories else None)
-    record_inspection.compare_with_manifests(report, paths)
+    paths = record_files.find_records(data)
+    report = record_files.inspect_records(paths, workers, Path(categories) if categories else None)
+    record_files.compare_with_manifests(report, paths)
     value = {"data": data, **report.to_dict()}
     table = report.table or CategoryTable(())  # without names, ids are drawn
     return value, record_lines(data, report), [(samples.record_samples(paths, draw), table)]
@@ -155,11 +155,11 @@ def _augmentation(data: str, is_dataset: bool, configuration: tuple[Any, ...], c
     """Checks what --augmented needs; returns the function that draws (count, folder)."""
     from panoptic_cli import config
     from panoptic_cli.categories import CategoryTable, LabelSpace
-    from panoptic_cli.config.label_space import label_space_of
+    from panoptic_cli.coco.layout import CATEGORIES_FILE
     from panoptic_cli.config.load import DEFAULT_EXPERIMENT
-    from panoptic_cli.datasets.layout import CATEGORIES_FILE
-    from panoptic_cli.datasets.record_inspection import find_records
     from panoptic_cli.errors import ConfigError
+    from panoptic_cli.inspection.record_files import find_records
+    from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
 
     pattern = f"{data}/tfrecords/train-*" if is_dataset else data
     try:
@@ -191,7 +191,7 @@ def _augmentation(data: str, is_dataset: bool, configuration: tuple[Any, ...], c
         from panoptic_cli.startup import import_tensorflow
 
         import_tensorflow()
-        from panoptic_cli.datasets import augmented_samples, samples
+        from panoptic_cli.inspection import augmented_samples, samples
 
         found = augmented_samples.examples(loaded, space, count)
         return [

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 
 if TYPE_CHECKING:
-    from panoptic_cli.datasets.findings import Finding, Findings
-    from panoptic_cli.datasets.inspection import SplitReport
-    from panoptic_cli.datasets.record_inspection import RecordReport
+    from panoptic_cli.inspection.dataset import SplitReport
+    from panoptic_cli.inspection.findings import Finding, Findings
+    from panoptic_cli.inspection.record_files import RecordReport
 
 _CATEGORIES = 15  # shown of each split; --json has all
 _EXAMPLES = 3  # lines shown of each kind; --json has more

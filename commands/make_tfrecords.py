@@ -15,8 +15,8 @@ from . import custom_data
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:
-    from panoptic_cli.datasets.conversion import ConversionSummary
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.records.conversion import ConversionSummary
+    from panoptic_cli.records.manifest import ConversionPlan
 
 _RECORDS = "Records"
 _BEAM = "Several machines, with Apache Beam installed"
@@ -110,9 +110,10 @@ def make_tfrecords(
     """
     from functools import partial
 
-    from panoptic_cli.datasets import beam_runner, conversion, layout
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
-    from panoptic_cli.datasets.workers import prepare, run_units
+    from panoptic_cli.coco import layout
+    from panoptic_cli.processes import prepare, run_units
+    from panoptic_cli.records import beam_runner, conversion
+    from panoptic_cli.records.manifest import ConversionPlan
 
     unknown = [name for name in split or [] if name not in layout.SPLITS]
     if unknown:
@@ -163,8 +164,8 @@ def _prefix(given: str | None) -> str:
 
 
 def _show_plan(plans: list[ConversionPlan]) -> None:
-    from panoptic_cli.datasets.coco import require_sound
-    from panoptic_cli.datasets.conversion import read_plan
+    from panoptic_cli.coco.dataset import require_sound
+    from panoptic_cli.records.conversion import read_plan
 
     rows, data = [], []
     for plan in plans:

@@ -58,7 +58,7 @@ def find_model(
         RunError: there is no such run.
     """
     from panoptic_cli import config
-    from panoptic_cli.training import run_directory
+    from panoptic_cli.runs import run_directory
 
     assignments = config.split_params(params_override or "")
     if checkpoint is not None and model_dir is None and experiment is None and config_file is None:
@@ -97,7 +97,7 @@ def find_model(
 
 def _run_of(checkpoint: str) -> Path | None:
     """The run directory that a checkpoint lies in: RUN, RUN/checkpoints or RUN/checkpoints/ckpt-100."""
-    from panoptic_cli.training.run_directory import RunDirectory
+    from panoptic_cli.runs.run_directory import RunDirectory
 
     path = Path(checkpoint)
     if "://" in checkpoint:

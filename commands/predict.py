@@ -91,8 +91,8 @@ def predict(
         panoptic predict 'photos/*.jpg' --saved-model exported --output out
     """
     from panoptic_cli import storage
-    from panoptic_cli.contact_sheet import sheet_format, write_contact_sheet
-    from panoptic_cli.pictures import find_pictures, read_list
+    from panoptic_cli.images.contact_sheet import sheet_format, write_contact_sheet
+    from panoptic_cli.images.pictures import find_pictures, read_list
 
     if sheet is not None:
         sheet_format(sheet)
@@ -139,7 +139,7 @@ def predict(
     from panoptic_cli.startup import import_tensorflow
 
     import_tensorflow()
-    from panoptic_cli.prediction import PicturePredictor, predict_pictures
+    from panoptic_cli.inference.pictures import PicturePredictor, predict_pictures
 
     predictor: PicturePredictor
     if source is None:
@@ -149,7 +149,7 @@ def predict(
         predictor = exported = ExportedModel(saved_model, score_threshold)
         step, threshold = exported.step, exported.score_threshold
     else:
-        from panoptic_cli.inference import Predictor, inference_strategy, load_model
+        from panoptic_cli.inference.predictor import Predictor, inference_strategy, load_model
 
         strategy = inference_strategy(source.experiment, gpus)
         model = load_model(source.experiment, source.table, source.checkpoint, strategy)

@@ -12,7 +12,7 @@ from panoptic_cli.errors import UsageError
 from .quality_table import percent
 
 if TYPE_CHECKING:
-    from panoptic_cli.inference import LoadedModel
+    from panoptic_cli.inference.predictor import LoadedModel
 
 
 def check_watch(**others: object) -> None:
@@ -29,7 +29,7 @@ def check_watch(**others: object) -> None:
 def await_run(model_dir: Path | None, experiment: str | None, timeout: float) -> None:
     """Waits for the first checkpoint of the run."""
     from panoptic_cli import config
-    from panoptic_cli.training.run_directory import RunDirectory
+    from panoptic_cli.runs.run_directory import RunDirectory
     from panoptic_cli.training.watch import wait_for_checkpoint
 
     run = RunDirectory(model_dir or Path("runs") / (experiment or config.DEFAULT_EXPERIMENT))
@@ -44,10 +44,10 @@ def watch_run(
     """Evaluates the run's checkpoints with one network, prints their figures, and writes them into the run."""
     from panoptic_cli import weights
     from panoptic_cli.evaluation.evaluator import evaluate
-    from panoptic_cli.inference import Predictor
+    from panoptic_cli.inference.predictor import Predictor
+    from panoptic_cli.runs.run_directory import RunDirectory
+    from panoptic_cli.runs.summaries import Summaries
     from panoptic_cli.training.overlays import draw_overlays
-    from panoptic_cli.training.run_directory import RunDirectory
-    from panoptic_cli.training.summaries import Summaries
     from panoptic_cli.training.validation import validation_tags
     from panoptic_cli.training.watch import watch
 

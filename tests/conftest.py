@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from hypothesis import settings
 from panoptic_cli import console
 
 if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
-    from panoptic_cli.inference import LoadedModel, Predictor
+    from panoptic_cli.inference.predictor import LoadedModel, Predictor
 
 # The same examples at every run, so that a change is judged by what it changed; `make fuzz` looks for new ones.
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
@@ -52,9 +53,36 @@ def coco100(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 training and 6 validation pictures; do not change them."""
+    from panoptic_cli.demo import shapes
+
+    folder = tmp_path_factory.mktemp("generated") / "shapes"
+    shapes.generate(folder, train=12, val=6, seed=1)
+    return folder
+
+
+@pytest.fixture
+def dataset(generated: Path, tmp_path: Path) -> Path:
+    """A copy of `generated` to be broken."""
+    return Path(shutil.copytree(generated, tmp_path / "data"))
+
+
+@pytest.fixture
+def mine(dataset: Path, tmp_path: Path) -> Path:
+    """The validation split of `dataset`, laid out otherwise: pictures/, labels/ and labels.json."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (dataset / "val2017").rename(folder / "pictures")
+    (dataset / "panoptic_val2017").rename(folder / "labels")
+    (dataset / "annotations" / "panoptic_val2017.json").rename(folder / "labels.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The generated shapes set: 12 training pictures (two with a crowd) and 4 validation pictures."""
-    from panoptic_cli.datasets import shapes
+    from panoptic_cli.demo import shapes
 
     folder = tmp_path_factory.mktemp("shapes_set") / "shapes"
     shapes.generate(folder, train=12, val=4, seed=3)
@@ -64,10 +92,10 @@ def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shapes_records(shapes_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the records of `shapes_dir`: train in 3 shards, val in 1."""
-    from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.conversion import convert
-    from panoptic_cli.datasets.layout import coco_files
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.coco.dataset import read_dataset
+    from panoptic_cli.coco.layout import coco_files
+    from panoptic_cli.records.conversion import convert
+    from panoptic_cli.records.manifest import ConversionPlan
 
     folder = tmp_path_factory.mktemp("shapes_records")
     for split, shards in (("train", 3), ("val", 1)):
@@ -121,8 +149,8 @@ def tiny_run(shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_run: Path) -> LoadedModel:
     """The network of `tiny_run`."""
-    from panoptic_cli.inference import load_model
-    from panoptic_cli.training import run_directory
+    from panoptic_cli.inference.predictor import load_model
+    from panoptic_cli.runs import run_directory
 
     return load_model(*run_directory.load(tiny_run), tiny_run)
 
@@ -130,6 +158,6 @@ def tiny_model(tiny_run: Path) -> LoadedModel:
 @pytest.fixture(scope="session")
 def tiny_predictor(tiny_model: LoadedModel) -> Predictor:
     """Runs `tiny_model`; it takes seconds to trace, once."""
-    from panoptic_cli.inference import Predictor
+    from panoptic_cli.inference.predictor import Predictor
 
     return Predictor(tiny_model)

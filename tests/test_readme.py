@@ -116,10 +116,10 @@ INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re
 @pytest.fixture(scope="module")
 def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has when the README's lines are typed: COCO in data/coco, own data in mine/, pictures."""
-    from panoptic_cli.datasets.coco import read_dataset
-    from panoptic_cli.datasets.conversion import convert
-    from panoptic_cli.datasets.layout import find_splits
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.coco.dataset import read_dataset
+    from panoptic_cli.coco.layout import find_splits
+    from panoptic_cli.records.conversion import convert
+    from panoptic_cli.records.manifest import ConversionPlan
 
     folder = tmp_path_factory.mktemp("readme")
     coco, mine = folder / "data" / "coco", folder / "mine"
@@ -147,7 +147,7 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
 @pytest.fixture(scope="module")
 def runs(data: Path) -> Path:
     """The run directories that the README's train lines would have left, with a checkpoint in name only."""
-    from panoptic_cli.training.run_directory import RunDirectory
+    from panoptic_cli.runs.run_directory import RunDirectory
 
     folder = data.parent / f"{data.name}_runs"
     shutil.copytree(data, folder)
@@ -338,8 +338,8 @@ def test_the_serving_lines_run_on_an_exported_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
     from panoptic_cli.export.saved_model import OUTPUTS, export_saved_model
-    from panoptic_cli.inference import LoadedModel, label_space_of
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.inference.predictor import LoadedModel, label_space_of
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     experiment = config.load_experiment("panoptic_fpn_shapes")
     table = CategoryTable.from_file(data / "mine" / "train.json")

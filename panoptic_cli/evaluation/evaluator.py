@@ -15,15 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_cli import console
-from panoptic_cli.datasets import records
-from panoptic_cli.datasets.pipeline import evaluation_dataset
-from panoptic_cli.datasets.record_errors import record_error
-from panoptic_cli.datasets.record_stream import count_records, record_files
 from panoptic_cli.errors import DataError, DeviceError, PanopticError, RunError
 from panoptic_cli.evaluation.picture_scores import PictureScores, read_annotations
-from panoptic_cli.evaluation.predictions import PredictionWriter
 from panoptic_cli.evaluation.report_data import ReportData
-from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.pipeline.batches import evaluation_dataset
+from panoptic_cli.pipeline.record_errors import record_error
+from panoptic_cli.pipeline.stream import count_records, record_files
+from panoptic_cli.records import schema
+from panoptic_cli.results.coco_files import PredictionWriter
 
 _BATCHES_BEHIND = 2  # batches whose outputs may wait for fusion and scoring
 _FUSING_THREADS = 4  # at most, beside GPUs
@@ -272,7 +272,7 @@ def _run(
 def _name(record: bytes) -> str:
     """The picture's id, as far as the record tells."""
     try:
-        (source_id,) = records.decode_example(record)[records.IMAGE_SOURCE_ID]
+        (source_id,) = schema.decode_example(record)[schema.IMAGE_SOURCE_ID]
     except (ValueError, KeyError):
         return "?"
     return bytes(source_id).decode(errors="replace")

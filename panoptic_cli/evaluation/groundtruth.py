@@ -9,11 +9,11 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import records
-from panoptic_cli.datasets.masks import decode_png
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.panoptic_quality import Segment
-from panoptic_cli.evaluation.predictions import segments_from_maps
+from panoptic_cli.images.masks import decode_png
+from panoptic_cli.records import schema
+from panoptic_cli.results.coco_files import segments_from_maps
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class GroundTruth:
             DataError: the record has no panoptic ground truth or is broken.
         """
         try:
-            features = records.decode_example(record)
+            features = schema.decode_example(record)
         except ValueError as error:
             raise DataError(f"A validation record cannot be read: {error}.", "Make the records again.") from None
-        source_id = _text(features, records.IMAGE_SOURCE_ID)
+        source_id = _text(features, schema.IMAGE_SOURCE_ID)
         image_id: int | str = int(source_id) if source_id.isdecimal() else source_id
-        file_name = _text(features, records.IMAGE_FILENAME) or f"{source_id}.jpg"
+        file_name = _text(features, schema.IMAGE_FILENAME) or f"{source_id}.jpg"
         try:
-            height, width = (int(features[key][0]) for key in (records.IMAGE_HEIGHT, records.IMAGE_WIDTH))
+            height, width = (int(features[key][0]) for key in (schema.IMAGE_HEIGHT, schema.IMAGE_WIDTH))
             id_map, segments, has_crowds = _panoptic(features, table)
             found = _objects(features, image_id, height, width) if objects else []
         except (KeyError, IndexError, ValueError) as error:
@@ -76,28 +76,28 @@ def _text(features: dict[str, Any], key: str) -> str:
 
 
 def _panoptic(features: dict[str, Any], table: CategoryTable) -> tuple[np.ndarray, list[Segment], bool]:
-    if features.get(records.SEGMENT_MASK):
-        places = decode_png(features[records.SEGMENT_MASK][0])
-        crowds = features[records.SEGMENT_IS_CROWD].tolist()
+    if features.get(schema.SEGMENT_MASK):
+        places = decode_png(features[schema.SEGMENT_MASK][0])
+        crowds = features[schema.SEGMENT_IS_CROWD].tolist()
         segments = [
             Segment(id=place, category_id=int(category), iscrowd=bool(crowds[place - 1]))
-            for place, category in enumerate(features[records.SEGMENT_CATEGORY].tolist(), start=1)
+            for place, category in enumerate(features[schema.SEGMENT_CATEGORY].tolist(), start=1)
         ]
         # Segments that lost all their pixels are in no map.
         present = np.bincount(places.reshape(-1), minlength=len(segments) + 1) > 0
         return places, [s for s in segments if present[s.id]], True
-    categories = decode_png(features[records.CATEGORY_MASK][0])
-    instances = decode_png(features[records.INSTANCE_MASK][0])
+    categories = decode_png(features[schema.CATEGORY_MASK][0])
+    instances = decode_png(features[schema.INSTANCE_MASK][0])
     id_map, segments = segments_from_maps(categories, instances, table)
     return id_map, segments, False
 
 
 def _objects(features: dict[str, Any], image_id: int | str, height: int, width: int) -> list[dict[str, Any]]:
-    masks = features.get(records.OBJECT_MASK) or []
+    masks = features.get(schema.OBJECT_MASK) or []
     if not masks:
         return []
     sides = np.array([width, height, width, height], np.float64)
-    edges = (records.OBJECT_XMIN, records.OBJECT_YMIN, records.OBJECT_XMAX, records.OBJECT_YMAX)
+    edges = (schema.OBJECT_XMIN, schema.OBJECT_YMIN, schema.OBJECT_XMAX, schema.OBJECT_YMAX)
     x1, y1, x2, y2 = (np.stack([features[edge] for edge in edges], axis=1).astype(np.float64) * sides).T
     found = []
     for place, png in enumerate(masks):
@@ -105,10 +105,10 @@ def _objects(features: dict[str, Any], image_id: int | str, height: int, width: 
         found.append(
             {
                 "image_id": image_id,
-                "category_id": int(features[records.OBJECT_LABEL][place]),
+                "category_id": int(features[schema.OBJECT_LABEL][place]),
                 "bbox": [x1[place], y1[place], x2[place] - x1[place], y2[place] - y1[place]],
-                "area": float(features[records.OBJECT_AREA][place]),
-                "iscrowd": int(features[records.OBJECT_IS_CROWD][place]),
+                "area": float(features[schema.OBJECT_AREA][place]),
+                "iscrowd": int(features[schema.OBJECT_IS_CROWD][place]),
                 "segmentation": mask,
             }
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_cli.datasets.panoptic_png import MAX_ID
+from panoptic_cli.images.panoptic_png import MAX_ID
 
 _BLOCK = 8  # pixels: 24 bytes, three machine words
 _LONGEST = 2**14  # pixels; longer runs are counted in parts, so that two ids and a length fit 63 bits

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets.panoptic_png import MAX_ID
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.label_runs import Overlaps, overlaps
+from panoptic_cli.images.panoptic_png import MAX_ID
 
 VOID = 0  # id of unlabelled pixels
 _NOTES_KEPT = 10

@@ -13,13 +13,13 @@ from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.coco_ap import coco_average_precision, paste_masks_rle
 from panoptic_cli.evaluation.groundtruth import GroundTruth
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
-from panoptic_cli.evaluation.predictions import PredictionWriter, detection_entries, segments_from_maps
 from panoptic_cli.evaluation.report_data import ReportData, picture_of_record
 from panoptic_cli.evaluation.semantic_iou import SemanticIoU
 from panoptic_cli.files import read_json
+from panoptic_cli.results.coco_files import PredictionWriter, detection_entries, segments_from_maps
 
 if TYPE_CHECKING:
-    from panoptic_cli.inference import PicturePrediction
+    from panoptic_cli.inference.predictor import PicturePrediction
 
 
 @dataclass

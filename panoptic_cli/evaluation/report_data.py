@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from panoptic_cli.categories import Category, CategoryTable
-from panoptic_cli.datasets import records
 from panoptic_cli.evaluation.panoptic_quality import PictureQuality, Segment
-from panoptic_cli.visualization import draw_panoptic
+from panoptic_cli.images.drawing import draw_panoptic
+from panoptic_cli.records import schema
 
 _WIDEST = 480  # pixels of a picture in the report
 _NO_PICTURE = 48  # grey behind maps that have no picture
@@ -223,7 +223,7 @@ class ReportData:
 
 def picture_of_record(record: bytes) -> np.ndarray | None:
     """Decodes the picture of a serialized tf.train.Example to uint8 [H, W, 3]; None where it holds none."""
-    content = records.decode_example(record).get(records.IMAGE_ENCODED)
+    content = schema.decode_example(record).get(schema.IMAGE_ENCODED)
     return decode_picture(content[0]) if content else None
 
 

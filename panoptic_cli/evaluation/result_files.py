@@ -19,12 +19,12 @@ import numpy as np
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError, PanopticError, summarize
 from panoptic_cli.evaluation.label_runs import overlaps_rgb
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
 from panoptic_cli.evaluation.report_data import Confusion, ReportData, decode_picture
 from panoptic_cli.files import read_json
+from panoptic_cli.images import panoptic_png
 
 _CHUNK = 25  # pictures a task: enough to hide the cost of a task, few enough to share work evenly
 

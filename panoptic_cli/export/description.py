@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from panoptic_cli.datasets.preprocessing import MEAN, STDDEV
-from panoptic_cli.inference import LoadedModel
+from panoptic_cli.inference.predictor import LoadedModel
+from panoptic_cli.pipeline.preprocessing import MEAN, STDDEV
 
 ANY_THING = -1  # in semantic_category_map: the semantic head does not tell things apart
 

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import records
 from panoptic_cli.errors import DataError, UsageError
 from panoptic_cli.export.saved_model import ASSET
-from panoptic_cli.inference import PicturePrediction
+from panoptic_cli.inference.predictor import PicturePrediction
+from panoptic_cli.records import schema
 
 
 class ExportedModel:
@@ -112,4 +112,4 @@ class ExportedModel:
         png = tf.io.encode_png(pixels)
         if self._input_type == "image_bytes":
             return png
-        return tf.constant(records.encode_example({records.IMAGE_ENCODED: png.numpy()}))
+        return tf.constant(schema.encode_example({schema.IMAGE_ENCODED: png.numpy()}))

@@ -18,7 +18,7 @@ from panoptic_cli.export.description import Output, describe
 from panoptic_cli.export.output import check_file, whole
 from panoptic_cli.export.portable_network import portable_outputs
 from panoptic_cli.files import write_json
-from panoptic_cli.inference import LoadedModel
+from panoptic_cli.inference.predictor import LoadedModel
 
 _OPSET = 17
 _CONTENTS = (

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from panoptic_cli import boxes as box_ops
-from panoptic_cli.anchors import anchor_boxes
 from panoptic_cli.config.schema import DetectionGenerator
-from panoptic_cli.models.nms import suppress_sorted
-from panoptic_cli.models.panoptic_fpn import PanopticFPN
-from panoptic_cli.models.roi_align import roi_align
-from panoptic_cli.models.rpn import propose
+from panoptic_cli.models.panoptic_fpn import boxes as box_ops
+from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+from panoptic_cli.models.panoptic_fpn.nms import suppress_sorted
+from panoptic_cli.models.panoptic_fpn.roi_align import roi_align
+from panoptic_cli.models.panoptic_fpn.rpn import propose
 
 
 def portable_outputs(network: PanopticFPN, images: tf.Tensor, elementary: bool) -> dict[str, tf.Tensor]:

@@ -13,7 +13,7 @@ from panoptic_cli.export.description import describe
 from panoptic_cli.export.output import check_folder, whole
 from panoptic_cli.export.served_model import COMPACT, OUTPUTS, ServedModel
 from panoptic_cli.files import write_json
-from panoptic_cli.inference import LoadedModel
+from panoptic_cli.inference.predictor import LoadedModel
 
 __all__ = ["ASSET", "COMPACT", "OUTPUTS", "export_saved_model"]
 

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_cli.categories import THING_LABEL
-from panoptic_cli.datasets import records
-from panoptic_cli.datasets.preprocessing import decode_image, preprocess
 from panoptic_cli.export.coco_segments import CocoSegments, coco_segments
 from panoptic_cli.export.description import ANY_THING, Output
-from panoptic_cli.inference import LoadedModel
-from panoptic_cli.models.fusion import fuse
+from panoptic_cli.inference.predictor import LoadedModel
+from panoptic_cli.models.panoptic_fpn.fusion import fuse
+from panoptic_cli.pipeline.preprocessing import decode_image, preprocess
+from panoptic_cli.records import schema
 
 _MAP = ("batch", "H", "W")
 
@@ -176,5 +176,5 @@ def _same(image: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_example(example: tf.Tensor) -> tf.Tensor:
-    feature = {records.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
-    return decode_image(tf.io.parse_single_example(example, feature)[records.IMAGE_ENCODED])
+    feature = {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
+    return decode_image(tf.io.parse_single_example(example, feature)[schema.IMAGE_ENCODED])

@@ -1,1 +1,1 @@
-"""The network: backbone, pyramid, heads, targets, losses and fusion."""
+"""The networks, one folder for each model family."""

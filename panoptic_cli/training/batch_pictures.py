@@ -5,9 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from panoptic_cli.config import Experiment
-from panoptic_cli.datasets import records
-from panoptic_cli.datasets.record_stream import TrainingStream, record_files
 from panoptic_cli.errors import PanopticError
+from panoptic_cli.pipeline.stream import TrainingStream, record_files
+from panoptic_cli.records import schema
 
 _NAMED = 64  # pictures
 
@@ -25,7 +25,7 @@ def pictures_of_steps(experiment: Experiment, first: int, last: int) -> list[str
     batch = data.global_batch_size
     found = []
     for _, (path, index, record) in stream.records((first - 1) * batch).take((last - first + 1) * batch):
-        ids = records.decode_example(record.numpy()).get(records.IMAGE_SOURCE_ID, ())
+        ids = schema.decode_example(record.numpy()).get(schema.IMAGE_SOURCE_ID, ())
         found.append(ids[0].decode(errors="replace") if ids else f"record {int(index)} of {path.numpy().decode()}")
     return found
 

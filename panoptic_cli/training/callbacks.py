@@ -17,8 +17,8 @@ from types import FrameType
 
 from panoptic_cli import console
 from panoptic_cli.errors import TrainingError
-from panoptic_cli.training.checkpoints import Checkpoints
 from panoptic_cli.training.workers import Workers
+from panoptic_cli.weights.checkpoints import Checkpoints
 
 TOTAL_LOSS, GRADIENT_NORM = "total_loss", "gradient_norm"
 _AGREE_EVERY = 5  # steps between two questions whether a worker was told to stop

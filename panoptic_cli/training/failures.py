@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from panoptic_cli.config import Experiment
-from panoptic_cli.datasets.record_errors import record_error
 from panoptic_cli.errors import PanopticError, TrainingError
+from panoptic_cli.pipeline.record_errors import record_error
 
 _PEER_ERRORS = (
     tf.errors.UnavailableError,

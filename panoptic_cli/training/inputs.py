@@ -14,8 +14,8 @@ from typing import Any
 from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.datasets.records import is_shard
 from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.records.schema import is_shard
 from panoptic_cli.startup import import_tensorflow
 
 _REACH_SECONDS = 10.0
@@ -42,7 +42,7 @@ def check_records(pattern: str, option: str = "--train-data") -> int:
         raise DataError(f"No {what} records are given.", hint)
     if any(storage.is_remote(part) for part in parts):
         import_tensorflow()
-        from panoptic_cli.datasets.record_stream import record_files
+        from panoptic_cli.pipeline.stream import record_files
 
         return len(record_files(pattern))
     counts = [sum(os.path.isfile(path) and is_shard(path) for path in glob.glob(part)) for part in parts]
@@ -71,7 +71,7 @@ def count_pictures(pattern: str) -> int:
     """
     check_records(pattern)
     import_tensorflow()
-    from panoptic_cli.datasets.record_stream import count_records, record_files
+    from panoptic_cli.pipeline.stream import count_records, record_files
 
     return sum(count_records(record_files(pattern)))
 

@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from panoptic_cli.datasets import records
-from panoptic_cli.datasets.pipeline import evaluation_dataset
-from panoptic_cli.datasets.preprocessing import decode_image
-from panoptic_cli.inference import Predictor
-from panoptic_cli.visualization import draw_panoptic
+from panoptic_cli.images.drawing import draw_panoptic
+from panoptic_cli.inference.predictor import Predictor
+from panoptic_cli.pipeline.batches import evaluation_dataset
+from panoptic_cli.pipeline.preprocessing import decode_image
+from panoptic_cli.records import schema
 
 _PICTURES = 4
 _LONGEST_SIDE = 640  # pixels; event files grow by every picture at every evaluation
@@ -31,7 +31,7 @@ def draw_overlays(predictor: Predictor, pattern: str, count: int = _PICTURES) ->
     model = predictor.model.experiment.task.model
     for images, info, serialized in evaluation_dataset(pattern, model, batch_size=1, limit=count):
         (prediction,) = predictor(images, info)
-        (encoded,) = records.decode_example(serialized[0].numpy())[records.IMAGE_ENCODED]
+        (encoded,) = schema.decode_example(serialized[0].numpy())[schema.IMAGE_ENCODED]
         pixels = decode_image(tf.constant(encoded)).numpy()
         scores = {place + 1: float(score) for place, score in enumerate(prediction.scores)}
         overlay = draw_panoptic(

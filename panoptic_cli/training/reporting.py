@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from panoptic_cli import storage
+from panoptic_cli.runs.summaries import Summaries
 from panoptic_cli.training.callbacks import GRADIENT_NORM, TOTAL_LOSS, Progress, StepCallback
-from panoptic_cli.training.summaries import Summaries
 
 
 class WriteMetrics(StepCallback):

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console, devices
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment
-from panoptic_cli.config.label_space import label_space_of
 from panoptic_cli.errors import RunError
+from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
+from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.startup import import_tensorflow
 from panoptic_cli.training import inputs
-from panoptic_cli.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from panoptic_cli.training.checkpoints import Checkpoints
     from panoptic_cli.training.workers import Workers
+    from panoptic_cli.weights.checkpoints import Checkpoints
 
 # (experiment, label_space) -> training model; see training.step.PanopticTrainingModel for what it must have.
 BuildModel = Callable[[Experiment, LabelSpace], Any]
@@ -164,8 +164,8 @@ def _build(
     experiment: Experiment, label_space: LabelSpace, run: RunDirectory, build_model: BuildModel, chief: bool
 ) -> tuple[Any, Checkpoints]:
     """Builds and compiles the model with all variables, and its checkpoints; in the strategy's scope."""
-    from panoptic_cli.training.checkpoints import Checkpoints
     from panoptic_cli.training.schedules import build_optimizer
+    from panoptic_cli.weights.checkpoints import Checkpoints
 
     trainer = experiment.trainer
     model = build_model(experiment, label_space)
@@ -199,6 +199,6 @@ def _panoptic_model(experiment: Experiment, label_space: LabelSpace) -> Any:
 
 
 def _panoptic_data(experiment: Experiment, label_space: LabelSpace, **position: Any) -> Any:
-    from panoptic_cli.datasets.pipeline import training_dataset
+    from panoptic_cli.pipeline.batches import training_dataset
 
     return training_dataset(experiment, label_space, **position)

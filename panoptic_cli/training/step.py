@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from panoptic_cli.categories import LabelSpace
 from panoptic_cli.config.schema import Experiment
-from panoptic_cli.models import losses as loss_ops
-from panoptic_cli.models.panoptic_fpn import PanopticFPN
+from panoptic_cli.models.panoptic_fpn import losses as loss_ops
+from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 from panoptic_cli.training.schedules import clip_norm
 
 

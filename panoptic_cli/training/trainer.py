@@ -19,8 +19,8 @@ from panoptic_cli.training.session import check as check
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from panoptic_cli.runs.summaries import Summaries
     from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
-    from panoptic_cli.training.summaries import Summaries
     from panoptic_cli.training.validation import Validate
 
 # (experiment, table, training model, summaries) -> (step -> figures by name); see validation.Validator.
@@ -156,11 +156,11 @@ def _callbacks(
     stack: contextlib.ExitStack,
 ) -> list[StepCallback]:
     """What happens after each step, in order; an evaluation that is still due is done here."""
+    from panoptic_cli.runs.summaries import Summaries
     from panoptic_cli.training import callbacks as c
     from panoptic_cli.training.batch_pictures import describe_pictures
     from panoptic_cli.training.reporting import ShowProgress, WriteMetrics
     from panoptic_cli.training.schedules import build_schedule
-    from panoptic_cli.training.summaries import Summaries
 
     experiment, checkpoints = session.experiment, session.checkpoints
     trainer, total = experiment.trainer, experiment.trainer.train_steps
@@ -213,8 +213,8 @@ def _validation(
     interval = session.experiment.trainer.validation_interval
     if not interval:
         return []
+    from panoptic_cli.runs.evaluations import Evaluations
     from panoptic_cli.training import validation
-    from panoptic_cli.training.evaluations import Evaluations
 
     reason = validation.obstacle(session.strategy)
     if reason is not None:

@@ -15,14 +15,14 @@ from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 from panoptic_cli.evaluation.evaluator import default_batch_size, evaluate
-from panoptic_cli.inference import LoadedModel, Predictor
+from panoptic_cli.inference.predictor import LoadedModel, Predictor
+from panoptic_cli.runs.evaluations import Evaluations, summary
+from panoptic_cli.runs.summaries import Summaries
 from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
-from panoptic_cli.training.checkpoints import Checkpoints
-from panoptic_cli.training.evaluations import Evaluations, summary
 from panoptic_cli.training.inputs import check_annotation_file
 from panoptic_cli.training.overlays import draw_overlays
 from panoptic_cli.training.reporting import describe_quality
-from panoptic_cli.training.summaries import Summaries
+from panoptic_cli.weights.checkpoints import Checkpoints
 
 
 def obstacle(strategy: tf.distribute.Strategy) -> str | None:

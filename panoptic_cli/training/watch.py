@@ -8,8 +8,8 @@ from typing import Any
 
 from panoptic_cli import console
 from panoptic_cli.errors import RunError
-from panoptic_cli.training.evaluations import Evaluations, summary
-from panoptic_cli.training.run_directory import RunDirectory
+from panoptic_cli.runs.evaluations import Evaluations, summary
+from panoptic_cli.runs.run_directory import RunDirectory
 
 _POLL = 10.0  # seconds between two looks at the run directory
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from panoptic_cli.weights.loaded import Loaded
 
 if TYPE_CHECKING:
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
 __all__ = ["Loaded", "initialize", "load"]
 
@@ -45,8 +45,7 @@ def initialize(network: PanopticFPN, source: str) -> Loaded:
 
 
 def _load(network: PanopticFPN, source: str, *, allow_backbone_only: bool) -> Loaded:
-    from panoptic_cli.training import checkpoints
-    from panoptic_cli.weights import model_garden
+    from panoptic_cli.weights import checkpoints, model_garden
 
     prefix = checkpoints.find_checkpoint(source)
     if checkpoints.is_own(prefix):

@@ -15,10 +15,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from panoptic_cli.errors import RunError, summarize
-from panoptic_cli.models.fpn import FeaturePyramid
-from panoptic_cli.models.panoptic_fpn import PanopticFPN
-from panoptic_cli.models.resnet import ResNet
-from panoptic_cli.models.semantic_head import SemanticHead
+from panoptic_cli.models.panoptic_fpn.fpn import FeaturePyramid
+from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+from panoptic_cli.models.panoptic_fpn.resnet import ResNet
+from panoptic_cli.models.panoptic_fpn.semantic_head import SemanticHead
 from panoptic_cli.weights.loaded import Loaded
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"

@@ -104,7 +104,7 @@ def test_the_tpu_refusal_names_the_reason(capsys: pytest.CaptureFixture[str]) ->
 def test_unexpected_errors_are_one_line_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from panoptic_cli.datasets import layout
+    from panoptic_cli.coco import layout
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("boom")
@@ -124,7 +124,7 @@ def test_unexpected_errors_are_one_line_without_a_traceback(
 def test_interrupt_is_130_and_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from panoptic_cli.datasets import layout
+    from panoptic_cli.coco import layout
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

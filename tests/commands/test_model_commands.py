@@ -14,7 +14,7 @@ import pytest
 from panoptic_cli.commands.main import run
 from PIL import Image
 
-from panoptic_cli.datasets import panoptic_png
+from panoptic_cli.images import panoptic_png
 
 
 class Outcome(NamedTuple):

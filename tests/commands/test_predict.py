@@ -12,7 +12,7 @@ import pytest
 from panoptic_cli.commands.main import run
 from PIL import Image
 
-from panoptic_cli.pictures import read_list
+from panoptic_cli.images.pictures import read_list
 
 NAMES = ("a b.png", "ä-日本.png", "one/same.png", "two/same.png")
 

@@ -210,7 +210,7 @@ def test_usage_errors(data, capsys, arguments, word):
 
 def test_run_of_another_configuration(data, capsys):
     from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.training.run_directory import RunDirectory
+    from panoptic_cli.runs.run_directory import RunDirectory
 
     tree, _ = print_config(capsys)
     from panoptic_cli.config import validate

@@ -101,7 +101,7 @@ def coco_config() -> Any:
 def reference_network(coco_config: Any, coco_labels: Any, reference_checkpoint: str) -> Any:
     """The network of the preset with the checkpoint's weights."""
     from panoptic_cli import weights
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     network = PanopticFPN(coco_config.task.model, coco_labels)
     weights.load(network, reference_checkpoint)

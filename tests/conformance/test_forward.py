@@ -71,7 +71,7 @@ def test_region_proposal_head(computed: dict[str, Any], stored: dict[str, np.nda
 
 
 def test_anchors_to_the_last_bit(coco_config: Any, stored: dict[str, np.ndarray]) -> None:
-    from panoptic_cli.anchors import anchor_boxes
+    from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
 
     for level, boxes in anchor_boxes(coco_config.task.model.anchor, (512, 512), 2, 6).items():
         ours = boxes.reshape(*boxes.shape[:2], -1)[::4, ::4]
@@ -145,7 +145,7 @@ def test_panoptic_maps(
 ) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.models.fusion import fuse
+    from panoptic_cli.models.panoptic_fpn.fusion import fuse
 
     maps = fuse(
         {name: tf.constant(value[picture]) for name, value in computed.items() if name in FUSED},
@@ -171,7 +171,7 @@ def test_predictor_gives_the_same(
 ) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.inference import LoadedModel, Predictor
+    from panoptic_cli.inference.predictor import LoadedModel, Predictor
 
     predictor = Predictor(LoadedModel(coco_config, coco_labels.table, reference_network, "the test", None))
     (prediction,) = predictor(tf.constant(stored["images"][:1]), tf.constant(stored["image_info"][:1]))

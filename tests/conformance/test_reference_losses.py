@@ -47,7 +47,7 @@ def losses() -> dict[str, float]:
 def test_losses(
     seeded: dict[str, Any], losses: dict[str, float], figures: Callable[[str], dict[str, np.ndarray]]
 ) -> None:
-    from panoptic_cli.models import losses as loss_ops
+    from panoptic_cli.models.panoptic_fpn import losses as loss_ops
 
     targets = figures("training_targets")
     score_targets = {level: targets[f"rpn_score_targets_{level}"][:2].astype(np.int32) for level in LEVELS}
@@ -71,7 +71,7 @@ def test_losses(
 def test_roi_align(seeded: dict[str, Any], figures: Callable[[str], dict[str, np.ndarray]]) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.models.roi_align import roi_align
+    from panoptic_cli.models.panoptic_fpn.roi_align import roi_align
 
     stored = figures("ops")
     features = {level: tf.constant(x) for level, x in seeded["features"].items()}
@@ -81,7 +81,7 @@ def test_roi_align(seeded: dict[str, Any], figures: Callable[[str], dict[str, np
 
 
 def test_box_coding(figures: Callable[[str], dict[str, np.ndarray]]) -> None:
-    from panoptic_cli.boxes import BOX_HEAD_WEIGHTS, decode, encode
+    from panoptic_cli.models.panoptic_fpn.boxes import BOX_HEAD_WEIGHTS, decode, encode
 
     stored = figures("ops")
     boxes, anchors = stored["roi_boxes"], stored["encode_anchors"]

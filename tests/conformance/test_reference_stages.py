@@ -57,8 +57,8 @@ def test_proposals(
 ) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.anchors import anchor_boxes
-    from panoptic_cli.models.rpn import propose
+    from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+    from panoptic_cli.models.panoptic_fpn.rpn import propose
 
     model = coco_config.task.model
     anchors = anchor_boxes(model.anchor, (512, 512), model.min_level, model.max_level)
@@ -73,7 +73,7 @@ def test_proposals(
 def test_detections(draws: Draws, stored: dict[str, np.ndarray], coco_config: Any) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.models.detection import detect
+    from panoptic_cli.models.panoptic_fpn.detection import detect
 
     outputs = tf.function(detect)(
         tf.constant(draws.class_logits),

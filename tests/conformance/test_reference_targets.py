@@ -19,14 +19,14 @@ def examples(shared: Path, coco_config: Any, coco_labels: Any) -> list[dict[str,
     import tensorflow as tf
 
     from panoptic_cli.config.schema import Parser
-    from panoptic_cli.datasets import records
-    from panoptic_cli.datasets.records import decode_example
-    from panoptic_cli.datasets.tfrecord import read_records
-    from panoptic_cli.datasets.training_example import training_example
+    from panoptic_cli.pipeline.augmentation import training_example
+    from panoptic_cli.records import schema
+    from panoptic_cli.records.schema import decode_example
+    from panoptic_cli.records.tfrecord import read_records
 
     shard = shared / "conformance" / "tfrecords" / "reference-val-00000-of-00008.tfrecord"
     serialized = list(read_records(shard))[: len(PICTURES)]
-    ids = [int(decode_example(record)[records.IMAGE_SOURCE_ID][0]) for record in serialized]
+    ids = [int(decode_example(record)[schema.IMAGE_SOURCE_ID][0]) for record in serialized]
     assert tuple(ids) == PICTURES
 
     @tf.function
@@ -87,17 +87,17 @@ def test_inference_sees_the_same_picture(
 ) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.datasets import records
-    from panoptic_cli.datasets.preprocessing import decode_image, preprocess
-    from panoptic_cli.datasets.records import decode_example
-    from panoptic_cli.datasets.tfrecord import read_records
+    from panoptic_cli.pipeline.preprocessing import decode_image, preprocess
+    from panoptic_cli.records import schema
+    from panoptic_cli.records.schema import decode_example
+    from panoptic_cli.records.tfrecord import read_records
 
     expected = {**figures("forward"), "images": pictures("forward", "images")}
     shard = shared / "conformance" / "tfrecords" / "reference-val-00000-of-00008.tfrecord"
     for place, record in enumerate(list(read_records(shard))[:2]):
         example = decode_example(record)
-        assert int(example[records.IMAGE_SOURCE_ID][0]) == expected["source_id"][place]
-        picture = decode_image(tf.constant(bytes(example[records.IMAGE_ENCODED][0])))
+        assert int(example[schema.IMAGE_SOURCE_ID][0]) == expected["source_id"][place]
+        picture = decode_image(tf.constant(bytes(example[schema.IMAGE_ENCODED][0])))
         image, info = preprocess(picture, (512, 512))
         np.testing.assert_array_equal(info, expected["image_info"][place])
         np.testing.assert_allclose(image, expected["images"][place], atol=2e-5)

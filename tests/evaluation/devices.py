@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
-from panoptic_cli.config.label_space import label_space_of
-from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.devices import set_precision
 from panoptic_cli.evaluation.evaluator import evaluate
-from panoptic_cli.inference import LoadedModel
-from panoptic_cli.models.panoptic_fpn import PanopticFPN
+from panoptic_cli.inference.predictor import LoadedModel
+from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
+from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
 replicas, batch_size, precision, pattern, output, *settings = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from panoptic_cli.datasets import records
-from panoptic_cli.datasets.tfrecord import TFRecordWriter, read_records
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.groundtruth import GroundTruth
 from panoptic_cli.evaluation.result_files import score_files
-from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.records import schema
+from panoptic_cli.records.tfrecord import TFRecordWriter, read_records
 
 Change = Callable[[PicturePrediction], PicturePrediction]
 
@@ -226,7 +226,7 @@ def test_annotation_files_that_do_not_fit(
 
 
 def test_records_without_panoptic_masks(tiny_model: LoadedModel) -> None:
-    record = records.encode_example({records.IMAGE_SOURCE_ID: [b"7"]})
+    record = schema.encode_example({schema.IMAGE_SOURCE_ID: [b"7"]})
     with pytest.raises(DataError, match="image 7 has no usable panoptic ground truth"):
         GroundTruth.from_record(record, tiny_model.table)
 
@@ -234,7 +234,7 @@ def test_records_without_panoptic_masks(tiny_model: LoadedModel) -> None:
 def test_a_picture_alone_is_the_picture_in_a_batch(
     tiny_model: LoadedModel, tiny_predictor: Predictor, shapes_records: Path
 ) -> None:
-    from panoptic_cli.datasets.pipeline import evaluation_dataset
+    from panoptic_cli.pipeline.batches import evaluation_dataset
 
     found = []
     for batch_size in (1, 3):
@@ -258,8 +258,8 @@ def test_records_of_the_reference(
     from panoptic_cli import config
     from panoptic_cli.categories import CategoryTable
     from panoptic_cli.evaluation.evaluator import evaluate
-    from panoptic_cli.inference import LoadedModel, label_space_of
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
+    from panoptic_cli.inference.predictor import LoadedModel, label_space_of
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     experiment = config.load_experiment(
         settings=[

@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 
 from panoptic_cli.categories import CategoryTable, LabelSpace
-from panoptic_cli.datasets import panoptic_png
-from panoptic_cli.datasets.coco import read_dataset
-from panoptic_cli.datasets.conversion import convert
-from panoptic_cli.datasets.layout import SplitFiles
-from panoptic_cli.datasets.shapes import CATEGORIES, DISC, GRASS, SKY, TRIANGLE
-from panoptic_cli.datasets.shard_manifest import ConversionPlan
-from panoptic_cli.datasets.tfrecord import read_records
+from panoptic_cli.coco.dataset import read_dataset
+from panoptic_cli.coco.layout import SplitFiles
+from panoptic_cli.demo.shapes import CATEGORIES, DISC, GRASS, SKY, TRIANGLE
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.evaluator import evaluate
 from panoptic_cli.evaluation.groundtruth import GroundTruth
 from panoptic_cli.evaluation.picture_scores import PictureScores
 from panoptic_cli.evaluation.result_files import score_files
-from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.images import panoptic_png
+from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.records.conversion import convert
+from panoptic_cli.records.manifest import ConversionPlan
+from panoptic_cli.records.tfrecord import read_records
 
 WIDE, EMPTY, CROWD, SMALL = 1, 2, 3, 4
 SIZES = {WIDE: (40, 300), EMPTY: (700, 30), CROWD: (64, 80), SMALL: (5, 3)}

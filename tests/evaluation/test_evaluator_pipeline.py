@@ -15,7 +15,7 @@ import pytest
 
 from panoptic_cli.errors import DeviceError, RunError
 from panoptic_cli.evaluation import evaluator
-from panoptic_cli.inference import LoadedModel, PicturePrediction
+from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction
 
 RECORDS = "train-*"  # twelve pictures
 

@@ -9,10 +9,10 @@ import pq_oracle
 import pytest
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.label_runs import overlaps, overlaps_rgb
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
+from panoptic_cli.images import panoptic_png
 
 TABLE = CategoryTable.from_list(
     [

@@ -10,9 +10,9 @@ import pq_oracle
 import pytest
 from PIL import Image
 
-from panoptic_cli.datasets import panoptic_png
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.result_files import score_files
+from panoptic_cli.images import panoptic_png
 
 CATEGORIES = [{"id": 5, "name": "cat", "isthing": 1}, {"id": 190, "name": "sky", "isthing": 0}]
 

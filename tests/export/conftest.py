@@ -18,9 +18,9 @@ def coco_checkpoint(
 
     from panoptic_cli import config
     from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.inference import label_space_of
-    from panoptic_cli.models.panoptic_fpn import PanopticFPN
-    from panoptic_cli.training.checkpoints import Checkpoints
+    from panoptic_cli.inference.predictor import label_space_of
+    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+    from panoptic_cli.weights.checkpoints import Checkpoints
 
     # Of random scores: a threshold that some detections pass, so that maps hold things and stuff.
     threshold = "task.model.panoptic_segmentation_generator={score_threshold: 0.05, stuff_area_threshold: 256}"

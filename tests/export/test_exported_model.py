@@ -9,8 +9,8 @@ import pytest
 from panoptic_cli.commands.main import run
 
 from panoptic_cli.errors import DataError
-from panoptic_cli.inference import LoadedModel, Predictor
-from panoptic_cli.pictures import find_pictures, read_picture
+from panoptic_cli.images.pictures import find_pictures, read_picture
+from panoptic_cli.inference.predictor import LoadedModel, Predictor
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ class Reference:
 
         from panoptic_cli import config
         from panoptic_cli.categories import CategoryTable
-        from panoptic_cli.datasets.preprocessing import preprocess
-        from panoptic_cli.inference import load_model
-        from panoptic_cli.pictures import read_picture
+        from panoptic_cli.images.pictures import read_picture
+        from panoptic_cli.inference.predictor import load_model
+        from panoptic_cli.pipeline.preprocessing import preprocess
 
         given = dict(zip(checkpoint[:6:2], checkpoint[1:6:2], strict=True))
         experiment = config.load_experiment(given["--experiment"], settings=checkpoint[7::2])

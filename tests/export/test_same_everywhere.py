@@ -15,7 +15,7 @@ from bare_python import serve, without_the_package
 from panoptic_cli.commands.main import run
 from PIL import Image
 
-from panoptic_cli.datasets import panoptic_png
+from panoptic_cli.images import panoptic_png
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 _INPUT_TYPES = ("image_tensor", "image_bytes", "tf_example")
@@ -25,15 +25,15 @@ class Ten(NamedTuple):
     """Ten pictures, the last one larger than 1024 pixels, as files and as records."""
 
     files: list[Path]
-    records: Path
+    schema: Path
     data: Path
 
 
 @pytest.fixture(scope="module")
 def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
-    from panoptic_cli.datasets.conversion import convert, read_plan
-    from panoptic_cli.datasets.layout import coco_files
-    from panoptic_cli.datasets.shard_manifest import ConversionPlan
+    from panoptic_cli.coco.layout import coco_files
+    from panoptic_cli.records.conversion import convert, read_plan
+    from panoptic_cli.records.manifest import ConversionPlan
 
     data = tmp_path_factory.mktemp("ten")
     theirs, ours = coco_files(coco100, "val"), coco_files(data, "val")
@@ -64,10 +64,10 @@ def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
         for segment in annotation["segments_info"]:
             del segment["bbox"]
     ours.panoptic_annotations.write_text(json.dumps(content))
-    records = data / "tfrecords"
-    plan = ConversionPlan(dataclasses.replace(ours, object_annotations=None), records, 1)
+    schema = data / "tfrecords"
+    plan = ConversionPlan(dataclasses.replace(ours, object_annotations=None), schema, 1)
     convert(plan, read_plan(plan), workers=1)
-    return Ten([ours.image_dir / image["file_name"] for image in content["images"]], records, data)
+    return Ten([ours.image_dir / image["file_name"] for image in content["images"]], schema, data)
 
 
 def read(folder: Path) -> dict[str, tuple[np.ndarray, list[dict[str, Any]]]]:
@@ -126,17 +126,15 @@ def test_evaluate_and_predict(coco_checkpoint: tuple[str, ...], ten: Ten, predic
 
 
 def test_exported_models_in_a_python_without_the_package(exported: Path, ten: Ten, predicted: Path) -> None:
-    from panoptic_cli.datasets import records
-    from panoptic_cli.pictures import read_picture
+    from panoptic_cli.images.pictures import read_picture
+    from panoptic_cli.records import schema
 
     inputs: dict[str, np.ndarray] = {}
     for path in ten.files:
         content = path.read_bytes()
         inputs[f"image_tensor:{path.stem}"] = read_picture(path)[None]
         inputs[f"image_bytes:{path.stem}"] = np.array([content], object)
-        inputs[f"tf_example:{path.stem}"] = np.array(
-            [records.encode_example({records.IMAGE_ENCODED: [content]})], object
-        )
+        inputs[f"tf_example:{path.stem}"] = np.array([schema.encode_example({schema.IMAGE_ENCODED: [content]})], object)
     np.savez(exported / "inputs.npz", **inputs)
     process = serve(exported, without_the_package(exported / "packages"))
     assert process.returncode == 0, process.stderr

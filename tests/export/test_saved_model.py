@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from bare_python import serve, without_the_package
 
-from panoptic_cli.datasets import records
 from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.evaluation.predictions import segments_from_maps
 from panoptic_cli.export.saved_model import COMPACT, OUTPUTS, export_saved_model
-from panoptic_cli.inference import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.records import schema
+from panoptic_cli.results.coco_files import segments_from_maps
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def pictures(shapes_dir: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def predicted(tiny_model: LoadedModel, tiny_predictor: Predictor, pictures: list[Path]) -> list[PicturePrediction]:
-    """What `panoptic predict` computes for them; see panoptic_cli.prediction."""
-    from panoptic_cli.datasets.preprocessing import preprocess
-    from panoptic_cli.pictures import read_picture
+    """What `panoptic predict` computes for them; see panoptic_cli.inference.pictures."""
+    from panoptic_cli.images.pictures import read_picture
+    from panoptic_cli.pipeline.preprocessing import preprocess
 
     found = []
     for path in pictures:
@@ -39,7 +39,7 @@ def predicted(tiny_model: LoadedModel, tiny_predictor: Predictor, pictures: list
 @pytest.fixture(scope="module")
 def served(tiny_model: LoadedModel, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with SavedModels for two input types, and what they gave in another process."""
-    from panoptic_cli.pictures import read_picture
+    from panoptic_cli.images.pictures import read_picture
 
     folder = tmp_path_factory.mktemp("served")
     encoded = [path.read_bytes() for path in pictures]
@@ -106,7 +106,7 @@ def test_a_batch_of_records(
     tiny_model: LoadedModel, predicted: list[PicturePrediction], pictures: list[Path], tmp_path: Path
 ) -> None:
     export_saved_model(tiny_model, tmp_path / "model", input_type="tf_example", batch_size=2)
-    examples = [records.encode_example({records.IMAGE_ENCODED: [path.read_bytes()]}) for path in pictures]
+    examples = [schema.encode_example({schema.IMAGE_ENCODED: [path.read_bytes()]}) for path in pictures]
     serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
     outputs = {name: value.numpy() for name, value in serve(tf.constant(examples)).items()}
     for place in (0, 1):

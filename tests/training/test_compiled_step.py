@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import load_experiment
-from panoptic_cli.datasets.pipeline import training_dataset
-from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.demo.shapes import CATEGORIES
+from panoptic_cli.pipeline.batches import training_dataset
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import PanopticTrainingModel
 

@@ -14,8 +14,8 @@ import tensorflow as tf
 from panoptic_cli import devices
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import Experiment, load_experiment
-from panoptic_cli.datasets.pipeline import training_dataset
-from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.demo.shapes import CATEGORIES
+from panoptic_cli.pipeline.batches import training_dataset
 from panoptic_cli.training.step import PanopticTrainingModel
 
 LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))

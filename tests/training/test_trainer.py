@@ -234,7 +234,7 @@ def records_and_categories(folder, tiny_network, *settings):
 
 def test_the_pictures_of_a_step_are_those_of_its_batch(shapes_records, tiny_network):
     from panoptic_cli.categories import LabelSpace
-    from panoptic_cli.datasets.pipeline import training_dataset
+    from panoptic_cli.pipeline.batches import training_dataset
     from panoptic_cli.training.batch_pictures import describe_pictures, pictures_of_steps
 
     # Without augmentation a picture can be told by its pixels, whatever step it is in.
@@ -333,7 +333,7 @@ print(result.start_step, result.step)
 
 @pytest.mark.slow
 def test_kill_9_then_the_same_command(tmp_path):
-    folder, directory = str(Path(__file__).parent), tmp_path / "run"
+    folder, directory = str(Path(__file__).parents[1] / "helpers"), tmp_path / "run"
     script = _SCRIPT.format(folder=folder, run=str(directory), steps=240)
     process = subprocess.Popen([sys.executable, "-c", script])
     state = directory / "checkpoints" / "checkpoint"
@@ -376,7 +376,7 @@ for steps in (6, 12):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_two_replicas_train_and_resume(tmp_path, precision):
-    script = _REPLICAS.format(folder=str(Path(__file__).parent), run=str(tmp_path), precision=precision)
+    script = _REPLICAS.format(folder=str(Path(__file__).parents[1] / "helpers"), run=str(tmp_path), precision=precision)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]

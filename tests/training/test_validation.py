@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fakes import TABLE, build_dataset, build_model, read_metrics, tiny_experiment
 
+from panoptic_cli.runs.evaluations import Evaluations, keep
+from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training import trainer
-from panoptic_cli.training.evaluations import Evaluations, keep
-from panoptic_cli.training.run_directory import RunDirectory
 
 EMA = {"trainer.optimizer_config.ema.average_decay": 0.9}
 
@@ -83,7 +83,7 @@ def test_the_best_checkpoint_is_kept_when_its_turn_has_come_to_go(tmp_path):
     assert [line["best"] for line in lines(tmp_path)] == [True, True, False, False, False, False]
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-10.index", "ckpt-12.index"]
     assert sorted(p.name for p in (tmp_path / "best").glob("*.index")) == ["ckpt-4.index"]
-    from panoptic_cli.training.checkpoints import find_checkpoint
+    from panoptic_cli.weights.checkpoints import find_checkpoint
 
     assert find_checkpoint(tmp_path / "best") == f"{tmp_path}/best/ckpt-4"
 

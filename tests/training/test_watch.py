@@ -10,7 +10,7 @@ import pytest
 from panoptic_cli import config, storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import RunError
-from panoptic_cli.training.run_directory import RunDirectory
+from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training.watch import wait_for_checkpoint, watch
 
 TABLE = CategoryTable.from_list([{"id": 7, "name": "dot", "isthing": 1}], "test")
@@ -124,16 +124,16 @@ def test_the_first_checkpoint_is_waited_for(run):
 def test_the_command_uses_one_network_for_all_checkpoints(tiny_run, tmp_path, monkeypatch, capsys):
     from panoptic_cli.commands.main import run as panoptic
 
-    from panoptic_cli import inference
+    from panoptic_cli.inference import predictor
 
     made = []
 
-    class Counted(inference.Predictor):
+    class Counted(predictor.Predictor):
         def __init__(self, model):
             made.append(model)
             super().__init__(model)
 
-    monkeypatch.setattr(inference, "Predictor", Counted)
+    monkeypatch.setattr(predictor, "Predictor", Counted)
     monkeypatch.setattr("panoptic_cli.evaluation.evaluator.Predictor", Counted)
     shutil.copytree(tiny_run, tmp_path / "run")
     assert panoptic(["evaluate", "--watch", "--model-dir", str(tmp_path / "run"), "--json"]) == 0

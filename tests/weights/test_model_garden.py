@@ -14,9 +14,9 @@ import tensorflow as tf
 from panoptic_cli import weights
 from panoptic_cli.categories import CategoryTable, LabelSpace
 from panoptic_cli.config import load_experiment
-from panoptic_cli.datasets.shapes import CATEGORIES
+from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.errors import RunError
-from panoptic_cli.models.panoptic_fpn import PanopticFPN
+from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 from panoptic_cli.weights import model_garden
 
 LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))

@@ -1,0 +1,190 @@
+"""The entries of COCO's annotation lists: decoding, and checking what others wrote.
+
+Two ways lead to the same verdict. msgspec decodes many entries at once against the types below and refuses them
+all when one does not fit; then, and only then, the entries are checked one by one in Python, which finds what is
+wrong with which.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from panoptic_cli.coco.json_fields import (
+    MAX_NUMBER,
+    MAX_SIDE,
+    FieldError,
+    area_or_none,
+    box_or_none,
+    flag,
+    integer,
+    is_inside,
+    relative_path,
+)
+from panoptic_cli.coco.json_index import JsonFile
+from panoptic_cli.images.panoptic_png import MAX_ID
+
+MAX_SEGMENTS = 65534  # places in segments_info are stored with 16 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One entry of `segments_info`; area (pixels) and box (x, y, width, height) may be None."""
+
+    id: int
+    category_id: int
+    is_crowd: bool
+    area: int | None
+    bbox: tuple[float, float, float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectAnnotation:
+    """One annotation of the instances JSON; segmentation in COCO's form, unchecked (see masks.draw)."""
+
+    id: int
+    category_id: int
+    is_crowd: bool
+    area: float | None
+    bbox: tuple[float, float, float, float] | None
+    segmentation: Any
+
+
+_Id = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+_Flag = Literal[0, 1]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+_Area = Annotated[float, msgspec.Meta(ge=0, le=MAX_SIDE**2)] | None
+_Edge = Annotated[float, msgspec.Meta(gt=-MAX_NUMBER, lt=MAX_NUMBER)]
+_Box = tuple[_Edge, _Edge, _Edge, _Edge] | None
+
+
+class SoundImage(msgspec.Struct, gc=False):
+    """An entry of `images` without faults."""
+
+    id: _Id
+    width: _Side
+    height: _Side
+    file_name: str
+
+
+class SoundSegment(msgspec.Struct, gc=False):
+    """An entry of `segments_info` without faults."""
+
+    id: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
+    category_id: _Id
+    iscrowd: _Flag = 0
+    area: _Area = None
+    bbox: _Box = None
+
+
+class SoundAnnotation(msgspec.Struct, gc=False):
+    """An entry of a panoptic JSON's `annotations` without faults."""
+
+    image_id: _Id
+    file_name: str
+    segments_info: Annotated[list[SoundSegment], msgspec.Meta(max_length=MAX_SEGMENTS)]
+
+
+class SoundObject(msgspec.Struct, gc=False):
+    """An entry of an instances JSON's `annotations` without faults; what the segmentation holds is not looked at."""
+
+    id: _Id
+    image_id: _Id
+    category_id: _Id
+    segmentation: list[msgspec.Raw] | dict[str, msgspec.Raw]
+    iscrowd: _Flag = 0
+    area: _Area = None
+    bbox: _Box = None
+
+
+DECODE_IMAGES = msgspec.json.Decoder(list[SoundImage])
+DECODE_ANNOTATIONS = msgspec.json.Decoder(list[SoundAnnotation])
+DECODE_OBJECTS = msgspec.json.Decoder(list[SoundObject])
+_DECODE_ANY = msgspec.json.Decoder()
+
+
+def decode(data: bytes) -> Any:
+    """Decodes one entry.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return _DECODE_ANY.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return json.loads(data)  # which also takes NaN
+
+
+def read_entry(file: JsonFile, start: int, end: int) -> Any:
+    """Reads and decodes the entry between two places of a file.
+
+    Raises:
+        DataError: it is not JSON (that its brackets match is all an index knows), or the file changed.
+    """
+    try:
+        return decode(file.read(start, end - start))
+    except (ValueError, RecursionError) as error:
+        raise file.broken(start, error) from None
+
+
+def check_image(entry: dict[str, Any]) -> tuple[int, str, int, int]:
+    """Returns (id, file name, width, height) of an entry of `images`, or raises FieldError."""
+    identifier = integer(entry, "id")
+    sizes = (integer(entry, "width", 1, MAX_SIDE), integer(entry, "height", 1, MAX_SIDE))
+    return identifier, relative_path(entry, "file_name"), *sizes
+
+
+def check_annotation(entry: dict[str, Any]) -> tuple[int, str, list[Any]]:
+    """Returns (image id, file name, segments_info unchecked) of a panoptic annotation, or raises FieldError."""
+    identifier = integer(entry, "image_id")
+    name = relative_path(entry, "file_name")
+    infos = entry.get("segments_info")
+    if not isinstance(infos, list) or len(infos) > MAX_SEGMENTS:
+        raise FieldError(f"segments_info must be a list of at most {MAX_SEGMENTS} segments")
+    return identifier, name, infos
+
+
+def check_segment(entry: Any) -> Segment:
+    """Returns an entry of segments_info, or raises FieldError."""
+    if not isinstance(entry, dict):
+        raise FieldError("it is not an object")
+    area = area_or_none(entry)
+    return Segment(
+        id=integer(entry, "id", 1, MAX_ID),
+        category_id=integer(entry, "category_id"),
+        is_crowd=flag(entry, "iscrowd"),
+        area=None if area is None else round(area),
+        bbox=box_or_none(entry),
+    )
+
+
+def check_object(entry: dict[str, Any]) -> tuple[int, ObjectAnnotation]:
+    """Returns (image id, annotation) of an entry of the instances JSON, or raises FieldError."""
+    annotation = ObjectAnnotation(
+        id=integer(entry, "id"),
+        category_id=integer(entry, "category_id"),
+        is_crowd=flag(entry, "iscrowd"),
+        area=area_or_none(entry),
+        bbox=box_or_none(entry),
+        segmentation=entry.get("segmentation"),
+    )
+    identifier = integer(entry, "image_id")
+    if annotation.segmentation is None:
+        raise FieldError("it has no segmentation")
+    return identifier, annotation
+
+
+def is_sound_image(entry: SoundImage) -> bool:
+    """Whether what the types do not say holds, too."""
+    return is_inside(entry.file_name)
+
+
+def is_sound_annotation(entry: SoundAnnotation, categories: frozenset[int]) -> bool:
+    """Whether what the types do not say holds, too."""
+    segments = entry.segments_info
+    known = {segment.category_id for segment in segments} <= categories
+    return known and is_inside(entry.file_name) and len({segment.id for segment in segments}) == len(segments)

@@ -1,1 +1,0 @@
-"""Data sets: COCO files, the generated shapes, records, and the tf.data pipeline."""

@@ -1,0 +1,1 @@
+"""Pixels: reading and writing pictures and PNGs, run lengths, drawing."""

@@ -1,0 +1,236 @@
+"""Label pictures: PNG encoding and decoding, segment maps, COCO's polygons and run lengths as pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from panoptic_cli.images import png
+from panoptic_cli.images.run_lengths import draw_runs, runs_of
+
+_FAR = 16.0  # polygons are cut at this many times the picture's longer side
+
+
+@dataclass(frozen=True)
+class CroppedMask:
+    """A mask of one object, cut to the box of its pixels.
+
+    Attributes:
+        pixels: uint8 [h, w] of 0 and 1, C-contiguous; every edge row and column has a 1.
+        top: row of its first row in the picture.
+        left: column of its first column in the picture.
+        height: of the picture.
+        width: of the picture.
+    """
+
+    pixels: np.ndarray
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) of the pixels that are 1."""
+        return self.left, self.top, self.pixels.shape[1], self.pixels.shape[0]
+
+    def whole(self) -> np.ndarray:
+        """Returns the mask as large as the picture, uint8 [height, width]."""
+        mask = np.zeros((self.height, self.width), np.uint8)
+        x, y, w, h = self.box
+        mask[y : y + h, x : x + w] = self.pixels
+        return mask
+
+    def to_png(self) -> bytes:
+        """Encodes the mask as a PNG as large as the picture, as encode_png(self.whole()) would."""
+        x, _, w, h = self.box
+        rows = np.zeros((h, 1 + self.width), np.uint8)
+        rows[:, 1 + x : 1 + x + w] = self.pixels
+        return png.grey_png(rows, self.width, 8, above=self.top, below=self.height - self.top - h)
+
+
+def encode_png(labels: np.ndarray) -> bytes:
+    """Encodes a label picture as a single-channel PNG, 8 bits deep when all values are <= 255, otherwise 16.
+
+    Label pictures are runs of equal values, so rows are stored unfiltered: trying filters, as Pillow does,
+    takes longer and saves nothing.
+
+    Args:
+        labels: [height, width], any integer or boolean dtype, values 0..65535.
+
+    Raises:
+        ValueError: no pixels, not two-dimensional, or values outside 0..65535.
+    """
+    if labels.ndim != 2 or labels.size == 0:
+        raise ValueError(f"a label picture is two-dimensional and not empty, not {labels.shape}")
+    if labels.dtype == np.bool_:
+        labels = labels.view(np.uint8)
+    if labels.dtype != np.uint8 and (labels.min() < 0 or labels.max() > 65535):
+        raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit 16 bits")
+    wide = labels.dtype != np.uint8 and labels.max() > 255
+    height, width = labels.shape
+    rows = np.empty((height, 1 + width * (2 if wide else 1)), np.uint8)
+    rows[:, 0] = 0  # filter type: none
+    rows[:, 1:] = labels.astype(">u2").view(np.uint8) if wide else labels
+    return png.grey_png(rows, width, 16 if wide else 8)
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decodes a single-channel PNG.
+
+    Returns:
+        int32 [height, width].
+
+    Raises:
+        ValueError: the bytes are no picture, are cut short, or have several channels.
+    """
+    pixels = _open(data)
+    if pixels.ndim != 2:
+        raise ValueError(f"it has {pixels.shape[-1]} channels in place of one")
+    return pixels.astype(np.int32)
+
+
+def _open(data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            # A palette would give places in it in place of colours.
+            return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"it cannot be decoded ({error})") from None
+
+
+@dataclass(frozen=True)
+class SegmentRuns:
+    """A segment map as runs of equal pixels in reading order: a hundredth as many as pixels.
+
+    Attributes:
+        places: uint16 [runs], 1-based places in the list of segments, 0 where nothing is labelled.
+        lengths: int64 [runs], pixels.
+        shape: (height, width) of the picture.
+    """
+
+    places: np.ndarray
+    lengths: np.ndarray
+    shape: tuple[int, int]
+
+    def paint(self, lookup: np.ndarray) -> np.ndarray:
+        """Returns lookup[place] of every pixel, [height, width] in the dtype of `lookup`."""
+        return np.repeat(lookup[self.places], self.lengths).reshape(self.shape)
+
+    def areas(self, segments: int) -> np.ndarray:
+        """Counts pixels: int64 [segments + 1], of the unlabelled ones first."""
+        return np.bincount(self.places, self.lengths, segments + 1).astype(np.int64)
+
+
+def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRuns, list[int]]:
+    """Replaces segment ids by the 1-based places of the segments.
+
+    Args:
+        ids: uint32 [height, width], as panoptic_png.decode returns them.
+        segment_ids: distinct, 1..2^24-1, fewer than 65,535.
+
+    Returns:
+        The map; and the ids, sorted, that are in the picture but not in the list (their places are 0).
+    """
+    flat = ids.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    keys = np.array([0, *segment_ids], np.uint32)
+    order = np.argsort(keys)
+    values = flat[starts]
+    found = np.minimum(np.searchsorted(keys, values, sorter=order), len(keys) - 1)
+    places = order[found]
+    known = keys[places] == values
+    strangers = [] if known.all() else np.unique(values[~known]).tolist()
+    places = np.where(known, places, 0).astype(np.uint16)
+    return SegmentRuns(places, lengths, (ids.shape[0], ids.shape[1])), strangers
+
+
+def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """Like segment_runs, with the map as uint16 [height, width]."""
+    runs, strangers = segment_runs(ids, segment_ids)
+    return runs.paint(np.arange(len(segment_ids) + 1, dtype=np.uint16)), strangers
+
+
+def draw(segmentation: Any, height: int, width: int) -> CroppedMask | None:
+    """Draws a COCO segmentation, pixel for pixel as pycocotools does.
+
+    Args:
+        segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a run-length object
+            {"size": [height, width], "counts": list or compressed string}.
+        height: of the picture.
+        width: of the picture.
+
+    Returns:
+        The mask, None when it has no pixels. Polygons outside the picture are cut at its edge.
+
+    Raises:
+        ValueError: the segmentation is none of the forms, or its size is not the picture's.
+    """
+    if isinstance(segmentation, list):
+        segmentation = _polygons(segmentation, height, width)
+        if segmentation is None:
+            return None
+    elif not isinstance(segmentation, dict):
+        raise ValueError("segmentation is neither a list of polygons nor a run-length object")
+    drawn = draw_runs(runs_of(segmentation, height, width), height)
+    return None if drawn is None else CroppedMask(*drawn, height, width)
+
+
+def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | None:
+    """Returns the run-length object of polygons, None when none of them has an area."""
+    corners = []
+    limit = _FAR * max(height, width)
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            raise ValueError("a polygon is not a list of x, y pairs")
+        coordinates = None
+        if set(map(type, polygon)) <= {int, float}:  # JSON has no subclasses, and a bool is no number
+            with contextlib.suppress(OverflowError):
+                coordinates = np.array(polygon, np.float64)
+        if coordinates is None or not np.isfinite(coordinates).all():
+            raise ValueError("a polygon has coordinates that are not finite numbers")
+        if len(polygon) >= 6:  # fewer than three corners have no area; pycocotools takes four numbers for a box
+            # pycocotools walks along every edge: far-off corners would take its time and memory.
+            corners.append(np.clip(coordinates, -limit, limit))
+    if not corners:
+        return None
+    drawn = [coco_mask.frPyObjects([polygon], height, width)[0] for polygon in corners]
+    return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
+
+
+def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Like draw, but returns uint8 [height, width] of 0 and 1."""
+    drawn = draw(segmentation, height, width)
+    return np.zeros((height, width), np.uint8) if drawn is None else drawn.whole()
+
+
+def crop(mask: np.ndarray) -> CroppedMask | None:
+    """Cuts a mask, [height, width] of booleans or 0 and 1, to its box; None when it has no pixels."""
+    box = box_of_mask(mask)
+    if box is None:
+        return None
+    x, y, w, h = box
+    pixels = mask[y : y + h, x : x + w].astype(np.uint8, order="C")
+    return CroppedMask(pixels, y, x, *mask.shape)
+
+
+def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Returns (x, y, width, height) of the pixels that are not 0, or None when there are none."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    return (
+        int(columns[0]),
+        int(rows[0]),
+        int(columns[-1] - columns[0] + 1),
+        int(rows[-1] - rows[0] + 1),
+    )

@@ -1,0 +1,1 @@
+"""A loaded network on pictures."""

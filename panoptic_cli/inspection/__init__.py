@@ -1,0 +1,1 @@
+"""Checking data sets and records, counting what is in them, and drawing samples."""

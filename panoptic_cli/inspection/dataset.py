@@ -1,0 +1,184 @@
+"""Checking a panoptic data set before hours are lost on it: every problem at once, and statistics."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from panoptic_cli import console
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.coco.dataset import Picture
+from panoptic_cli.coco.layout import SplitFiles
+from panoptic_cli.errors import DataError
+from panoptic_cli.inspection.annotations import open_annotations
+from panoptic_cli.inspection.findings import Findings
+from panoptic_cli.inspection.picture_checks import PictureCounts, PictureResults, inspect_picture
+from panoptic_cli.inspection.statistics import evenly
+from panoptic_cli.processes import run_units
+
+_UNIT = 32  # pictures checked by a worker at a time
+
+
+@dataclass
+class SplitReport:
+    """What one split consists of and what is wrong with it.
+
+    Attributes:
+        files: the split.
+        table: its categories; empty where the panoptic JSON cannot be read.
+        findings: the problems.
+        held: what its pictures hold.
+        samples: pictures spread evenly over the split, to be drawn.
+    """
+
+    files: SplitFiles
+    table: CategoryTable
+    findings: Findings = field(default_factory=Findings)
+    held: PictureCounts = field(default_factory=PictureCounts)
+    samples: list[Picture] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The numbers of "pictures", "segments", "things", "stuff", "crowds" and "objects"."""
+        return self.held.counts
+
+    @property
+    def pixels(self) -> Counter[int]:
+        """Pixels by category id; 0 is unlabelled."""
+        return self.held.pixels
+
+    @property
+    def name(self) -> str:
+        """Name of the split."""
+        return self.files.name
+
+    @property
+    def void_share(self) -> float:
+        """Share of the pixels that no segment covers, 0..1."""
+        return self.pixels[0] / (self.pixels.total() or 1)
+
+    @property
+    def crowd_share(self) -> float:
+        """Share of the pixels that belong to crowds, 0..1."""
+        return self.counts["crowd pixels"] / (self.pixels.total() or 1)
+
+    def shares(self) -> list[tuple[str, int, int, float]]:
+        """Returns (category name, id, segments, share of all pixels), largest share first."""
+        total = self.pixels.total() or 1
+        names = {0: "(unlabelled)"} | {c.id: c.name for c in self.table.categories}
+        rows = [(names[i], i, self.held.segments[i], self.pixels[i] / total) for i in names]
+        return sorted(rows, key=lambda row: (-row[3], row[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as --json prints it."""
+        return {
+            **{key: self.counts[key] for key in ("pictures", "segments", "things", "stuff", "crowds", "objects")},
+            "void_share": self.void_share,
+            "crowd_share": self.crowd_share,
+            "width": self.held.widths.to_dict(),
+            "height": self.held.heights.to_dict(),
+            "objects_per_picture": self.held.objects.to_dict(),
+            "errors": self.findings.errors,
+            "warnings": self.findings.count("warning"),
+            "problems": self.findings.to_list(),
+            "categories": [
+                {
+                    "id": identifier,
+                    "name": name,
+                    "isthing": int(self.table.by_id[identifier].isthing),
+                    "pictures": self.held.pictures_with[identifier],
+                    "segments": segments,
+                    "pixels": self.pixels[identifier],
+                    "pixel_share": share,
+                }
+                for name, identifier, segments, share in self.shares()
+                if identifier
+            ],
+        }
+
+
+def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitReport:
+    """Checks a split: its JSON files, every picture, every mask and every object annotation.
+
+    Args:
+        files: the split.
+        workers: processes.
+        samples: how many pictures to choose for drawing.
+
+    Returns:
+        What it holds and every problem; a problem is never an exception.
+    """
+    findings = Findings()
+    with open_annotations(files, findings) as annotations:
+        report = SplitReport(files, annotations.table, findings)
+        for place in evenly(range(len(annotations.sound)), samples):
+            with contextlib.suppress(DataError):  # told when all pictures are read
+                report.samples.append(annotations.sound[place])
+        work = partial(_inspect_pictures, files, annotations.table)
+        total = len(annotations.sound) + len(annotations.broken)
+        units = _units(annotations.sound, annotations.broken)
+        found: dict[int, Findings] = {}
+        with console.progress(f"Checking {files.name}", total) as advance:
+            for order, outcome in run_units(work, units, min(workers, -(-total // _UNIT)), advance):
+                report.held.update(outcome.held)
+                found[order] = outcome.findings
+    for _, part in sorted(found.items()):
+        findings.update(part.by_kind.values())
+    _add_repeated(report)
+    for category in report.table.categories:
+        if not report.held.segments[category.id] and total:
+            findings.add("category without any segment", f"{category.name} (id {category.id})", "warning")
+    return report
+
+
+def add_shared_pictures(reports: list[SplitReport]) -> None:
+    """Adds to each of several splits what it shares with the ones before it."""
+    for place, report in enumerate(reports):
+        for earlier in reports[:place]:
+            contents = {digest: name for name, digest in earlier.held.digests.items()}
+            for name, digest in sorted(report.held.digests.items()):
+                same = contents.get(digest)
+                if same is not None:
+                    shown = name if same == name else f"{name} is {same} there"
+                    report.findings.add(f"picture also in {earlier.name}", shown, "warning")
+                elif name in earlier.held.digests:
+                    kind = f"file name also in {earlier.name}, with other content"
+                    report.findings.add(kind, name, "warning")
+
+
+def _units(*parts: Sequence[Picture]) -> Iterator[tuple[int, Sequence[Picture]]]:
+    """Yields numbered units of work."""
+    slices = (part[start : start + _UNIT] for part in parts for start in range(0, len(part), _UNIT))
+    yield from enumerate(slices)
+
+
+def _inspect_pictures(
+    files: SplitFiles, table: CategoryTable, unit: tuple[int, Sequence[Picture]], advance: Callable[[int], None]
+) -> tuple[int, PictureResults]:
+    order, pictures = unit
+    result = PictureResults()
+    for place in range(len(pictures)):
+        try:
+            picture = pictures[place]
+        except DataError as error:  # fields that nobody asks for may still hold what no decoder takes
+            result.findings.add("annotation file unreadable", error.message)
+        else:
+            inspect_picture(files, table, picture, result)
+        advance(1)
+    return order, result
+
+
+def _add_repeated(report: SplitReport) -> None:
+    """Tells files that several entries name, and files of the same content."""
+    for name, count in sorted(report.held.names.items()):
+        if count > 1 and name:
+            message = f"{name} has {count} entries in images"
+            report.findings.add("picture used under several ids", message, "warning")
+    first: dict[bytes, str] = {}
+    for name, digest in sorted(report.held.digests.items()):
+        if first.setdefault(digest, name) != name:
+            report.findings.add("picture twice in the split", f"{name} is {first[digest]}", "warning")

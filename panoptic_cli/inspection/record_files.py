@@ -1,0 +1,263 @@
+"""Checking record files: checksums, features, pictures and masks, and counts of what they hold."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panoptic_cli import console
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.errors import DataError
+from panoptic_cli.files import read_json
+from panoptic_cli.inspection.findings import Findings
+from panoptic_cli.inspection.record_checks import RecordCounts, check_record
+from panoptic_cli.processes import run_units
+from panoptic_cli.records import schema
+from panoptic_cli.records.tfrecord import file_crc32c, read_records
+
+_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
+_WARNINGS = frozenset({"object box differs from its mask", "empty object mask"})
+_PROGRESS_EVERY = 8  # records
+
+
+@dataclass
+class RecordReport:
+    """What record files hold and what is wrong with them.
+
+    Attributes:
+        findings: the problems.
+        held: what the records hold.
+        counts: "files", "bytes", and all of `held.counts`.
+        table: the categories beside the records, None without such a file.
+        records_of: number of readable records by file; None where reading stopped at a damage.
+    """
+
+    findings: Findings = field(default_factory=Findings)
+    held: RecordCounts = field(default_factory=RecordCounts)
+    table: CategoryTable | None = None
+    records_of: dict[Path, int | None] = field(default_factory=dict)
+    files: int = 0
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.ids: list[str] = []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of "files", "records", "objects", "crowds", "segments" and "bytes"."""
+        held = {key: self.held.counts[key] for key in ("records", "objects", "crowds", "segments")}
+        return {"files": self.files, **held, "bytes": self.bytes}
+
+    @property
+    def void_share(self) -> float:
+        """Share of the pixels without a category, 0..1."""
+        return self.held.pixels[0] / (self.held.pixels.total() or 1)
+
+    def shares(self) -> list[tuple[str, int, int, float]]:
+        """Returns (category name, id, objects, share of all pixels), largest share first."""
+        names = {} if self.table is None else {c.id: c.name for c in self.table.categories}
+        known = {*names, *self.held.objects, *self.held.pixels}
+        total = self.held.pixels.total() or 1
+        rows = [
+            (names.get(i, "" if i else "(unlabelled)"), i, self.held.objects[i], self.held.pixels[i] / total)
+            for i in known
+        ]
+        return sorted(rows, key=lambda row: (-row[3], row[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as --json prints it."""
+        held = self.held
+        return {
+            "errors": self.findings.errors,
+            "warnings": self.findings.count("warning"),
+            **self.counts,
+            "void_share": self.void_share,
+            "width": held.widths.to_dict(),
+            "height": held.heights.to_dict(),
+            "objects_per_picture": held.objects_per_picture.to_dict(),
+            "problems": self.findings.to_list(),
+            "categories": [
+                {
+                    "id": identifier,
+                    "name": name,
+                    "pictures": held.pictures_with[identifier],
+                    "objects": objects,
+                    "pixels": held.pixels[identifier],
+                    "pixel_share": share,
+                }
+                for name, identifier, objects, share in self.shares()
+                if identifier
+            ],
+        }
+
+
+def inspect_records(paths: list[Path], workers: int, categories: Path | None = None) -> RecordReport:
+    """Checks record files: every checksum, every example's features, every picture and mask in it.
+
+    Args:
+        paths: the files, in the order in which problems are reported.
+        workers: processes.
+        categories: file with the category table; None: categories.json beside the records, if it is there.
+    """
+    report = RecordReport()
+    outcomes: dict[int, RecordReport] = {}
+    with console.progress("Checking records", None, "records") as advance:
+        outcomes.update(run_units(_inspect_file, enumerate(paths), min(workers, len(paths)), advance))
+    seen: dict[str, Path] = {}
+    for order, part in sorted(outcomes.items()):
+        report.findings.update(part.findings.by_kind.values())
+        report.held.update(part.held)
+        report.records_of.update(part.records_of)
+        report.files += part.files
+        report.bytes += part.bytes
+        for identifier in part.ids:
+            if identifier in seen:
+                message = f"image {identifier} is in {seen[identifier]} and {paths[order]}"
+                report.findings.add("picture in several records", message, "warning")
+            seen.setdefault(identifier, paths[order])
+    beside = paths[0].parent / CATEGORIES_FILE
+    if categories is not None or beside.is_file():
+        _check_categories(report, categories or beside)
+    return report
+
+
+def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tuple[int, RecordReport]:
+    order, path = unit
+    report = RecordReport()
+    pending = index = 0
+    try:
+        report.files, report.bytes = 1, path.stat().st_size
+        for index, record in enumerate(read_records(path), start=1):
+            where = f"{path.name}, record {index - 1}"
+            try:
+                features = schema.decode_example(record)
+            except ValueError as error:
+                report.findings.add("unreadable record", f"{where}: {error}")
+                continue
+            ids = features.get(schema.IMAGE_SOURCE_ID, [])
+            if isinstance(ids, list) and ids:
+                report.ids.append(ids[0].decode(errors="replace"))
+                where += f" (image {report.ids[-1]:.40})"
+            for kind, message in check_record(features, report.held):
+                report.findings.add(kind, f"{where}: {message}", "warning" if kind in _WARNINGS else "error")
+            pending += 1
+            if pending == _PROGRESS_EVERY:
+                advance(pending)
+                pending = 0
+        report.records_of[path] = index
+    except DataError as error:  # framing is lost: nothing behind it can be read
+        report.findings.add("damaged record file", error.message)
+        report.records_of[path] = None
+    except OSError as error:
+        report.findings.add("damaged record file", f"{path} cannot be read: {error.strerror}")
+        report.records_of[path] = None
+    advance(pending)
+    report.held.counts["records"] += index
+    return order, report
+
+
+def _check_categories(report: RecordReport, file: Path) -> None:
+    """Reads the categories and tells ids that they lack."""
+    try:
+        report.table = CategoryTable.from_file(file)
+    except DataError as error:
+        report.findings.add("categories unreadable", f"{file}: {' '.join(str(error).split())}")
+        return
+    for identifier in sorted((report.held.objects.keys() | report.held.pixels.keys()) - {0}):
+        if identifier not in report.table.by_id:
+            message = f"category {identifier} of {report.held.objects[identifier]:,} objects is not in {file}"
+            report.findings.add("unknown category", message)
+
+
+def compare_with_manifests(report: RecordReport, paths: list[Path]) -> None:
+    """Adds what differs between record files and the manifests of their conversion.
+
+    Count and CRC-32C of every file are compared. Where there is no manifest, as of records that other tools wrote,
+    only names are judged: name-00002-of-00008 tells that there should be eight files.
+
+    Args:
+        report: of `inspect_records`; gets the problems.
+        paths: the files that were inspected.
+    """
+    shards: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in paths:
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match:
+            shards[path.parent, match[1]].append(path)
+    for (folder, prefix), found in sorted(shards.items()):
+        manifest = folder / f"{prefix}.manifest.json"
+        if manifest.is_file():
+            _compare(report, manifest, found)
+        else:
+            _check_names(report.findings, found)
+
+
+def _compare(report: RecordReport, manifest: Path, found: list[Path]) -> None:
+    findings = report.findings
+    try:
+        value = read_json(manifest, "manifest")
+        entries = {entry["name"]: entry for entry in value["shards"]}
+        facts = {name: (entry["crc32c"], entry["counts"]["pictures"]) for name, entry in entries.items()}
+    except (DataError, KeyError, TypeError) as error:
+        findings.add("manifest unreadable", f"{manifest}: {' '.join(str(error).split())[:120]}", "warning")
+        return
+    if value.get("complete") is False:
+        findings.add("conversion not finished", f"{manifest} says that shards are missing", "warning")
+    for name in facts:
+        if not (manifest.parent / str(name)).is_file():
+            findings.add("shard missing", f"{name} is in {manifest.name} but not there")
+    for path in found:
+        count = report.records_of[path]
+        if path.name not in facts:
+            message = f"{path.name} is not in {manifest.name}"
+            findings.add("shard of another conversion", message)
+        elif count is not None:  # damage is told already
+            checksum, pictures = facts[path.name]
+            if count != pictures:
+                message = f"{path.name} has {count} records, {manifest.name} says {pictures}"
+                findings.add("shard differs from the manifest", message)
+            elif file_crc32c(path) != checksum:
+                findings.add("shard differs from the manifest", f"{path.name} has another CRC-32C")
+
+
+def _check_names(findings: Findings, found: list[Path]) -> None:
+    counts: dict[str, list[Path]] = defaultdict(list)
+    for path in found:
+        match = _SHARD_NAME.fullmatch(path.name)
+        assert match is not None
+        counts[match[3]].append(path)
+    for total, paths in counts.items():
+        match = _SHARD_NAME.fullmatch(paths[0].name)
+        assert match is not None
+        pattern = f"{glob.escape(match[1])}-?????-of-{total}{match[4] or ''}"
+        here = sum(1 for _ in paths[0].parent.glob(pattern))
+        if here < int(total):
+            message = f"{paths[0].parent / match[1]}-*: {here} of {int(total)} files are there"
+            findings.add("shards of the set are missing", message, "warning")
+
+
+def find_records(data: str) -> list[Path]:
+    """Finds the record files that a folder holds, or that a pattern (several with commas) or a path names.
+
+    Raises:
+        DataError: there are none.
+    """
+    folder = Path(data)
+    if folder.is_dir():
+        found = sorted(path for path in folder.iterdir() if ".tfrecord" in path.name)
+    else:
+        found = [Path(name) for pattern in data.split(",") for name in sorted(glob.glob(pattern.strip()))]
+    found = [path for path in dict.fromkeys(found) if path.is_file() and schema.is_shard(path.name)]
+    if not found:
+        raise DataError(
+            f"{data} is neither a data set nor names any record file.",
+            "Give a folder in COCO's layout ('panoptic download' gets COCO), a pattern in quotes "
+            "('data/coco/tfrecords/val-*'), or your own files with --panoptic-annotations and --image-dir.",
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The record schema, TFRecord files, and conversion to them."""

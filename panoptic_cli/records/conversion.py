@@ -1,0 +1,279 @@
+"""Conversion of a panoptic data set to sharded TFRecords: parallel, repeatable, safe to interrupt.
+
+Picture i of the list sorted by id goes to shard i % shards, so the shards' content does not depend on the
+number of workers. A shard is one unit of work: written under a temporary name, renamed when whole, then
+entered in the manifest `{prefix}.manifest.json`. A later run keeps shards whose manifest entry fits inputs
+and options and whose checksum is right: that takes a hundredth of the time of making them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from panoptic_cli import console
+from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
+from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
+from panoptic_cli.errors import DataError
+from panoptic_cli.files import atomic_path, remove
+from panoptic_cli.images.encoded import PictureError
+from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.locks import folder_lock
+from panoptic_cli.processes import run_units
+from panoptic_cli.records.encoding import NOTE, SKIPPED, PictureEncoder
+from panoptic_cli.records.manifest import (
+    COUNTS,
+    ConversionPlan,
+    Fingerprint,
+    clear_stale,
+    common_digest,
+    remove_partial,
+    write_categories,
+    write_manifest,
+)
+from panoptic_cli.records.tfrecord import TFRecordWriter, file_crc32c
+
+_PROGRESS_EVERY = 8  # pictures
+
+
+@dataclass
+class ConversionSummary:
+    """What a conversion did.
+
+    Attributes:
+        prefix: of the shards.
+        shards: how many there are.
+        kept_shards: how many were whole already.
+        pictures: in the records, kept shards included; so are the counts below.
+        objects: object annotations, crowds included.
+        crowds: of them, crowds.
+        segments: panoptic segments.
+        bytes: size of the shards.
+        skipped_objects: by reason.
+        skipped_pictures: by reason.
+        notes: what was done to pictures or objects that the user should know of, and how often.
+        seconds: wall time.
+        images_per_second: converted now, per second of wall time.
+    """
+
+    prefix: str
+    shards: int
+    kept_shards: int = 0
+    pictures: int = 0
+    objects: int = 0
+    crowds: int = 0
+    segments: int = 0
+    bytes: int = 0
+    skipped_objects: dict[str, int] = field(default_factory=dict)
+    skipped_pictures: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One unit of work."""
+
+    index: int
+    path: Path
+    pictures: Pictures
+    common: str  # digest of what all shards depend on
+
+
+def convert(
+    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]] = run_units
+) -> ConversionSummary:
+    """Converts a split.
+
+    Args:
+        plan: what and where to.
+        dataset: the split as read_dataset(plan.files) returned it.
+        workers: processes; 1 works in this one.
+        run: hands the shards to workers, as `workers.run_units` does.
+
+    Returns:
+        The counts of all shards.
+
+    Raises:
+        DataError: the annotations have problems, a picture cannot be converted (with on_bad_data "fail"), or
+            output_dir holds shards of this prefix that no manifest of ours explains.
+        RunError: another conversion writes to output_dir.
+    """
+    _require_small_ids(dataset)
+    require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    try:
+        plan.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The output folder {plan.output_dir} cannot be made: {error.strerror}.",
+            "Give another --output-dir.",
+        ) from None
+    with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
+        return _convert(plan, dataset, workers, run)
+
+
+def _convert(
+    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]]
+) -> ConversionSummary:
+    """Converts what is not there yet; nobody else writes to the folder."""
+    begun = time.monotonic()
+    common = common_digest(plan, dataset)
+    done = clear_stale(plan)
+    shards = [
+        _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
+        for index in range(plan.shards)
+    ]
+    entries = _whole_shards(plan, shards, done, workers)
+    kept = sum(entry["counts"]["pictures"] for entry in entries.values())
+    todo = [shard for shard in shards if shard.index not in entries]
+    for shard in todo:
+        remove(shard.path)  # stale: if this run is interrupted, old and new must not lie side by side
+    write_categories(plan, dataset.table)
+    write_manifest(plan, entries)
+    work = partial(_convert_shard, plan, dataset.table)
+    total = len(dataset.pictures)
+    already = total - sum(len(shard.pictures) for shard in todo)
+    try:
+        with (
+            terminate_as_interrupt(),
+            console.progress(f"Converting {plan.files.name}", total, "images", start=already) as advance,
+            contextlib.closing(run(work, todo, min(workers, len(todo)), advance)) as outcomes,
+        ):
+            for index, entry in outcomes:
+                entries[index] = entry
+                write_manifest(plan, entries)
+    except BaseException as error:
+        remove_partial(plan)  # of a worker that was killed
+        if isinstance(error, KeyboardInterrupt):
+            console.warn(
+                f"{len(entries)} of {plan.shards} shards of {plan.files.name} are whole and kept; "
+                "the same command makes the others"
+            )
+        raise
+    summary = _summarize(plan, dataset, entries)
+    summary.kept_shards = plan.shards - len(todo)
+    summary.seconds = time.monotonic() - begun
+    summary.images_per_second = (summary.pictures - kept) / max(summary.seconds, 1e-9)
+    return summary
+
+
+def read_plan(plan: ConversionPlan) -> PanopticDataset:
+    """Reads the data set of a plan and makes sure that its category ids fit 16-bit label pictures.
+
+    Raises:
+        DataError: a file is missing or is none of COCO's form, its category table is not usable or its ids are too
+            large; what is wrong with single pictures is in `PanopticDataset.problems`.
+    """
+    dataset = read_dataset(plan.files)
+    _require_small_ids(dataset)
+    return dataset
+
+
+def _require_small_ids(dataset: PanopticDataset) -> None:
+    if dataset.table.max_id > MAX_CATEGORY_ID:
+        raise DataError(
+            f"{dataset.files.panoptic_annotations} has a category id of {dataset.table.max_id}; "
+            f"records hold ids up to {MAX_CATEGORY_ID}.",
+            "Number the categories anew.",
+        )
+
+
+def _convert_shard(
+    plan: ConversionPlan, table: CategoryTable, shard: _Shard, advance: Callable[[int], None]
+) -> tuple[int, dict[str, Any]]:
+    """Writes one shard; returns its index and its manifest entry."""
+    encoder = PictureEncoder(plan.files, table)
+    counts: Counter[str] = Counter()
+    skipped_pictures: Counter[str] = Counter()
+    fingerprint = Fingerprint(plan, shard.common)
+    pending = 0
+    with atomic_path(shard.path) as partial_path, TFRecordWriter(partial_path) as writer:
+        for picture in shard.pictures:
+            fingerprint.add(picture.file_name, picture.mask_name)
+            try:
+                record, found = encoder.encode(picture)
+            except PictureError as error:
+                if plan.on_bad_data == "fail":
+                    raise DataError(
+                        f"Picture {picture.id} ({picture.file_name}) cannot be converted: {error}.",
+                        "Repair it ('panoptic inspect' lists all such pictures), or give --on-bad-data skip.",
+                    ) from None
+                skipped_pictures[error.reason] += 1
+            else:
+                writer.write(record)
+                counts.update(found)
+            pending += 1
+            if pending == _PROGRESS_EVERY:
+                advance(pending)
+                pending = 0
+    advance(pending)
+    return shard.index, {
+        "name": shard.path.name,
+        "fingerprint": fingerprint.hexdigest(),
+        "bytes": writer.bytes,
+        "crc32c": writer.crc32c,
+        "counts": {"pictures": writer.records, **{name: counts[name] for name in COUNTS[1:]}},
+        "skipped_objects": _beginning_with(SKIPPED, counts),
+        "skipped_pictures": dict(sorted(skipped_pictures.items())),
+        "notes": _beginning_with(NOTE, counts),
+    }
+
+
+def _beginning_with(prefix: str, counts: Counter[str]) -> dict[str, int]:
+    return {key.removeprefix(prefix): n for key, n in sorted(counts.items()) if key.startswith(prefix)}
+
+
+def _whole_shards(
+    plan: ConversionPlan, shards: list[_Shard], done: dict[str, dict[str, Any]], workers: int
+) -> dict[int, dict[str, Any]]:
+    """Returns the manifest's entries, by index, of the shards that need not be made again."""
+    units = [(shard, done[shard.path.name]) for shard in shards if shard.path.name in done]
+    if not units:
+        return {}
+    with (
+        console.progress(f"Checking the shards of {plan.files.name}", len(units), "shards") as advance,
+        contextlib.closing(run_units(partial(_is_whole, plan), units, min(workers, len(units)), advance)) as outcomes,
+    ):
+        whole = {index for index, is_whole in outcomes if is_whole}
+    return {shard.index: entry for shard, entry in units if shard.index in whole}
+
+
+def _is_whole(
+    plan: ConversionPlan, unit: tuple[_Shard, dict[str, Any]], advance: Callable[[int], None]
+) -> tuple[int, bool]:
+    """Whether a shard's inputs and options are what they were and its bytes are what was written."""
+    shard, entry = unit
+    fingerprint = Fingerprint(plan, shard.common)
+    for place in range(len(shard.pictures)):
+        fingerprint.add(*shard.pictures.names(place))
+    same = entry["fingerprint"] == fingerprint.hexdigest()
+    whole = same and shard.path.is_file() and shard.path.stat().st_size == entry["bytes"]
+    whole = whole and file_crc32c(shard.path) == entry["crc32c"]
+    advance(1)
+    return shard.index, whole
+
+
+def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
+    summary = ConversionSummary(plan.files.name, plan.shards)
+    objects: Counter[str] = Counter(dataset.ignored_objects)
+    # A picture with several problems is left out once.
+    pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())
+    notes: Counter[str] = Counter()
+    for entry in entries.values():
+        for name in COUNTS:
+            setattr(summary, name, getattr(summary, name) + entry["counts"][name])
+        summary.bytes += entry["bytes"]
+        objects.update(entry["skipped_objects"])
+        pictures.update(entry["skipped_pictures"])
+        notes.update(entry["notes"])
+    summary.skipped_objects = dict(sorted(objects.items()))
+    summary.skipped_pictures = dict(sorted(pictures.items()))
+    summary.notes = dict(sorted(notes.items()))
+    return summary

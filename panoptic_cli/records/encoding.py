@@ -1,0 +1,199 @@
+"""From one annotated picture to one serialized record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
+from panoptic_cli.coco.layout import SplitFiles
+from panoptic_cli.images import masks, panoptic_png
+from panoptic_cli.images.encoded import PictureError, read_file, read_picture, size_mismatch
+from panoptic_cli.images.masks import CroppedMask, SegmentRuns
+from panoptic_cli.records import schema
+from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
+
+SKIPPED, NOTE = "skipped: ", "note: "  # how the counts of such things begin
+
+
+@dataclass(frozen=True)
+class _Object:
+    label: int
+    box: tuple[float, float, float, float]  # xmin, xmax, ymin, ymax in 0..1
+    is_crowd: bool
+    area: float
+    mask: CroppedMask
+
+
+class PictureEncoder:
+    """Makes records of the pictures of a split.
+
+    Args:
+        files: where pictures and masks are.
+        table: the categories.
+    """
+
+    def __init__(self, files: SplitFiles, table: CategoryTable) -> None:
+        self._files = files
+        self._table = table
+        self._semantic = semantic_lookup(table)
+
+    def encode(self, picture: Picture) -> tuple[bytes, Counter[str]]:
+        """Makes the record of one picture.
+
+        Returns:
+            The serialized tf.train.Example, and what it holds: "objects", "crowds", "segments",
+            "skipped: <reason>" for the object annotations that have no pixels, "note: <what>" for what was
+            done to the picture or its objects and the user should know.
+
+        Raises:
+            PictureError: picture or mask is missing, unreadable or at odds with the annotations.
+        """
+        image = read_picture(self._files.image_dir / picture.file_name, picture.width, picture.height)
+        runs = self._read_segments(picture)
+        counts: Counter[str] = Counter(segments=len(picture.segments))
+        if image.note is not None:
+            counts[NOTE + image.note] += 1
+        objects = self._objects(picture, runs, counts)
+        counts["objects"] = len(objects)
+        counts["crowds"] = sum(o.is_crowd for o in objects)
+        features: dict[str, FeatureValue] = {
+            schema.IMAGE_ENCODED: image.encoded,
+            schema.IMAGE_FORMAT: image.format.encode(),
+            schema.IMAGE_FILENAME: picture.file_name.encode(),
+            schema.IMAGE_SOURCE_ID: str(picture.id).encode(),
+            schema.IMAGE_SHA256: hashlib.sha256(image.encoded).hexdigest().encode(),
+            schema.IMAGE_HEIGHT: picture.height,
+            schema.IMAGE_WIDTH: picture.width,
+        }
+        features |= self._object_features(objects)
+        features |= self._segment_features(picture, runs)
+        return encode_example(features), counts
+
+    def _read_segments(self, picture: Picture) -> SegmentRuns:
+        path = self._files.panoptic_masks / picture.mask_name
+        content = read_file(path, "mask")
+        try:
+            ids = panoptic_png.decode(content)
+        except ValueError as error:
+            raise PictureError("unreadable mask", f"{path}: {error}") from None
+        if ids.shape != (picture.height, picture.width):
+            raise PictureError("size mismatch", size_mismatch(path, ids.shape[::-1], (picture.width, picture.height)))
+        segment_ids = [segment.id for segment in picture.segments]
+        runs, strangers = masks.segment_runs(ids, segment_ids)
+        if strangers:
+            raise PictureError(
+                "mask ids not in the JSON",
+                f"{path} has segment ids that segments_info lacks: {_some(strangers)}",
+            )
+        pixels = runs.areas(len(segment_ids))[1:]
+        if not pixels.all():
+            empty = [segment_ids[place] for place in np.flatnonzero(pixels == 0)]
+            raise PictureError("segments without pixels", f"{path} has no pixels of segments {_some(empty)}")
+        return runs
+
+    def _objects(self, picture: Picture, runs: SegmentRuns, counts: Counter[str]) -> list[_Object]:
+        objects: list[_Object] = []
+        if picture.objects is None:
+            places = runs.paint(np.arange(len(picture.segments) + 1, dtype=np.uint16))
+            for place, segment in enumerate(picture.segments, start=1):
+                if self._table.by_id[segment.category_id].isthing:
+                    mask = masks.crop(places == place)
+                    assert mask is not None, "every segment has pixels"
+                    objects.append(_place(mask, segment.category_id, segment.is_crowd, None, None))
+            return objects
+        for annotation in picture.objects:
+            made = _draw(annotation, picture)
+            if isinstance(made, str):
+                counts[SKIPPED + made] += 1
+                continue
+            if annotation.bbox is not None and _leaves(annotation.bbox, picture):
+                counts[NOTE + "boxes cut at the picture's edge"] += 1
+            objects.append(made)
+        return objects
+
+    def _object_features(self, objects: list[_Object]) -> dict[str, FeatureValue]:
+        boxes = np.array([o.box for o in objects], np.float32).reshape(-1, 4)
+        return {
+            schema.OBJECT_XMIN: boxes[:, 0],
+            schema.OBJECT_XMAX: boxes[:, 1],
+            schema.OBJECT_YMIN: boxes[:, 2],
+            schema.OBJECT_YMAX: boxes[:, 3],
+            schema.OBJECT_LABEL: np.array([o.label for o in objects], np.int64),
+            schema.OBJECT_TEXT: [self._table.by_id[o.label].name.encode(errors="replace") for o in objects],
+            schema.OBJECT_IS_CROWD: np.array([o.is_crowd for o in objects], np.int64),
+            schema.OBJECT_AREA: np.array([o.area for o in objects], np.float32),
+            schema.OBJECT_MASK: [o.mask.to_png() for o in objects],
+        }
+
+    def _segment_features(self, picture: Picture, runs: SegmentRuns) -> dict[str, FeatureValue]:
+        segments = picture.segments
+        by_id = self._table.by_id
+        category_of = np.array([0, *(s.category_id for s in segments)], np.uint16)
+        instance_of = np.array(
+            [0, *(p if by_id[s.category_id].isthing else 0 for p, s in enumerate(segments, start=1))],
+            np.uint16,
+        )
+        pixels = runs.areas(len(segments))[1:]
+        areas = [int(n) if s.area is None else s.area for s, n in zip(segments, pixels, strict=True)]
+        return {
+            schema.SEMANTIC_MASK: _encode_lookup(self._semantic[category_of], runs),
+            schema.CATEGORY_MASK: _encode_lookup(category_of, runs),
+            schema.INSTANCE_MASK: _encode_lookup(instance_of, runs),
+            schema.SEGMENT_MASK: _encode_lookup(np.arange(len(segments) + 1, dtype=np.uint16), runs),
+            schema.SEGMENT_ID: np.array([s.id for s in segments], np.int64),
+            schema.SEGMENT_CATEGORY: np.array([s.category_id for s in segments], np.int64),
+            schema.SEGMENT_IS_CROWD: np.array([s.is_crowd for s in segments], np.int64),
+            schema.SEGMENT_AREA: np.array(areas, np.int64),
+        }
+
+
+def _encode_lookup(lookup: np.ndarray, runs: SegmentRuns) -> bytes:
+    """Encodes lookup[place] of every pixel, painted in 8 bits where they do."""
+    return masks.encode_png(runs.paint(lookup.astype(np.uint8) if lookup.max() <= 255 else lookup))
+
+
+def _draw(annotation: ObjectAnnotation, picture: Picture) -> _Object | str:
+    """Returns the object, or why it has nothing to train on."""
+    height, width = picture.height, picture.width
+    try:
+        mask = masks.draw(annotation.segmentation, height, width)
+    except ValueError as error:
+        raise PictureError("malformed segmentation", f"annotation {annotation.id}: {error}") from None
+    if mask is None:
+        return "empty mask"
+    if annotation.bbox is not None:
+        x, y, w, h = annotation.bbox
+        if w <= 0 or h <= 0:
+            return "box without area"
+        if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+            return "box outside the picture"
+    return _place(mask, annotation.category_id, annotation.is_crowd, annotation.area, annotation.bbox)
+
+
+def _leaves(bbox: tuple[float, float, float, float], picture: Picture) -> bool:
+    x, y, w, h = bbox
+    return x < 0 or y < 0 or x + w > picture.width or y + h > picture.height
+
+
+def _place(
+    mask: CroppedMask,
+    label: int,
+    is_crowd: bool,
+    area: float | None,
+    bbox: tuple[float, float, float, float] | None,
+) -> _Object:
+    """Makes the object; area and box come from the pixels where the annotation has none."""
+    height, width = mask.height, mask.width
+    x, y, w, h = mask.box if bbox is None else bbox
+    xmin, xmax = max(x, 0.0) / width, min(x + w, width) / width
+    ymin, ymax = max(y, 0.0) / height, min(y + h, height) / height
+    return _Object(label, (xmin, xmax, ymin, ymax), is_crowd, float(mask.pixels.sum()) if area is None else area, mask)
+
+
+def _some(values: list[int]) -> str:
+    return ", ".join(str(v) for v in values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

@@ -1,0 +1,290 @@
+"""Checkpoints: weights, optimizer, random state and step, in TensorFlow's format.
+
+The variables are saved under names of our own, not as the object graph of `tf.train.Checkpoint(model=...)`:
+under Keras 3 that graph leaves out the states of seed generators (dropout and sampling would not go on where
+they stopped), and files a layer's kernel under `optimizer/_trainable_variables/0`. Here every variable is
+`network/<path>`, `optimizer/<path>`, `average/<path>` (moving averages of the network's) or `state/<path>` (what the
+training model has besides), and a record of names, shapes and order is saved along, so that a mismatch is told by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from panoptic_cli import storage
+from panoptic_cli.errors import RunError, summarize
+from panoptic_cli.runs.run_directory import RunDirectory
+
+_LAYOUT = "layout/.ATTRIBUTES/py_state"
+
+
+class LoadedNetwork(NamedTuple):
+    """Which weights were loaded.
+
+    Attributes:
+        step: the training step at which they were saved.
+        averaged: whether they are moving averages.
+    """
+
+    step: int
+    averaged: bool
+
+
+class _Saved(NamedTuple):
+    """A Keras variable and the name that it has in the checkpoint."""
+
+    name: str
+    variable: Any
+
+
+class _Layout(tf.train.experimental.PythonState):
+    """The record that describes a checkpoint: the step, and names and shapes of each group in order."""
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self.value = value
+
+    def serialize(self) -> str:
+        """Returns the record as JSON."""
+        return json.dumps(self.value)
+
+    def deserialize(self, string: str) -> None:
+        """Takes the record over from JSON."""
+        self.value = json.loads(string)
+
+
+class Checkpoints:
+    """Saves and restores a training; create it in the strategy's scope when everything is built.
+
+    Args:
+        directory: where the checkpoints go; may be remote.
+        model: the training model, with attribute `network`.
+        optimizer: the built optimizer.
+        max_to_keep: how many checkpoints stay.
+        chief: whether this process writes. The other workers of a multi-worker training take part in each
+            save, because reading a variable that is averaged over replicas needs all of them, and throw
+            theirs away.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        max_to_keep: int = 5,
+        chief: bool = True,
+    ) -> None:
+        network, averages = model.network, getattr(model, "averages", [])
+        known = {id(variable) for variable in (*network.variables, *averages)}
+        averaged = network.trainable_variables if averages else []
+        self._groups: dict[str, list[_Saved]] = {
+            "network": _name(network.variables),
+            "optimizer": _name(optimizer.variables),
+            "average": [_Saved(s.name, v) for s, v in zip(_name(averaged), averages, strict=True)],
+            "state": _name(v for v in model.variables if id(v) not in known),
+        }
+        self._layout = _Layout({"step": 0, **{name: _describe(saved) for name, saved in self._groups.items()}})
+        named = {group: {s.name: _raw(s.variable) for s in saved} for group, saved in self._groups.items()}
+        checkpoint = tf.train.Checkpoint(layout=self._layout, **named)
+        self._scratch = None if chief else tempfile.TemporaryDirectory()
+        self._directory = directory
+        place, kept = (directory, max_to_keep) if self._scratch is None else (self._scratch.name, 1)
+        self._manager = tf.train.CheckpointManager(checkpoint, place, max_to_keep=kept)
+        self.saved_step: int | None = None
+        self.saved_prefix: str | None = None
+
+    def save(self, step: int) -> str:
+        """Writes checkpoint ckpt-<step>; an old one goes when there are too many.
+
+        Returns:
+            The checkpoint's prefix.
+
+        Raises:
+            RunError: the directory cannot be written.
+        """
+        self._layout.value["step"] = step
+        try:
+            prefix = self._manager.save(checkpoint_number=step)
+        except (OSError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"The checkpoint of step {step} cannot be written to {self._directory}: {reason}.",
+                "Check space and permissions; the same command resumes at the last checkpoint.",
+            ) from error
+        self.saved_step, self.saved_prefix = step, str(prefix)
+        return self.saved_prefix
+
+    def restore_latest(self) -> int:
+        """Restores everything from the newest checkpoint.
+
+        Returns:
+            Its step; 0, with nothing changed, where there is no checkpoint.
+
+        Raises:
+            RunError: the checkpoint is broken, or does not match this model and optimizer.
+        """
+        prefix = tf.train.latest_checkpoint(self._directory)
+        if prefix is None:
+            if storage.exists(f"{self._directory}/checkpoint"):  # to start over silently would lose the run
+                raise RunError(
+                    f"The newest checkpoint of {self._directory} is missing.",
+                    "Name one that is there in the file checkpoint, or give another --model-dir.",
+                )
+            return 0
+        self.saved_step, self.saved_prefix = _restore(prefix, self._groups), str(prefix)
+        return self.saved_step
+
+
+def load_network(network: keras.Model, source: str | os.PathLike[str]) -> LoadedNetwork:
+    """Loads the weights of a network, for evaluation, export and prediction; their moving averages where it has them.
+
+    Args:
+        network: the built network.
+        source: a run directory, a directory of checkpoints, or a checkpoint's prefix.
+
+    Returns:
+        The step at which the weights were saved, and whether they are averages.
+
+    Raises:
+        RunError: there is no such checkpoint, it is not one of ours, or it does not match the network.
+    """
+    prefix = find_checkpoint(source)
+    layout = _read_layout(prefix)
+    mapping = _match_all(prefix, {"network": _name(network.variables)}, layout)["network"]
+    averaged = {entry["name"] for entry in layout.get("average", [])}
+    _read(
+        prefix,
+        {
+            "network": {name: variable for name, variable in mapping.items() if name not in averaged},
+            "average": {name: variable for name, variable in mapping.items() if name in averaged},
+        },
+    )
+    return LoadedNetwork(int(layout["step"]), bool(averaged))
+
+
+def find_checkpoint(source: str | os.PathLike[str]) -> str:
+    """Returns the prefix of the checkpoint that a run directory, a checkpoint directory or a prefix names.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = storage.normalize(os.fspath(source))
+    path = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path)
+    prefix = path if storage.exists(path + ".index") else None
+    if prefix is None and storage.is_directory(path):
+        prefix = RunDirectory(path).latest_checkpoint() or tf.train.latest_checkpoint(path)
+    if prefix is None:
+        raise RunError(
+            f"There is no checkpoint at {path}.",
+            "Give a run directory, its checkpoints folder, or a prefix such as RUN/checkpoints/ckpt-1000.",
+        )
+    return str(prefix)
+
+
+def is_own(prefix: str) -> bool:
+    """Whether a checkpoint was written by panoptic train; told by its content."""
+    try:
+        return bool(tf.compat.v1.train.NewCheckpointReader(prefix).has_tensor(_LAYOUT))
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
+        return True  # unreadable: loading it as our own gives the message
+
+
+def _restore(prefix: str, groups: dict[str, list[_Saved]]) -> int:
+    layout = _read_layout(prefix)
+    _read(prefix, _match_all(prefix, groups, layout))
+    return int(layout["step"])
+
+
+def _read_layout(prefix: str) -> dict[str, Any]:
+    try:
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+        layout = json.loads(reader.get_tensor(_LAYOUT)) if reader.has_tensor(_LAYOUT) else None
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"The checkpoint {prefix} cannot be read: {reason}.", "It may be damaged: use an earlier one."
+        ) from error
+    if layout is None:
+        raise RunError(
+            f"The checkpoint {prefix} was not written by panoptic train.",
+            "Other checkpoints can start a training: --init-checkpoint.",
+        )
+    return dict(layout)
+
+
+def _match_all(prefix: str, groups: dict[str, list[_Saved]], layout: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Pairs the variables of each group with names in the checkpoint; {group: {name: TensorFlow variable}}."""
+    named, problems = {}, []
+    for group, saved in groups.items():
+        named[group], found = _match(saved, layout.get(group, []))
+        problems += [f"{group}: {problem}" for problem in found]
+    if problems:
+        raise RunError(
+            f"The checkpoint {prefix} does not match the configuration: {summarize(problems)}.",
+            "Use the configuration that it was trained with.",
+        )
+    return named
+
+
+def _read(prefix: str, named: dict[str, dict[str, Any]]) -> None:
+    try:
+        status = tf.train.Checkpoint(**named).read(prefix)
+        status.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"The checkpoint {prefix} cannot be restored: {reason}.", "It may be damaged: use an earlier one."
+        ) from error
+
+
+def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Pairs variables with saved names; returns {saved name: variable} and what does not fit."""
+    names = [saved.name for saved in ours]
+    saved_names = [entry["name"] for entry in entries]
+    if set(names) != set(saved_names) and [_base(n) for n in names] == [_base(n) for n in saved_names]:
+        # Keras numbers unnamed layers and models per process (dense, dense_1, ...). Where nothing but such
+        # numbers differs, the order of creation pairs the variables.
+        names = saved_names
+    shapes = {entry["name"]: entry["shape"] for entry in entries}
+    problems, mapping = [], {}
+    for name, saved in zip(names, ours, strict=True):
+        shape = list(saved.variable.shape)
+        if name not in shapes:
+            problems.append(f"{name} is not in the checkpoint")
+        elif shapes[name] != shape:
+            problems.append(f"{name} is {shapes[name]} in the checkpoint and {shape} here")
+        else:
+            mapping[name] = _raw(saved.variable)
+    problems += [f"{name} is in the checkpoint only" for name in sorted(shapes.keys() - set(names))]
+    return mapping, problems
+
+
+def _name(variables: Iterable[Any]) -> list[_Saved]:
+    """Names each variable by its path, made unique in order."""
+    named: list[_Saved] = []
+    seen: dict[str, int] = {}
+    for variable in variables:
+        count = seen[variable.path] = seen.get(variable.path, 0) + 1
+        named.append(_Saved(variable.path if count == 1 else f"{variable.path}#{count}", variable))
+    return named
+
+
+def _describe(group: Iterable[_Saved]) -> list[dict[str, Any]]:
+    return [{"name": saved.name, "shape": list(saved.variable.shape)} for saved in group]
+
+
+def _base(name: str) -> str:
+    return re.sub(r"_\d+(?=_|/|$)", "", name)
+
+
+def _raw(variable: Any) -> tf.Variable:
+    """The TensorFlow variable, distributed or not, behind a Keras variable."""
+    return variable.value

@@ -1,0 +1,124 @@
+"""`panoptic inspect` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from panoptic_cli.commands.inspection_report import problem_lines
+from panoptic_cli.commands.main import run
+
+from panoptic_cli.inspection.findings import REMEDIES, Findings
+
+Capture = pytest.CaptureFixture[str]
+
+
+def _json(capsys: Capture, *arguments: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    assert run(["inspect", *arguments, "--workers", "1", "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_data_laid_out_otherwise(mine: Path, dataset: Path, capsys: Capture) -> None:
+    """The same options as make-tfrecords; the folder of masks follows from the JSON's name."""
+    own = ["--panoptic-annotations", str(mine / "labels.json"), "--image-dir", str(mine / "pictures")]
+    value = _json(capsys, *own)
+    assert value["splits"]["labels"]["pictures"] == 6
+    assert value["splits"]["labels"]["objects"] == value["splits"]["labels"]["things"]
+    (mine / "pictures").rename(mine / "images")
+    assert _json(capsys, *own[:2]) == value  # found by its name
+    own[3] = str(mine / "images")
+    (mine / "labels").rename(mine / "elsewhere")
+    more = ["--panoptic-masks", str(mine / "elsewhere"), "--object-annotations"]
+    more.append(str(dataset / "annotations" / "instances_val2017.json"))
+    assert _json(capsys, *own, *more)["splits"]["labels"]["objects"] == value["splits"]["labels"]["objects"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--image-dir", "x"], 2, "--panoptic-annotations"),
+        (["--panoptic-annotations", "a.json", "--image-dir", "b"], 1, "panoptic annotations a.json"),
+        (["--draw", "2"], 2, "--output"),
+        (["--augmented"], 2, "--draw"),
+        (["--experiment", "x"], 2, "--augmented"),
+        (["--draw", "1", "--output", "file"], 2, "is a file"),
+        (["data", "--draw", "1", "--output", "d", "--augmented"], 1, "panoptic make-tfrecords"),
+        (["nowhere"], 1, "neither a data set nor"),
+        ([], 1, "panoptic download"),
+    ],
+)
+def test_wrong_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, arguments: list[str], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    assert run(["inspect", *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err.replace("\n", " ")
+
+
+def test_warnings_alone_end_with_0(dataset: Path, capsys: Capture) -> None:
+    path = dataset / "annotations" / "panoptic_val2017.json"
+    value = json.loads(path.read_text())
+    value["categories"].append({"id": 99, "name": "unicorn", "isthing": 1})
+    path.write_text(json.dumps(value))
+    result = _json(capsys, str(dataset))
+    assert (result["errors"], result["warnings"]) == (0, 1)
+    assert run(["inspect", str(dataset), "--workers", "1"]) == 0
+    assert "unicorn (id 99)" in capsys.readouterr().out
+
+
+def test_the_report_says_what_where_and_what_to_do(dataset: Path, capsys: Capture) -> None:
+    for path in (dataset / "val2017").iterdir():
+        path.unlink()
+    assert run(["inspect", str(dataset), "--workers", "2"]) == 1
+    out = capsys.readouterr().out
+    assert "val: 6 errors, 0 warnings" in out
+    assert "error: picture missing (6): add the file, or drop its entry" in out
+    assert "000000200000.jpg (image 200000)" in out
+    assert "--on-bad-data skip" in out
+
+
+def test_a_line_for_a_kind_fits_80_columns() -> None:
+    findings = Findings()
+    for kind in REMEDIES:
+        findings.add(kind, "x", "warning")
+        findings.by_kind[kind].count = 999
+    lines = [line for line in problem_lines("val", findings) if "(999)" in line]
+    assert len(lines) == len(REMEDIES)
+    assert max(map(len, lines)) <= 80
+
+
+def test_examples_are_few_lines() -> None:
+    findings = Findings()
+    for place in range(30):
+        findings.add("short", f"{place:012d}.jpg")
+        findings.add("long", f"{place:012d}.jpg is of a size that does not fit the annotations at all")
+    lines = problem_lines("val", findings)
+    assert len(lines) == 1 + 2 + 4 + 1
+    assert lines[-1].endswith("and 27 more")
+
+
+def test_samples_of_a_broken_data_set_and_of_records(dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+    (dataset / "val2017" / "000000200003.jpg").unlink()
+    value = _json(capsys, str(dataset), "--draw", "3", "--output", str(tmp_path / "a"), code=1)
+    assert {Path(path).stem.split("-")[0] for path in value["drawn"]} == {"train", "val"}
+    shutil.copytree(dataset, tmp_path / "other")
+    assert run(["make-tfrecords", "--data-dir", str(dataset), "--split", "train", "--workers", "1"]) == 0
+    value = _json(capsys, f"{dataset}/tfrecords/train-*", "--draw", "3", "--output", str(tmp_path / "b"))
+    assert len(value["drawn"]) == len(list((tmp_path / "b").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_augmented_samples(shapes_records: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The default preset is for COCO's categories: drawing needs classes only, so that other tables do as well."""
+    drawing = ["--draw", "2", "--augmented", "--output", str(tmp_path / "drawn")]
+    value = _json(capsys, f"{shapes_records}/train-*", *drawing, "--set", "task.model.input_size=[128,128,3]", code=2)
+    assert "do not fit the configured heads" in value["error"]["message"]
+    value = _json(capsys, f"{shapes_records}/train-*", *drawing, "--experiment", "panoptic_fpn_shapes")
+    assert len(value["drawn"]) == len(list((tmp_path / "drawn").iterdir())) == 2

@@ -1,0 +1,93 @@
+"""Panoptic PNGs: ids through colours and files, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panoptic_cli.errors import DataError
+from panoptic_cli.images import masks, panoptic_png
+
+
+def test_ids_survive_the_trip_through_colours() -> None:
+    ids = np.array([[0, 1, 255, 256], [65535, 65536, 2**24 - 2, 2**24 - 1]])
+    rgb = panoptic_png.ids_to_rgb(ids)
+    assert rgb.dtype == np.uint8
+    assert rgb[0, 3].tolist() == [0, 1, 0]
+    assert rgb[1, 1].tolist() == [0, 0, 1]
+    decoded = panoptic_png.rgb_to_ids(rgb)
+    assert decoded.dtype == np.uint32
+    np.testing.assert_array_equal(decoded, ids)
+
+
+@pytest.mark.parametrize("bad", [-1, 2**24])
+def test_ids_that_do_not_fit_are_refused(bad: int) -> None:
+    with pytest.raises(ValueError, match=str(bad)):
+        panoptic_png.ids_to_rgb(np.array([[bad]]))
+
+
+def test_panoptic_ids_use_all_three_bytes() -> None:
+    ids = np.array([[0, 255, 256], [65535, 65536, (1 << 24) - 1]], np.uint32)
+    decoded = panoptic_png.decode(panoptic_png.encode(ids))
+    assert decoded.dtype == np.uint32
+    np.testing.assert_array_equal(decoded, ids)
+
+
+def test_a_cut_or_grey_panoptic_png_is_refused() -> None:
+    encoded = panoptic_png.encode(np.arange(10000, dtype=np.uint32).reshape(100, 100))
+    with pytest.raises(ValueError, match="cut short"):
+        panoptic_png.decode(encoded[: len(encoded) // 2])
+    with pytest.raises(ValueError, match="not an RGB picture"):
+        panoptic_png.decode(masks.encode_png(np.ones((4, 4), np.uint8)))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_png_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    if not fast:
+        monkeypatch.setattr(panoptic_png, "_decode_plain", lambda data: None)
+    rng = np.random.default_rng(5)
+    path = tmp_path / "a.png"
+    for rgb in (
+        rng.integers(0, 256, (17, 23, 3), np.uint8),
+        np.repeat(rng.integers(0, 9, (40, 5, 3), np.uint8), 9, 1),
+    ):
+        Image.fromarray(rgb).save(path)
+        np.testing.assert_array_equal(panoptic_png.read_rgb(path), rgb)
+        Image.fromarray(np.dstack((rgb, rgb[..., 0]))).save(path)  # alpha
+        np.testing.assert_array_equal(panoptic_png.read_rgb(path), rgb)
+
+    Image.fromarray(rng.integers(0, 256, (90, 90, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"a\.png is broken"):
+        panoptic_png.read_rgb(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.png is broken"):
+        panoptic_png.read_rgb(path)
+    Image.new("L", (4, 4)).save(path)
+    with pytest.raises(DataError, match=r"a\.png is broken: it is of mode L"):
+        panoptic_png.read_rgb(path)
+    with pytest.raises(DataError, match=r"b\.png does not exist"):
+        panoptic_png.read_rgb(tmp_path / "b.png")
+
+
+def test_a_palette_stands_for_its_colours() -> None:
+    stream = io.BytesIO()
+    picture = Image.new("P", (4, 3), 1)
+    picture.putpalette([0, 0, 0, 7, 1, 2])
+    picture.save(stream, "PNG")
+    assert (panoptic_png.decode(stream.getvalue()) == 7 + 256 + 2 * 65536).all()
+
+
+def test_every_damaged_byte_of_the_pixels_is_noticed() -> None:
+    rng = np.random.default_rng(0)
+    encoded = panoptic_png.encode(np.repeat(rng.integers(0, 1 << 24, (24, 4)), 8, axis=1))
+    first = encoded.index(b"IDAT") + 4
+    for place in range(first, encoded.index(b"IEND") - 4):
+        damaged = bytearray(encoded)
+        damaged[place] ^= 1 << rng.integers(8)
+        with pytest.raises(ValueError, match=r"checksum"):
+            panoptic_png.decode(bytes(damaged))

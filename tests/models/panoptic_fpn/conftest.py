@@ -1,0 +1,26 @@
+"""The tiny network of the shapes preset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _float32_policy() -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(scope="session")
+def shapes_labels() -> Any:
+    from panoptic_cli.categories import CategoryTable, LabelSpace
+    from panoptic_cli.demo.shapes import CATEGORIES
+
+    return LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))

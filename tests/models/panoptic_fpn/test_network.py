@@ -1,0 +1,238 @@
+"""The assembled network: shapes, batches, graph and compiled form, sizes and variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.config import load_experiment
+from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+from panoptic_cli.models.panoptic_fpn.rpn import propose
+
+SIZE = 64
+OPTIONS = [("task.model.input_size", [SIZE, SIZE, 3])]
+
+
+@pytest.fixture(scope="module")
+def network(shapes_labels: LabelSpace) -> PanopticFPN:
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1)
+    config = load_experiment("panoptic_fpn_shapes", options=OPTIONS).task.model
+    network = PanopticFPN(config, shapes_labels)
+    # An untrained network scores all boxes alike; larger kernels make it choose and place them apart.
+    rng = np.random.default_rng(0)
+    for layer, scale in (
+        (network.rpn_head.classifier, 0.3),
+        (network.rpn_head.box_regressor, 0.03),
+        (network.detection_head.classifier, 0.1),
+        (network.detection_head.box_regressor, 0.02),
+    ):
+        layer.kernel.assign(scale * rng.standard_normal(layer.kernel.shape))
+    return network
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(2)
+    coarse = rng.standard_normal((2, 8, 8, 3)).astype(np.float32)
+    images = tf.image.resize(coarse, [SIZE, SIZE])
+    info = tf.constant([[[32.0, 48.0], [64.0, 64.0], [4 / 3, 4 / 3], [0, 0]], [[64, 64], [64, 64], [1, 1], [0, 0]]])
+    return images, info
+
+
+@pytest.fixture(scope="module")
+def outputs(network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor]) -> dict[str, np.ndarray]:
+    return {key: value.numpy() for key, value in network(*pictures).items()}
+
+
+def assert_same_detections(a: dict[str, Any], b: dict[str, Any]) -> None:
+    # The convolutions add up in another order: relative differences of 1e-6 a layer, 1e-4 in pixels at the end.
+    for key, value in a.items():
+        tolerance = 5e-3 if key == "detection_boxes" else 5e-4
+        np.testing.assert_allclose(value, b[key], atol=tolerance, rtol=1e-3, err_msg=key)
+
+
+def test_outputs(outputs: dict[str, np.ndarray], network: PanopticFPN) -> None:
+    most = network.config.detection_generator.max_num_detections
+    classes = network.label_space.num_classes
+    assert outputs["detection_boxes"].shape == (2, most, 4)
+    assert outputs["detection_masks"].shape == (2, most, 28, 28)
+    assert outputs["semantic_logits"].shape == (2, 16, 16, network.label_space.num_semantic_classes)
+    for i, count in enumerate(outputs["num_detections"]):
+        assert 5 < count <= most
+        scores, found = outputs["detection_scores"][i], outputs["detection_classes"][i]
+        assert (np.diff(scores) <= 0).all()
+        assert (scores[:count] > network.config.detection_generator.pre_nms_score_threshold).all()
+        assert ((found[:count] > 0) & (found[:count] < classes)).all()
+        assert not found[count:].any()
+        assert not scores[count:].any()
+    assert (outputs["detection_boxes"] >= 0).all()
+    assert (outputs["detection_boxes"] <= SIZE).all()
+    assert ((outputs["detection_masks"] >= 0) & (outputs["detection_masks"] <= 1)).all()
+
+
+def test_one_picture_is_the_same_in_a_batch(
+    network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor], outputs: dict[str, np.ndarray]
+) -> None:
+    images, info = pictures
+    for i in range(2):
+        alone = network(images[i : i + 1], info[i : i + 1])
+        assert_same_detections(alone, {key: value[i : i + 1] for key, value in outputs.items()})
+
+
+def test_graph_is_eager(
+    network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor], outputs: dict[str, np.ndarray]
+) -> None:
+    before = [w.numpy() for w in network.weights]
+    # a batch of unknown size, as in an exported model
+    signature = [tf.TensorSpec([None, SIZE, SIZE, 3]), tf.TensorSpec([None, 4, 2])]
+    graph = tf.function(lambda images, info: network(images, info), input_signature=signature)
+    assert_same_detections(graph(*pictures), outputs)
+    for a, b in zip(before, network.weights, strict=True):
+        np.testing.assert_array_equal(a, b.numpy())  # inference leaves no trace
+
+
+def ground_truth() -> list[tf.Tensor]:
+    boxes = np.full((2, 16, 4), -1.0, np.float32)
+    classes = np.full((2, 16), -1, np.int32)
+    boxes[0, :2], classes[0, :2] = [[4, 6, 40, 30], [20, 30, 60, 62]], [1, 3]
+    boxes[1, 0], classes[1, 0] = [10, 10, 30, 50], 2
+    masks = (np.random.default_rng(0).random((2, 16, 56, 56)) > 0.4).astype(np.uint8) * 255
+    return [tf.constant(boxes), tf.constant(classes), tf.constant(masks)]
+
+
+def flat(outputs: dict[str, Any]) -> dict[str, Any]:
+    result = {}
+    for key, value in outputs.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        result.update({f"{key}{level}": part for level, part in parts})
+    return result
+
+
+def test_training_shapes_are_static(network: PanopticFPN) -> None:
+    seed = tf.constant([1, 2])
+
+    @tf.function
+    def training(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return flat(network.training_outputs(*inputs, seed))
+
+    specs = [tf.TensorSpec([2, SIZE, SIZE, 3]), tf.TensorSpec([2, 4, 2])]
+    specs += [tf.TensorSpec(x.shape, x.dtype) for x in ground_truth()]
+    structured = training.get_concrete_function(*specs).structured_outputs
+    for name, tensor in structured.items():
+        assert tensor.shape.is_fully_defined(), name
+    rois, masks = network.config.roi_sampler.num_sampled_rois, network.config.mask_sampler.num_sampled_masks
+    assert structured["class_logits"].shape == (2, rois, network.label_space.num_classes)
+    assert structured["mask_logits"].shape == structured["mask_targets"].shape == (2, masks, 28, 28)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_proposals_do_not_depend_on_the_suppression(
+    training: bool, network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor]
+) -> None:
+    images, info = pictures
+    config = network.config
+    levels = network.levels
+    scores, offsets = network.rpn_head(network.pyramid(images, training=False), training=False)
+    anchors = anchor_boxes(config.anchor, (SIZE, SIZE), levels[0], levels[-1])
+    inputs = (scores, offsets, anchors, info[:, 1], config.roi_generator)
+    plain = propose(*inputs, training=training)
+    compiled = propose(*inputs, training=training, compiled=True)
+    assert len(np.unique(plain[1])) > 20
+    np.testing.assert_array_equal(plain[0], compiled[0])
+    np.testing.assert_array_equal(plain[1], compiled[1])
+
+
+@pytest.mark.slow
+def test_training_compiles_to_the_same(network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor]) -> None:
+    inputs = [*pictures, *ground_truth()]
+    weights = network.get_weights()
+    variables = [v.value for v in network.trainable_variables]
+
+    def training(xla: bool, *inputs: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        with tf.GradientTape() as tape:
+            outputs = flat(network.training_outputs(*inputs, tf.constant([1, 2]), compiled=xla))
+            total = tf.add_n([tf.reduce_mean(outputs[k] ** 2) for k in sorted(outputs) if "logits" in k])
+        gradients = tape.gradient(total, variables, unconnected_gradients="zero")
+        return outputs, tf.linalg.global_norm(gradients)
+
+    plain, norm = tf.function(training)(False, *inputs)
+    network.set_weights(weights)
+    compiled, compiled_norm = tf.function(training, jit_compile=True)(True, *inputs)
+    network.set_weights(weights)
+    for name, value in plain.items():
+        # One ROI may be drawn or not by a rounding; the values of all others agree.
+        close = np.isclose(value, compiled[name], atol=2e-3, rtol=2e-3)
+        assert close.mean() > 0.98, name
+    assert float(norm) == pytest.approx(float(compiled_norm), rel=1e-2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_lower_precision_is_near(
+    policy: str,
+    network: PanopticFPN,
+    pictures: tuple[tf.Tensor, tf.Tensor],
+    outputs: dict[str, np.ndarray],
+) -> None:
+    keras.config.set_dtype_policy(policy)
+    lower = PanopticFPN(network.config, network.label_space)
+    lower.set_weights(network.get_weights())
+    features = lower.pyramid(pictures[0], training=False)
+    assert {x.dtype.name for x in features.values()} == {policy.removeprefix("mixed_")}
+    result = lower(*pictures)
+    for key, value in result.items():
+        assert value.dtype in (tf.float32, tf.int32), key
+        assert np.isfinite(value).all(), key
+    # 8 bits of mantissa, errors adding up over 30 layers
+    expected = outputs["semantic_logits"]
+    error = np.sqrt(np.mean((result["semantic_logits"].numpy() - expected) ** 2))
+    assert error < 0.1 * expected.std()
+
+
+def coco_labels() -> LabelSpace:
+    entries = [{"id": i, "name": str(i), "isthing": int(i < 91)} for i in range(1, 201) if i != 91]
+    return LabelSpace.create(CategoryTable.from_list(entries, "the test"), 90, 91, 111)
+
+
+def test_size_of_the_coco_preset() -> None:
+    network = PanopticFPN(load_experiment("panoptic_fpn_coco").task.model, coco_labels())
+    assert network.count_params() == 48_809_824  # what the reference's checkpoint holds, too
+    assert len(network.weights) == 441
+    assert len({w.path for w in network.weights}) == 441
+
+
+# Sums of the published torchvision models without their classifiers; the reference projects the first stage's
+# shortcut also in the basic blocks (64 x 64 kernel and two norm vectors).
+@pytest.mark.parametrize(("model_id", "trainable"), [(18, 11_176_512 + 4224), (50, 23_508_032), (101, 42_500_160)])
+def test_backbones_have_the_published_sizes(model_id: int, trainable: int) -> None:
+    from panoptic_cli.config.schema import NormActivation
+    from panoptic_cli.config.schema import ResNet as ResNetConfig
+    from panoptic_cli.models.panoptic_fpn.resnet import ResNet
+
+    backbone = ResNet(ResNetConfig(model_id=model_id), NormActivation())
+    backbone.build((None, None, None, 3))
+    assert sum(int(np.prod(v.shape)) for v in backbone.trainable_variables) == trainable
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"backbone.resnet.model_id": 50, "backbone.resnet.depth_multiplier": 0.25, "max_level": 6},
+        {"backbone.resnet.depth_multiplier": 0.25, "min_level": 3, "max_level": 5},
+        {"detection_head.num_convs": 0, "detection_head.num_fcs": 2, "rpn_head.num_convs": 2},
+    ],
+)
+def test_variants_run(
+    settings: dict[str, Any], shapes_labels: LabelSpace, pictures: tuple[tf.Tensor, tf.Tensor]
+) -> None:
+    options = [*OPTIONS, *((f"task.model.{key}", value) for key, value in settings.items())]
+    network = PanopticFPN(load_experiment("panoptic_fpn_shapes", options=options).task.model, shapes_labels)
+    outputs = network(*pictures)
+    assert outputs["semantic_logits"].shape[1:3] == (SIZE // 4, SIZE // 4)
+    assert all(np.isfinite(value).all() for value in outputs.values())

@@ -1,0 +1,293 @@
+"""Training examples and the order of the stream, on generated pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.coco.dataset import read_dataset
+from panoptic_cli.coco.layout import coco_files
+from panoptic_cli.config import Experiment, load_experiment
+from panoptic_cli.config.schema import Parser
+from panoptic_cli.demo.shapes import CATEGORIES
+from panoptic_cli.errors import DataError
+from panoptic_cli.pipeline.augmentation import training_example
+from panoptic_cli.pipeline.batches import evaluation_dataset, training_dataset
+from panoptic_cli.pipeline.parsing import decode_label_png, has_wide_labels, parse_record
+from panoptic_cli.pipeline.preprocessing import plan_resizing, preprocess, resize_image, resize_labels
+from panoptic_cli.pipeline.stream import count_records, record_files
+from panoptic_cli.records import schema
+from panoptic_cli.records.schema import decode_example
+from panoptic_cli.records.tfrecord import read_records
+
+LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
+PLAIN = Parser(max_num_instances=16, mask_crop_size=28)
+
+
+def experiment(folder: Path, **settings: Any) -> Experiment:
+    options = {"task.train_data.input_path": str(folder / "train-*"), **settings}
+    return load_experiment("panoptic_fpn_shapes", options=list(options.items()))
+
+
+MODEL = load_experiment("panoptic_fpn_shapes").task.model
+
+
+@pytest.fixture(scope="module")
+def serialized(shapes_records: Path) -> list[bytes]:
+    return [record for path in sorted(shapes_records.glob("train-*")) for record in read_records(path)]
+
+
+_graphs: dict[Parser, Any] = {}
+
+
+def example(record: bytes, parser: Parser = PLAIN, seed: int = 0) -> dict[str, Any]:
+    if parser not in _graphs:
+        _graphs[parser] = tf.function(lambda r, s: training_example(r, s, MODEL, parser, LABELS, 255, subsample=False))
+    result = _graphs[parser](tf.constant(record), tf.constant([5, seed], tf.int64))
+    return tf.nest.map_structure(lambda x: x.numpy(), result)
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True))
+
+
+def test_plain_example_agrees_with_the_annotations(serialized: list[bytes], shapes_dir: Path) -> None:
+    pictures = {p.id: p for p in read_dataset(coco_files(shapes_dir, "train")).pictures}
+    crowds = 0
+    for record in serialized:
+        raw = decode_example(record)
+        picture = pictures[int(raw[schema.IMAGE_SOURCE_ID][0])]
+        made = example(record)
+        scale = np.tile(made["image_info"][2], 2)
+        np.testing.assert_array_equal(made["image_info"][0], [picture.height, picture.width])
+        wanted = np.array(raw[schema.OBJECT_IS_CROWD]) == 0
+        crowds += int((~wanted).sum())
+        edges = (schema.OBJECT_YMIN, schema.OBJECT_XMIN, schema.OBJECT_YMAX, schema.OBJECT_XMAX)
+        size = np.tile([picture.height, picture.width], 2)
+        boxes = np.stack([np.array(raw[key])[wanted] for key in edges], axis=-1) * size * scale
+        ids = np.array(raw[schema.OBJECT_LABEL])[wanted]
+        n = len(ids)
+        np.testing.assert_allclose(made["gt_boxes"][:n], boxes, atol=1e-3)
+        np.testing.assert_array_equal(made["gt_classes"][:n], [LABELS.thing_class_of_id[i] for i in ids])
+        # the rest is padding
+        assert (made["gt_boxes"][n:] == -1).all()
+        assert (made["gt_classes"][n:] == -1).all()
+        assert not made["gt_masks"][n:].any()
+        # a mask fills a good part of its box and reaches most of its sides
+        for mask in made["gt_masks"][:n]:
+            assert 0.2 < mask.mean() / 255 <= 1
+        assert made["images"].shape == (128, 128, 3)
+        assert made["semantic_labels"].shape == (128, 128)
+    assert crowds > 0  # some were there to be left out
+
+
+def test_semantic_labels_are_those_of_the_panoptic_png(serialized: list[bytes], shapes_dir: Path) -> None:
+    pictures = {p.id: p for p in read_dataset(coco_files(shapes_dir, "train")).pictures}
+    for record in serialized[:4]:
+        picture = pictures[int(decode_example(record)[schema.IMAGE_SOURCE_ID][0])]
+        parsed = parse_record(tf.constant(record), LABELS)
+        png = np.asarray(Image.open(shapes_dir / "panoptic_train2017" / f"{picture.id:012d}.png"), np.uint32)
+        ids = png[..., 0] + 256 * png[..., 1] + 65536 * png[..., 2]
+        expected = np.zeros(ids.shape, np.int32)
+        for segment in picture.segments:
+            expected[ids == segment.id] = LABELS.semantic_class_of_id[segment.category_id]
+        np.testing.assert_array_equal(
+            tf.gather(parsed["label_classes"], tf.cast(decode_label_png(parsed["labels"], wide=False), tf.int32)),
+            expected,
+        )
+        assert len(np.unique(expected)) >= 2
+
+
+def test_same_seed_same_example(serialized: list[bytes]) -> None:
+    parser = Parser(aug_rand_hflip=True, aug_scale_min=0.5, aug_scale_max=2, max_num_instances=16, mask_crop_size=28)
+    first = example(serialized[0], parser, 1)
+    assert same(first, example(serialized[0], parser, 1))
+    others = [example(serialized[0], parser, seed) for seed in range(2, 7)]
+    assert not any(same(first, other) for other in others)
+    for made in others:
+        real = made["gt_classes"] > 0
+        boxes = made["gt_boxes"][real]
+        assert (boxes >= 0).all()
+        assert (boxes <= 128).all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        padded = made["semantic_labels"] == 255
+        # the labels may be a row or column smaller than the picture
+        assert not padded.any() or (np.abs(made["images"][padded]).sum(-1) == 0).mean() > 0.9
+
+
+def test_a_flip_mirrors_everything(serialized: list[bytes]) -> None:
+    flip = Parser(aug_rand_hflip=True, max_num_instances=16, mask_crop_size=28)
+    seen = set()
+    for record in serialized[:3]:
+        width = int(decode_example(record)[schema.IMAGE_WIDTH][0])
+        plain = example(record)
+        inside = int(plain["image_info"][2, 1] * width + 0.5)  # columns that are not padding
+        for seed in range(6):
+            made = example(record, flip, seed)
+            flipped = not np.allclose(made["gt_boxes"], plain["gt_boxes"], atol=1e-3)
+            seen.add(flipped)
+            if not flipped:
+                continue
+            n = int((plain["gt_classes"] > 0).sum())
+            np.testing.assert_array_equal(made["gt_classes"], plain["gt_classes"])
+            boxes = plain["gt_boxes"][:n]
+            mirrored = np.stack([boxes[:, 0], inside - boxes[:, 3], boxes[:, 2], inside - boxes[:, 1]], -1)
+            np.testing.assert_allclose(made["gt_boxes"][:n], mirrored, atol=1e-3)
+            difference = made["gt_masks"][:n].astype(int) - plain["gt_masks"][:n, :, ::-1]
+            assert np.abs(difference).mean() < 0.02 * 255  # sampled at mirrored places, up to rounding
+            image = plain["images"][:, :inside][:, ::-1]
+            np.testing.assert_allclose(made["images"][:, :inside], image, atol=2e-3)
+            # nearest neighbours may fall on the other side where two are equally near
+            labels = plain["semantic_labels"][:, :inside][:, ::-1]
+            assert np.mean(made["semantic_labels"][:, :inside] == labels) > 0.93
+    assert seen == {True, False}
+
+
+def test_scaling_moves_boxes_with_the_picture(serialized: list[bytes]) -> None:
+    parser = Parser(aug_scale_min=1.5, aug_scale_max=1.5001, max_num_instances=16, mask_crop_size=28)
+    plain, made = example(serialized[1]), example(serialized[1], parser, 3)
+    scale, offset = made["image_info"][2], made["image_info"][3]
+    assert (offset > 0).any()  # the picture is larger than the input, so a part of it was chosen
+    n = int((plain["gt_classes"] > 0).sum())
+    boxes = plain["gt_boxes"][:n] / np.tile(plain["image_info"][2], 2)
+    moved = np.clip(boxes * np.tile(scale, 2) - np.tile(offset, 2), 0, 128)
+    kept = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
+    np.testing.assert_allclose(made["gt_boxes"][: kept.sum()], moved[kept], atol=1e-2)
+
+
+def test_no_more_than_the_maximum_of_instances(serialized: list[bytes]) -> None:
+    parser = Parser(max_num_instances=1, mask_crop_size=28)
+    fullest = max(serialized, key=lambda r: len(decode_example(r)[schema.OBJECT_LABEL]))
+    assert len(decode_example(fullest)[schema.OBJECT_LABEL]) > 1
+    made, plain = example(fullest, parser), example(fullest)
+    assert made["gt_boxes"].shape == (1, 4)
+    np.testing.assert_array_equal(made["gt_boxes"][0], plain["gt_boxes"][0])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_label_pngs_of_8_and_16_bits(kind: type) -> None:
+    labels = np.array([[0, 1, 255], [7, 200, np.iinfo(kind).max]], kind)
+    stream = io.BytesIO()
+    Image.fromarray(labels).save(stream, format="PNG")
+    wide = kind == np.uint16
+    assert has_wide_labels(tf.constant(stream.getvalue())) == wide
+    decoded = decode_label_png(tf.constant(stream.getvalue()), wide)
+    np.testing.assert_array_equal(decoded, labels)
+
+
+@pytest.mark.parametrize("size", [(1, 700), (700, 1), (1, 1), (3, 5000), (333, 500)])
+def test_pictures_of_any_size_are_resized(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    image, info = preprocess(tf.constant(picture), (128, 128))
+    assert np.isfinite(image).all()
+    assert (info[2] > 0).numpy().all()
+    assert np.any(image)
+    resizing = plan_resizing(tf.constant(size), (128, 128))
+    labels = resize_labels(tf.ones(size, tf.uint16), resizing, (128, 128), 255, tf.constant([0, 7])).numpy()
+    assert set(np.unique(labels)) <= {7, 255}
+    assert (labels == 7).any()
+    assert resize_image(tf.constant(picture), resizing, (128, 128)).shape == (128, 128, 3)
+
+
+def places(dataset: tf.data.Dataset, batches: int, pictures: np.ndarray) -> list[int]:
+    """Which of the pictures each example is; the same up to the rounding of another graph."""
+    found = []
+    for batch in dataset.take(batches):
+        for image in batch["images"].numpy():
+            distance = np.abs(pictures - image).max(axis=(1, 2, 3))
+            assert distance.min() < 1e-4
+            found.append(int(distance.argmin()))
+    return found
+
+
+@pytest.mark.slow
+def test_an_epoch_has_every_record_once(shapes_records: Path, serialized: list[bytes]) -> None:
+    pictures = np.stack([example(r)["images"] for r in serialized])
+    # blocks of 3 records, and one larger than the epoch
+    for buffer in (6, 1000):
+        config = experiment(
+            shapes_records,
+            **{"task.train_data.parser.aug_rand_hflip": False, "task.train_data.shuffle_buffer_size": buffer},
+        )
+        order = places(training_dataset(config, LABELS, batch_size=4, seed=1), 6, pictures)
+        assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
+        assert order[:12] != order[12:]  # another order
+        assert order[:12] != list(range(12))
+
+
+@pytest.mark.slow
+def test_start_step_goes_on_exactly(shapes_records: Path) -> None:
+    config = experiment(
+        shapes_records, **{"task.train_data.shuffle_buffer_size": 6, "task.train_data.parser.aug_scale_min": 0.8}
+    )
+    whole = list(training_dataset(config, LABELS, batch_size=5, seed=7).take(5))  # over two ends of an epoch
+    for start in (3,):
+        rest = training_dataset(config, LABELS, batch_size=5, seed=7, start_step=start)
+        for a, b in zip(whole[start:], rest, strict=False):
+            assert same(a, b)
+    other = next(iter(training_dataset(config, LABELS, batch_size=5, seed=8)))
+    assert not same(whole[0], other)
+
+
+def test_batches_do_not_depend_on_the_threads(shapes_records: Path) -> None:
+    dataset = training_dataset(experiment(shapes_records), LABELS, batch_size=3, seed=2)
+    batches = []
+    for threads in (1, 5):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        batches.append(list(dataset.with_options(options).take(4)))
+    assert all(same(a, b) for a, b in zip(*batches, strict=True))
+
+
+@pytest.mark.slow
+def test_the_parts_of_workers_make_up_the_batches(shapes_records: Path) -> None:
+    config = experiment(shapes_records)
+    for start_step in (0, 2):
+        whole = next(iter(training_dataset(config, LABELS, batch_size=12, seed=1, start_step=start_step)))
+        for worker in range(3):
+            context = tf.distribute.InputContext(3, worker, num_replicas_in_sync=6)
+            parts = training_dataset(
+                config, LABELS, batch_size=12, seed=1, start_step=start_step, input_context=context
+            )
+            assert parts.element_spec["images"].shape == (2, 128, 128, 3)  # of one replica
+            for number, part in enumerate(parts.take(2)):
+                first = 4 * worker + 2 * number
+                assert same(part, tf.nest.map_structure(lambda x, at=first: x[at : at + 2], whole))
+
+
+def test_batches_have_static_shapes(shapes_records: Path) -> None:
+    dataset = training_dataset(experiment(shapes_records), LABELS, batch_size=2, seed=0)
+    for spec in tf.nest.flatten(dataset.element_spec):
+        assert spec.shape.is_fully_defined(), spec
+    assert dataset.element_spec["images"].shape == (2, 128, 128, 3)
+    assert set(dataset.element_spec["rpn_scores"]) == {"2", "3", "4", "5"}
+
+
+def test_evaluation_goes_through_all_pictures_in_order(shapes_records: Path) -> None:
+    pattern = str(shapes_records / "val-*")
+    dataset = list(evaluation_dataset(pattern, MODEL, batch_size=3))
+    assert [len(images) for images, _, _ in dataset] == [3, 1]
+    (path,) = record_files(pattern)
+    stored = list(read_records(Path(path)))
+    assert [r for _, _, serialized in dataset for r in serialized.numpy()] == stored
+    limited = list(evaluation_dataset(pattern, MODEL, batch_size=2, limit=3))
+    assert [len(images) for images, _, _ in limited] == [2, 1]
+
+
+def test_missing_and_broken_records(shapes_records: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No records match"):
+        record_files(f"{shapes_records}/train-*,{tmp_path}/none-*")
+    assert sum(count_records(record_files(f"{shapes_records}/train-*"))) == 12
+    whole = (shapes_records / "val-00000-of-00001.tfrecord").read_bytes()
+    broken = tmp_path / "broken.tfrecord"
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read"):
+        count_records([str(broken)])

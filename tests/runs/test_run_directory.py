@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from fakes import TABLE, tiny_experiment
+
+from panoptic_cli import storage
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.runs.run_directory import RunDirectory, load
+
+
+def checkpoint(run: RunDirectory, step: int) -> None:
+    """The files by which a checkpoint is found."""
+    storage.make_directory(run.checkpoints)
+    storage.write_text(f"{run.checkpoints}/ckpt-{step}.index", "x")
+    storage.write_text(f"{run.checkpoints}/checkpoint", f'model_checkpoint_path: "ckpt-{step}"\n')
+
+
+def test_new_run_describes_itself(tmp_path):
+    run, experiment = RunDirectory(tmp_path / "a" / "run"), tiny_experiment()
+    assert run.create_or_resume(experiment, TABLE) is False
+    run.record_devices({"devices": ["/cpu:0"]})
+    checkpoint(run, 3)
+    assert load(run.path) == (experiment, TABLE)
+    (session,) = json.loads((tmp_path / "a/run/environment.json").read_text())
+    assert session["devices"] == ["/cpu:0"]
+    assert {"started", "argv", "python", "platform", "versions"} <= session.keys()
+    assert session["versions"]["tensorflow"].startswith("2.")
+
+
+def test_same_settings_resume_and_are_counted(tmp_path):
+    run, experiment = RunDirectory(tmp_path), tiny_experiment()
+    run.create_or_resume(experiment, TABLE)
+    assert run.create_or_resume(experiment, TABLE) is True
+    assert len(json.loads((tmp_path / "environment.json").read_text())) == 2
+
+
+def test_lengths_intervals_and_devices_may_change_and_are_told(tmp_path, capsys):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(tiny_experiment(), TABLE)
+    changed = tiny_experiment(trainer__train_steps=99, trainer__max_to_keep=9, runtime__num_gpus=0)
+    assert run.create_or_resume(changed, TABLE) is True
+    told = capsys.readouterr().err
+    assert all(key in told for key in ("trainer.train_steps", "trainer.max_to_keep", "runtime.num_gpus"))
+    checkpoint(run, 1)
+    assert load(tmp_path)[0] == changed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task.losses.l2_weight_decay", 0.5),
+        ("runtime.mixed_precision_dtype", "bfloat16"),
+        ("task.train_data.global_batch_size", 2),
+        ("trainer.seed", 4),
+    ],
+)
+def test_another_configuration_is_refused_and_nothing_is_changed(tmp_path, key, value):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(tiny_experiment(), TABLE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match=key) as caught:
+        run.create_or_resume(tiny_experiment(**{key: value}), TABLE)
+    assert "--model-dir" in caught.value.hint
+    assert "config.yaml" in caught.value.hint
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_cosine_over_the_whole_length_fixes_the_length(tmp_path):
+    open_ended = {"trainer.optimizer_config.learning_rate.cosine.decay_steps": None}
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(tiny_experiment(**open_ended), TABLE)
+    with pytest.raises(RunError, match=r"trainer\.train_steps"):
+        run.check(tiny_experiment(**open_ended, trainer__train_steps=99), TABLE)
+
+
+def test_other_categories_are_refused(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(tiny_experiment(), TABLE)
+    with pytest.raises(RunError, match="category table"):
+        run.check(tiny_experiment(), CategoryTable(TABLE.categories[:1]))
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(RunError, match=r"holiday\.jpg") as caught:
+        RunDirectory(tmp_path).create_or_resume(tiny_experiment(), TABLE)
+    assert "--model-dir" in caught.value.hint
+    assert "empty" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_bytes(b"x")
+    with pytest.raises(RunError, match="a file"):
+        RunDirectory(tmp_path / "run").create_or_resume(tiny_experiment(), TABLE)
+
+
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path):
+    (tmp_path / "categories.json").write_text("[]")
+    run = RunDirectory(tmp_path)
+    assert run.create_or_resume(tiny_experiment(), TABLE) is False
+    checkpoint(run, 1)
+    assert load(tmp_path)[1] == TABLE
+
+
+def test_load_says_what_is_missing(tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        load(tmp_path / "none")
+    with pytest.raises(RunError, match="no run directory"):
+        load(tmp_path)
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(tiny_experiment(), TABLE)
+    with pytest.raises(RunError, match="no checkpoint"):
+        load(tmp_path)
+    checkpoint(run, 1)
+    (tmp_path / "categories.json").write_text('[{"id"')
+    with pytest.raises(DataError, match=r"categories\.json"):
+        load(tmp_path)
+    (tmp_path / "config.yaml").write_text("task: {modell: 1}")
+    with pytest.raises(RunError, match="modell"):
+        load(tmp_path)
+
+
+def test_the_newest_checkpoint_must_be_complete(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.latest_checkpoint() is None
+    checkpoint(run, 5)
+    assert run.latest_checkpoint() == f"{tmp_path}/checkpoints/ckpt-5"
+    storage.write_text(f"{run.checkpoints}/ckpt-9.index", "half written: the state file does not name it")
+    assert run.latest_checkpoint() == f"{tmp_path}/checkpoints/ckpt-5"
+
+
+def test_metrics_are_cut_after_the_resumed_step(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.truncate_metrics(3)  # nothing there, nothing happens
+    lines = [json.dumps({"step": step}) for step in range(1, 7)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 7, "total')
+    run.truncate_metrics(4)
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines[:4]
+
+
+def test_remote_directory_through_tensorflow():
+    run = RunDirectory("ram://bucket/runs/one/")
+    experiment = tiny_experiment()
+    run.create_or_resume(experiment, TABLE)
+    assert run.create_or_resume(experiment, TABLE) is True
+    storage.append_text(run.metrics, '{"step": 1}\n')
+    storage.append_text(run.metrics, '{"step": 2}\n')
+    run.truncate_metrics(1)
+    assert storage.read_text(run.metrics) == '{"step": 1}\n'
+    checkpoint(run, 2)
+    assert load("ram://bucket/runs/one") == (experiment, TABLE)
+
+
+def test_bucket_paths_survive_pathlib(tmp_path):
+    from pathlib import Path
+
+    assert RunDirectory(Path("gs://bucket/run")).path == "gs://bucket/run"
+    assert RunDirectory("runs/a/").path == "runs/a"
+
+
+def shards(folder, *sizes):
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, size in enumerate(sizes):
+        (folder / f"train-{place:05d}-of-{len(sizes):05d}.tfrecord").write_bytes(b"x" * size)
+    return {"task.train_data.input_path": f"{folder}/train-*"}
+
+
+def test_the_same_records_at_another_place_are_the_same_data(tmp_path, monkeypatch, capsys):
+    run = RunDirectory(tmp_path / "run")
+    run.create_or_resume(tiny_experiment(**shards(tmp_path / "a", 5, 7)), TABLE)
+    assert json.loads((tmp_path / "run" / "records.json").read_text()) == [
+        ["train-00000-of-00002.tfrecord", 5],
+        ["train-00001-of-00002.tfrecord", 7],
+    ]
+    monkeypatch.chdir(tmp_path)
+    relative = tiny_experiment(**{"task.train_data.input_path": "a/train-*"})
+    run.create_or_resume(relative, TABLE)
+    assert "input_path" in capsys.readouterr().err  # allowed, and told
+    run.create_or_resume(tiny_experiment(**shards(tmp_path / "mounted" / "b", 5, 7)), TABLE)
+    assert run.read_config() != relative
+
+
+def test_other_records_are_refused_wherever_they_are(tmp_path):
+    run, experiment = RunDirectory(tmp_path / "run"), tiny_experiment(**shards(tmp_path / "a", 5, 7))
+    run.create_or_resume(experiment, TABLE)
+    with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
+        run.check(tiny_experiment(**shards(tmp_path / "b", 5, 8)), TABLE)
+    shards(tmp_path / "a", 5, 9)  # written again
+    with pytest.raises(RunError, match="the training records"):
+        run.check(experiment, TABLE)
+
+
+def test_a_run_without_a_listing_goes_by_the_path(tmp_path):
+    run, experiment = RunDirectory(tmp_path / "run"), tiny_experiment(**shards(tmp_path / "a", 5))
+    run.create_or_resume(experiment, TABLE)
+    (tmp_path / "run" / "records.json").unlink()
+    run.check(experiment, TABLE)
+    with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
+        run.check(tiny_experiment(**shards(tmp_path / "b", 5)), TABLE)
+
+
+def test_complete_checkpoints_are_listed_oldest_first(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.all_checkpoints() == []
+    checkpoint(run, 9)
+    storage.write_text(f"{run.checkpoints}/ckpt-10.index", "x")
+    names = ["ckpt-10", "ckpt-9", "ckpt-8"]  # the last was removed, the state file not written yet
+    state = "".join(f'all_model_checkpoint_paths: "{name}"\n' for name in names)
+    storage.write_text(f"{run.checkpoints}/checkpoint", 'model_checkpoint_path: "ckpt-10"\n' + state)
+    assert run.all_checkpoints() == [(9, f"{run.checkpoints}/ckpt-9"), (10, f"{run.checkpoints}/ckpt-10")]

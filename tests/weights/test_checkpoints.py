@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from fakes import TABLE, build_model, tiny_experiment
+
+from panoptic_cli.categories import LabelSpace
+from panoptic_cli.errors import RunError
+from panoptic_cli.training.schedules import build_optimizer
+from panoptic_cli.weights.checkpoints import Checkpoints, find_checkpoint, is_own, load_network
+
+
+def build(directory, precision="float32", keep=5):
+    experiment = tiny_experiment()
+    model = build_model(experiment, LabelSpace.create(TABLE))
+    optimizer = build_optimizer(experiment.trainer.optimizer_config, 12, precision)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    return model, Checkpoints(str(directory), model, optimizer, max_to_keep=keep)
+
+
+def scramble(variables, seed):
+    """Gives every variable a value of its own."""
+    random = np.random.default_rng(seed)
+    for variable in variables:
+        values = random.integers(1, 100, variable.shape)
+        variable.assign(values.astype(variable.dtype))
+
+
+def values(variables):
+    return [np.asarray(v) for v in variables]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_every_variable_comes_back_in_a_fresh_model(tmp_path, precision):
+    model, checkpoints = build(tmp_path, precision)
+    everything = [*model.variables, *model.optimizer.variables]
+    names = " ".join(v.path for v in everything)
+    # What Keras and tf.train.Checkpoint lose most easily: slots, iterations, loss scale, random state.
+    assert "momentum" in names
+    assert "iteration" in names
+    assert names.count("seed_generator") >= 2
+    assert ("dynamic_scale" in names) == (precision == "float16")
+    scramble(everything, 0)
+    checkpoints.save(7)
+
+    # Names of unnamed layers and optimizers differ in this second model of the process.
+    fresh, theirs = build(tmp_path, precision)
+    restored = [*fresh.variables, *fresh.optimizer.variables]
+    scramble(restored, 1)
+    assert theirs.restore_latest() == 7
+    for ours, again in zip(values(everything), values(restored), strict=True):
+        np.testing.assert_array_equal(ours, again)
+
+
+def test_network_alone_from_a_run_a_folder_or_a_prefix(tmp_path):
+    model, checkpoints = build(tmp_path / "run" / "checkpoints")
+    scramble(model.variables, 0)
+    checkpoints.save(30)
+    for source in ("run", "run/checkpoints", "run/checkpoints/ckpt-30", "run/checkpoints/ckpt-30.index"):
+        fresh, _ = build(tmp_path / "other")
+        assert load_network(fresh.network, tmp_path / source) == (30, False)
+        for ours, again in zip(values(model.network.variables), values(fresh.network.variables), strict=True):
+            np.testing.assert_array_equal(ours, again)
+
+
+def test_the_last_ones_are_kept_also_after_a_restart(tmp_path):
+    _, checkpoints = build(tmp_path, keep=2)
+    checkpoints.save(1)
+    checkpoints.save(2)
+    _, again = build(tmp_path, keep=2)
+    again.restore_latest()
+    again.save(3)
+    assert sorted(p.name for p in tmp_path.glob("*.index")) == ["ckpt-2.index", "ckpt-3.index"]
+    assert find_checkpoint(tmp_path) == f"{tmp_path}/ckpt-3"
+
+
+def test_nothing_there_is_step_0(tmp_path):
+    model, checkpoints = build(tmp_path)
+    before = values(model.variables)
+    assert checkpoints.restore_latest() == 0
+    for ours, again in zip(before, values(model.variables), strict=True):
+        np.testing.assert_array_equal(ours, again)
+    with pytest.raises(RunError, match="no checkpoint"):
+        load_network(model.network, tmp_path)
+
+
+def test_a_mismatch_names_the_variables(tmp_path):
+    _, checkpoints = build(tmp_path)
+    checkpoints.save(1)
+    inputs = keras.Input((6,))
+    other = keras.Model(inputs, keras.layers.Dense(4, name="first")(inputs), name="network")
+    with pytest.raises(RunError, match=r"first/kernel is \[6, 5\] in the checkpoint and \[6, 4\] here") as caught:
+        load_network(other, tmp_path)
+    assert "last/bias is in the checkpoint only" in caught.value.message
+
+
+def test_a_damaged_checkpoint_is_one_error(tmp_path):
+    model, checkpoints = build(tmp_path)
+    prefix = checkpoints.save(1)
+    with open(prefix + ".data-00000-of-00001", "r+b") as stream:
+        stream.truncate(40)
+    with pytest.raises(RunError, match="ckpt-1"):
+        load_network(model.network, prefix)
+    with open(prefix + ".index", "wb") as stream:
+        stream.write(b"not an index")
+    with pytest.raises(RunError, match="ckpt-1 cannot be read"):
+        load_network(model.network, prefix)
+
+
+def test_a_lost_checkpoint_does_not_start_over(tmp_path):
+    _, checkpoints = build(tmp_path)
+    checkpoints.save(4)
+    for path in tmp_path.glob("ckpt-4.*"):
+        path.unlink()
+    _, again = build(tmp_path)
+    with pytest.raises(RunError, match="missing"):
+        again.restore_latest()
+
+
+def test_foreign_checkpoints_are_told_apart(tmp_path):
+    model, checkpoints = build(tmp_path / "x")
+    prefix = tf.train.Checkpoint(v=tf.Variable(1.0)).write(str(tmp_path / "foreign"))
+    assert is_own(checkpoints.save(1))
+    assert not is_own(prefix)
+    assert is_own(str(tmp_path / "nothing"))  # so that loading it says what is wrong
+    with pytest.raises(RunError, match="not written by panoptic train") as caught:
+        load_network(model.network, prefix)
+    assert "--init-checkpoint" in caught.value.hint
+
+
+def test_remote_through_tensorflow():
+    model, checkpoints = build("ram://bucket/run/checkpoints")
+    scramble(model.variables, 0)
+    checkpoints.save(2)
+    fresh, _ = build("ram://bucket/none")
+    assert load_network(fresh.network, "ram://bucket/run").step == 2
+    np.testing.assert_array_equal(values(fresh.network.variables)[0], values(model.network.variables)[0])
+
+
+def test_the_record_is_readable(tmp_path):
+    _, checkpoints = build(tmp_path)
+    reader = tf.train.load_checkpoint(checkpoints.save(3))
+    layout = json.loads(reader.get_tensor("layout/.ATTRIBUTES/py_state"))
+    assert layout["step"] == 3
+    assert {"name": "network/first/kernel", "shape": [6, 5]} in layout["network"] or any(
+        entry["name"].endswith("first/kernel") for entry in layout["network"]
+    )
