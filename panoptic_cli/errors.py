@@ -6,6 +6,8 @@ line and exits with the class's exit code, without a traceback (set PANOPTIC_DEB
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PanopticError(Exception):
     """Something we could not do.
@@ -73,3 +75,19 @@ def summarize(problems: list[str], limit: int = 10) -> str:
     shown = "".join(f"\n  - {problem}" for problem in problems[:limit])
     rest = len(problems) - limit
     return shown + (f"\n  ... and {rest} more" if rest > 0 else "")
+
+
+def listed(names: Sequence[object], limit: int = 10) -> str:
+    """Joins names into one line: "a, b, c and 4 more".
+
+    Args:
+        names: what to name, in order.
+        limit: how many to name; the rest is counted.
+    """
+    rest = len(names) - limit
+    return ", ".join(str(name) for name in names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """Returns an error's text on one line, cut to `limit` characters; its type's name if it has no text."""
+    return " ".join(str(error).split())[:limit].rstrip(" .") or type(error).__name__
