@@ -114,7 +114,7 @@ def read_picture(path: Path) -> np.ndarray:
         raise _broken(path, reason or type(error).__name__) from None
     import tensorflow as tf
 
-    from panoptic_cli.pipeline.preprocessing import decode_image
+    from panoptic_cli.images.decoding import decode_image
 
     try:
         return np.asarray(decode_image(tf.constant(content)))

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from panoptic_cli.errors import DataError
-from panoptic_cli.pipeline.preprocessing import decode_image
+from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.pipeline.stream import read_shard, record_files
 from panoptic_cli.records import schema
 from panoptic_cli.records.schema import decode_example
