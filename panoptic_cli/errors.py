@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as of a shell: 128 + SIGINT
+
 
 class PanopticError(Exception):
     """Something we could not do.

@@ -1,5 +1,6 @@
 """Typed experiment configurations: schema, presets, overrides."""
 
+from panoptic_cli.config.data import default_records
 from panoptic_cli.config.load import DEFAULT_EXPERIMENT, differences, dump, load_experiment, preset_names, validate
 from panoptic_cli.config.overrides import apply_overrides, set_key, split_params
 from panoptic_cli.config.scaling import scale_schedule
@@ -9,6 +10,7 @@ __all__ = [
     "DEFAULT_EXPERIMENT",
     "Experiment",
     "apply_overrides",
+    "default_records",
     "differences",
     "dump",
     "load_experiment",
