@@ -1,13 +1,22 @@
-"""Typed experiment configurations: schema, presets, overrides."""
+"""Experiment configurations: typed schema, presets and overrides."""
 
 from panoptic_cli.config.data import default_records
-from panoptic_cli.config.load import DEFAULT_EXPERIMENT, differences, dump, load_experiment, preset_names, validate
+from panoptic_cli.config.load import (
+    DEFAULT_EXPERIMENT,
+    Difference,
+    differences,
+    dump,
+    load_experiment,
+    preset_names,
+    validate,
+)
 from panoptic_cli.config.overrides import apply_overrides, set_key, split_params
 from panoptic_cli.config.scaling import scale_schedule
 from panoptic_cli.config.schema import Experiment
 
 __all__ = [
     "DEFAULT_EXPERIMENT",
+    "Difference",
     "Experiment",
     "apply_overrides",
     "default_records",

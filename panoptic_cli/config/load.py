@@ -1,27 +1,52 @@
-"""From preset, files and overrides to one validated experiment, and back to text."""
+"""Build one validated experiment from a preset, a file and overrides; write it as text; compare two of them."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from panoptic_cli import console
 from panoptic_cli.config.overrides import apply_overrides, merge, set_key
 from panoptic_cli.config.schema import Experiment
-from panoptic_cli.errors import ConfigError, summarize
+from panoptic_cli.errors import ConfigError, listed, one_line, summarize
 
 DEFAULT_EXPERIMENT = "panoptic_fpn_coco"
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A value in which two configurations differ.
+
+    Attributes:
+        key: dotted key.
+        ours: the value in the first configuration, as JSON; None where it has no such key.
+        theirs: the value in the second.
+    """
+
+    key: str
+    ours: Any
+    theirs: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.ours!r} here, {self.theirs!r} there"
+
+
 def preset_names() -> list[str]:
-    """Returns the names of the experiments that ship with the package."""
-    folder = resources.files("panoptic_cli.config") / "presets"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    """Returns the names of the presets that come with the package."""
+    return sorted(item.name.removesuffix(".yaml") for item in _presets().iterdir() if item.name.endswith(".yaml"))
+
+
+def _presets() -> Traversable:
+    return resources.files("panoptic_cli.config") / "presets"
 
 
 def load_experiment(
@@ -33,30 +58,28 @@ def load_experiment(
     settings: Iterable[str] = (),
     options: Iterable[tuple[str, Any]] = (),
 ) -> Experiment:
-    """Builds the effective configuration. Later sources win, in the order of the arguments.
+    """Builds the effective configuration. Later arguments override earlier ones.
 
     Args:
         experiment: name of a preset.
         schedule: name of one of the preset's schedules, e.g. "1x".
-        config_file: YAML file with any part of the tree.
+        config_file: YAML file with any part of the configuration, or a copy of a preset.
         params_override: assignments `a.b=c` of --params-override.
         settings: assignments `a.b=c` of --set.
-        options: (dotted key, value) set by command-line options; None values are left out by the caller.
+        options: (dotted key, value) pairs from command-line options that were given.
 
     Raises:
-        ConfigError: names every unknown key and invalid value at once.
+        ConfigError: lists every unknown key and invalid value.
     """
-    preset = _read_preset(experiment)
-    tree: dict[str, Any] = preset["config"]
+    tree, schedules = _read_preset(experiment)
     sources = [f"experiment {experiment}"]
-    schedules = preset.get("schedules", {})
     if schedule is not None:
         if schedule not in schedules:
-            known = ", ".join(schedules) or "none"
+            known = listed(list(schedules)) or "none"
             raise ConfigError(f"Experiment {experiment} has no schedule '{schedule}'.", f"Its schedules: {known}.")
         merge(tree, schedules[schedule])
     if config_file is not None:
-        merge(tree, _read_yaml(config_file))
+        merge(tree, _read_file(config_file))
         sources.append(str(config_file))
     apply_overrides(tree, params_override)
     apply_overrides(tree, settings)
@@ -68,6 +91,10 @@ def load_experiment(
 
 def validate(tree: dict[str, Any], source: str) -> Experiment:
     """Validates a nested dictionary.
+
+    Args:
+        tree: the configuration.
+        source: where it comes from, for the message.
 
     Raises:
         ConfigError: lists every problem with its dotted key.
@@ -81,15 +108,15 @@ def validate(tree: dict[str, Any], source: str) -> Experiment:
 
 
 def dump(experiment: Experiment) -> str:
-    """Returns the whole configuration as YAML; reading it and `validate` give an equal one."""
+    """Returns the whole configuration as YAML; `validate` of it gives an equal experiment."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, width=100)
 
 
-def differences(ours: Experiment, theirs: Experiment) -> list[str]:
-    """Returns `key: ours != theirs` for every leaf in which two configurations differ."""
+def differences(ours: Experiment, theirs: Experiment) -> list[Difference]:
+    """Returns every value in which two configurations differ, sorted by key."""
     left, right = _flatten(ours.model_dump(mode="json")), _flatten(theirs.model_dump(mode="json"))
     return [
-        f"{key}: {left.get(key)!r} here, {right.get(key)!r} there"
+        Difference(key, left.get(key), right.get(key))
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]
@@ -105,52 +132,93 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_preset(name: str) -> dict[str, Any]:
+def _read_preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a preset's configuration and its schedules."""
     names = preset_names()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
+        hint = f"Did you mean {close[0]}?" if close else f"Choose one of: {listed(names)}."
         raise ConfigError(f"There is no experiment '{name}'.", hint)
-    text = (resources.files("panoptic_cli.config") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    preset: dict[str, Any] = yaml.safe_load(text)
-    return preset
+    return _sections(_parse((_presets() / f"{name}.yaml").read_text(encoding="utf-8"), name), name)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
+    """Returns the configuration in a YAML file, which may also be a copy of a preset."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"The config file {path} does not exist.", "Check the path.") from None
     except OSError as error:
         raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.", "Give a YAML file.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or what looks like a date and is none
-        raise ConfigError(f"The config file {path} is not valid YAML: {_yaml_problem(error)}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The config file {path} is not valid YAML: {one_line(error)}.") from None
+    tree, schedules = _sections(value, str(path))
+    if tree is not value:
+        _note_preset_file(str(path), bool(schedules))
+    return tree
+
+
+@functools.cache  # a command may load the same file several times
+def _note_preset_file(path: str, has_schedules: bool) -> None:
+    ignored = ", not its schedules" if has_schedules else ""
+    console.info(f"{path} has the form of a preset: using its config section{ignored}.")
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: something that looks like a date and is none
+        raise ConfigError(f"The config file {source} is not valid YAML: {_yaml_problem(error)}.") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"The config file {path} must hold a mapping with task, trainer or runtime.")
+        raise ConfigError(f"The config file {source} must be a mapping with task, trainer or runtime.")
     return value
+
+
+def _sections(value: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits the content of a file into configuration and schedules.
+
+    A preset has both, under `config` and `schedules`. A mapping without `config` is the configuration itself.
+    """
+    if "config" not in value:
+        return value, {}
+    unknown = [key for key in value if key not in ("config", "schedules")]
+    if unknown:
+        raise ConfigError(
+            f"The config file {source} has {listed(unknown)} beside config.",
+            "Move these keys into config, or remove the config level.",
+        )
+    tree, schedules = (value.get(key) or {} for key in ("config", "schedules"))
+    for key, section in (("config", tree), ("schedules", schedules)):
+        if not isinstance(section, dict):
+            raise ConfigError(f"In the config file {source}, {key} must be a mapping.")
+    return tree, schedules
 
 
 def _yaml_problem(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 def _describe(item: Any) -> str:
+    """Returns one of pydantic's errors as "key: problem"."""
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = _fields_at(item["loc"][:-1])
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        return f"{key}: unknown key" + (f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})")
+        hint = f"did you mean {close[0]}?" if close else f"known: {listed(known, 30)}"
+        return f"{key}: unknown key ({hint})"
     message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     if item["type"] == "value_error":
         return f"{key}: {message}"
+    message = message.replace("Input should", "must", 1)
     return f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}"
 
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    """Returns the names of the fields of a section."""
     model: type[BaseModel] = Experiment
     for part in location:
         annotation = model.model_fields[str(part)].annotation

@@ -151,9 +151,9 @@ class RunDirectory:
         differences = config.differences(experiment, theirs)
         same_records = self._same_records(experiment)
         bound = [
-            line
-            for line in differences
-            if not _is_free(key := line.split(":")[0], experiment, theirs) and not (key == _TRAIN_DATA and same_records)
+            str(found)
+            for found in differences
+            if not _is_free(found.key, experiment, theirs) and not (found.key == _TRAIN_DATA and same_records)
         ]
         if same_records is False and not any(line.startswith(_TRAIN_DATA) for line in bound):
             bound.append(f"the training records: {self.file(RECORDS)} lists other names or sizes")
@@ -165,7 +165,7 @@ class RunDirectory:
                 f"{self.path} holds the run of another configuration. It differs in: {summarize(bound, 20)}.",
                 f"Give another --model-dir, or the settings of {self.file(CONFIG)} to resume that run{started}.",
             )
-        return differences
+        return [str(found) for found in differences]
 
     def create_or_resume(self, experiment: Experiment, table: CategoryTable) -> bool:
         """Writes the files of a new run, or brings those of an earlier start up to date.
