@@ -74,7 +74,7 @@ def test_wrong_input_is_a_config_error(arguments: dict[str, Any], text: str) -> 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"{", "is not valid YAML: line 2, column 1"),
+        (b"{", "is not valid YAML: line 1, column 2"),
         (b"a: 2001-99-99", "is not valid YAML: month must be in"),
         (b"\xff", "is not valid YAML: 'utf-8' codec"),
         (b"[1, 2]", "must be a mapping"),
