@@ -1,7 +1,7 @@
-"""The one place that prints.
+"""All printing goes through this module.
 
-Results go to stdout, everything else (progress, notes, warnings, errors) to stderr. With `--json` the result is
-exactly one JSON object on stdout. Progress is a bar with rate and time left on a terminal, plain lines elsewhere.
+Results go to stdout; progress, notes, warnings and errors go to stderr. With `--json` the result is exactly one
+JSON object on stdout. On a terminal, progress is a bar with rate and time left; elsewhere it is plain lines.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from panoptic_cli.errors import PanopticError
 
-_PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_PLAIN_INTERVAL = 10.0  # seconds between progress lines that are not drawn on a terminal
 
 
 class _State:
-    """What the global options chose."""
+    """The choices of the global options."""
 
     def __init__(self) -> None:
         self.verbosity = 0
@@ -49,8 +45,8 @@ def configure(*, verbosity: int | None = None, json_output: bool | None = None) 
     """Sets how much is printed.
 
     Args:
-        verbosity: -1 errors and results only, 0 normal, 1 details. None leaves it.
-        json_output: True prints the result as one JSON object. None leaves it.
+        verbosity: -1 for results, warnings and errors only, 0 for normal output, 1 for details. None: unchanged.
+        json_output: whether results are printed as one JSON object. None: unchanged.
     """
     if verbosity is not None:
         _state.verbosity = verbosity
@@ -73,7 +69,7 @@ def _stderr() -> Console:
 
 
 def result(data: Mapping[str, Any], *renderables: RenderableType) -> None:
-    """Prints a command's result on stdout: `data` with --json, the renderables (or `data`) without."""
+    """Prints a command's result on stdout: `data` with --json, otherwise the renderables."""
     if _state.json:
         sys.stdout.write(json.dumps(data, default=str) + "\n")
         sys.stdout.flush()
@@ -87,24 +83,29 @@ def result(data: Mapping[str, Any], *renderables: RenderableType) -> None:
 
 
 def info(message: str) -> None:
-    """Tells what is going on; silent with --quiet."""
+    """Prints a note, unless --quiet is set."""
     if _state.verbosity >= 0:
         _stderr().print(message, markup=False)
 
 
 def detail(message: str) -> None:
-    """Tells a detail; printed with --verbose only."""
+    """Prints a detail if --verbose is set."""
     if _state.verbosity >= 1:
         _stderr().print(message, markup=False, style="dim")
 
 
 def warn(message: str) -> None:
-    """Tells of something that may not be what the user wants; printed even with --quiet."""
+    """Warns about something the user may not intend; printed even with --quiet."""
     _stderr().print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def error(exception: BaseException, message: str | None = None) -> None:
-    """Prints an error on stderr and, with --json, as the one object on stdout."""
+    """Prints an error on stderr and, with --json, also as the one object on stdout.
+
+    Args:
+        exception: the error.
+        message: what to print instead of the exception's own text.
+    """
     text = message if message is not None else str(exception)
     _stderr().print(f"[bold red]error:[/] {escape(text)}")
     if _state.json:
@@ -115,7 +116,7 @@ def error(exception: BaseException, message: str | None = None) -> None:
 
 
 def table(title: str | None, columns: list[str], rows: list[list[str]], left: int = 1) -> Table:
-    """Builds a table; the first `left` columns are text, the others numbers aligned to the right."""
+    """Builds a table. The first `left` columns are text; the others are numbers, aligned to the right."""
     built = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(columns):
         built.add_column(name, justify="left" if index < left else "right", overflow="fold")
@@ -124,17 +125,42 @@ def table(title: str | None, columns: list[str], rows: list[list[str]], left: in
     return built
 
 
-class _RateColumn(ProgressColumn):
-    """Items (or bytes) a second."""
+class _Pace:
+    """Counts units and measures their rate between the first and the last advance.
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
+    The time before the first advance (tracing, starting processes, reading files) says nothing about the rate.
 
-    def render(self, task: Task) -> Text:
-        """Renders the speed of the last seconds."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.1f} {self.unit}/s")
+    Args:
+        done: units already done.
+        total: units in all, None if unknown.
+    """
+
+    def __init__(self, done: int, total: int | None) -> None:
+        self.done = done
+        self.total = total
+        self._first: tuple[float, int] | None = None
+        self._last = 0.0
+
+    def advance(self, n: int) -> None:
+        """Adds `n` units."""
+        self.done += n
+        if n > 0:
+            self._last = time.monotonic()
+            self._first = self._first or (self._last, self.done)
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second; None before the second advance."""
+        if self._first is None or self._last <= self._first[0]:
+            return None
+        begun, done = self._first
+        return (self.done - done) / (self._last - begun)
+
+    @property
+    def left(self) -> float | None:
+        """Estimated seconds until all is done; None if unknown or if nothing is left."""
+        rate = self.rate
+        return (self.total - self.done) / rate if rate and self.total and self.done < self.total else None
 
 
 @contextlib.contextmanager
@@ -145,12 +171,12 @@ def progress(
 
     Args:
         description: what is being done: "Converting val".
-        total: how many units there are, None when unknown.
+        total: number of units, None if unknown.
         unit: the units' plural noun.
-        start: units already done, for work taken up again; they do not count in the rate.
+        start: units already done when the task resumes; they do not count in the rate.
 
     Yields:
-        `advance(n=1, note=None)`: n units are done; `note` is a short text shown behind the numbers.
+        `advance(n=1, note=None)`: call it when n more units are done; `note` is a short text shown after the numbers.
     """
     if _state.verbosity < 0:
         yield lambda n=1, note=None: None
@@ -165,47 +191,51 @@ def _bar(description: str, total: int | None, unit: str, start: int) -> Iterator
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        _RateColumn(unit),
+        TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
-    console = Console(stderr=True, highlight=False)
+    console, pace = Console(stderr=True, highlight=False), _Pace(start, total)
     with Progress(*columns, console=console, transient=False, refresh_per_second=4) as bar:
-        task = bar.add_task(escape(description), total=total, completed=start, note="")
+        task = bar.add_task(escape(description), total=total, completed=start, rate="", left="", note="")
 
         def advance(n: int = 1, note: str | None = None) -> None:
-            if note is None:
-                bar.update(task, advance=n)
-            else:
-                bar.update(task, advance=n, note=escape(note))
+            pace.advance(n)
+            fields: dict[str, Any] = {
+                "rate": "" if pace.rate is None else f"{pace.rate:,.1f} {unit}/s",
+                "left": "" if pace.left is None else f"{_duration(pace.left)} left",
+            }
+            if note is not None:
+                fields["note"] = escape(note)
+            bar.update(task, completed=pace.done, **fields)
 
         yield advance
 
 
 def _lines(description: str, total: int | None, unit: str, start: int) -> Iterator[Callable[..., None]]:
-    done, last_note = start, ""
+    pace, last_note = _Pace(start, total), ""
     begun = last_print = time.monotonic()
 
-    def line(now: float) -> str:
-        rate = (done - start) / max(now - begun, 1e-9)
-        text = f"{description}: {done:,}" + (f"/{total:,}" if total else "") + f" {unit}, {rate:,.1f}/s"
-        if total and rate > 0 and done < total:
-            text += f", {_duration((total - done) / rate)} left"
+    def line() -> str:
+        text = f"{description}: {pace.done:,}" + (f"/{total:,}" if total else "") + f" {unit}"
+        if pace.rate is not None:
+            text += f", {pace.rate:,.1f}/s"
+        if pace.left is not None:
+            text += f", {_duration(pace.left)} left"
         return text + (f", {last_note}" if last_note else "")
 
     def advance(n: int = 1, note: str | None = None) -> None:
-        nonlocal done, last_note, last_print
-        done += n
+        nonlocal last_note, last_print
+        pace.advance(n)
         last_note = note if note is not None else last_note
         now = time.monotonic()
-        if now - last_print >= _PLAIN_INTERVAL and done != total:
+        if now - last_print >= _PLAIN_INTERVAL and pace.done != total:
             last_print = now
-            info(line(now))
+            info(line())
 
     yield advance
-    info(line(time.monotonic()) + f" ({_duration(time.monotonic() - begun)})")
+    info(f"{line()} ({_duration(time.monotonic() - begun)})")
 
 
 def _duration(seconds: float) -> str:
