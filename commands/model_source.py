@@ -108,9 +108,9 @@ def _run_of(checkpoint: str) -> Path | None:
 def _replacement(experiment: Experiment, table: CategoryTable) -> CategoryTable:
     """The table of --categories: names and colours may be others than the run's, ids and kinds decide its heads."""
     from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.training import inputs
+    from panoptic_cli.runs.categories import load_categories
 
-    given = inputs.load_categories(experiment).by_id
+    given = load_categories(experiment).by_id
     if {i: c.isthing for i, c in given.items()} != {c.id: c.isthing for c in table.categories}:
         raise UsageError(
             f"The categories of {experiment.task.categories_file} are not those that the run was trained with.",
@@ -122,7 +122,8 @@ def _replacement(experiment: Experiment, table: CategoryTable) -> CategoryTable:
 def _categories(experiment: Experiment, records_dir: Path | None) -> CategoryTable:
     """The table of --categories, or the one beside the validation or training records."""
     from panoptic_cli import storage
-    from panoptic_cli.training import inputs
+    from panoptic_cli.categories import read_categories
+    from panoptic_cli.runs.categories import load_categories
 
     task = experiment.task
     if task.categories_file is None:
@@ -131,5 +132,5 @@ def _categories(experiment: Experiment, records_dir: Path | None) -> CategoryTab
         for folder in [*folders, *([str(records_dir)] if records_dir else [])]:
             path = f"{storage.normalize(folder)}/categories.json"
             if storage.exists(path):
-                return inputs.read_categories(path)
-    return inputs.load_categories(experiment)
+                return read_categories(path)
+    return load_categories(experiment)

@@ -102,6 +102,7 @@ def train(
         panoptic train --data-dir mine --config mine.yaml --model-dir runs/mine
     """
     from panoptic_cli import config, devices, storage
+    from panoptic_cli.runs.categories import load_categories
     from panoptic_cli.training import inputs, trainer
 
     options = o.given(
@@ -154,7 +155,7 @@ def train(
     shards = inputs.check_records(effective.task.train_data.input_path)
     if effective.trainer.validation_interval:
         inputs.check_records(effective.task.validation_data.input_path, "--eval-data")
-    table = inputs.load_categories(effective)
+    table = load_categories(effective)
     if print_config:
         trainer.check(effective, directory, table)
         console.info(f"Would train in {directory} on {shards} record files; nothing was written.")

@@ -130,7 +130,8 @@ def tiny_network() -> tuple[str, ...]:
 def tiny_run(shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a very small network, trained for three steps on `shapes_records`."""
     from panoptic_cli import config
-    from panoptic_cli.training import inputs, trainer
+    from panoptic_cli.runs.categories import load_categories
+    from panoptic_cli.training import trainer
 
     experiment = config.load_experiment(
         "panoptic_fpn_shapes",
@@ -141,7 +142,7 @@ def tiny_run(shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         ],
     )
     run = tmp_path_factory.mktemp("tiny") / "run"
-    result = trainer.train(experiment, run, inputs.load_categories(experiment))
+    result = trainer.train(experiment, run, load_categories(experiment))
     assert result.status == "finished"
     return run
 

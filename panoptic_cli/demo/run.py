@@ -94,9 +94,10 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
             plan = ConversionPlan(files, records, _SHARDS[files.name])
             conversion.convert(plan, conversion.read_plan(plan), workers=2)
     with stage("train", f"Training {EXPERIMENT} for {experiment.trainer.train_steps} steps in {run}"):
-        from panoptic_cli.training import inputs, trainer
+        from panoptic_cli.runs.categories import load_categories
+        from panoptic_cli.training import trainer
 
-        table = inputs.load_categories(experiment)
+        table = load_categories(experiment)
         try:
             trainer.check(experiment, run, table)
         except RunError as error:

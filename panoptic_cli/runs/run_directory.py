@@ -20,7 +20,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from typing import Any
 import yaml
 
 from panoptic_cli import __version__, config, console, storage
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError, UsageError, summarize
 from panoptic_cli.training import inputs
+from panoptic_cli.weights import checkpoint_files
 
 CONFIG, CATEGORIES, ENVIRONMENT, RECORDS, METRICS, EVALUATIONS = (
     "config.yaml",
@@ -110,26 +110,17 @@ class RunDirectory:
         return storage.exists(self.file(CONFIG))
 
     def latest_checkpoint(self) -> str | None:
-        """Returns the prefix of the newest complete checkpoint, None where there is none."""
-        # The state file is replaced whole when a checkpoint is complete, so after a kill it names a good one.
-        state = storage.read_text(f"{self.checkpoints}/checkpoint")
-        found = re.search(r'^model_checkpoint_path: "(.*)"$', state or "", re.MULTILINE)
-        if found is None:
-            return None
-        prefix = found[1] if found[1].startswith("/") or "://" in found[1] else f"{self.checkpoints}/{found[1]}"
-        return prefix if storage.exists(prefix + ".index") else None
+        """Returns the prefix of the newest complete checkpoint, None if there is none."""
+        return checkpoint_files.latest(self.checkpoints)
 
     def all_checkpoints(self) -> list[tuple[int, str]]:
         """Returns (step, prefix) of the complete checkpoints, oldest first."""
-        state = storage.read_text(f"{self.checkpoints}/checkpoint") or ""
-        names = re.findall(r'^all_model_checkpoint_paths: ".*?([^/"]+-(\d+))"$', state, re.MULTILINE)
-        found = {int(step): f"{self.checkpoints}/{name}" for name, step in names}
-        return [(step, prefix) for step, prefix in sorted(found.items()) if self.has_checkpoint(prefix)]
+        return checkpoint_files.numbered(self.checkpoints)
 
     @staticmethod
     def has_checkpoint(prefix: str) -> bool:
         """Whether the checkpoint is (still) there."""
-        return storage.exists(prefix + ".index")
+        return checkpoint_files.exists(prefix)
 
     def check(self, experiment: Experiment, table: CategoryTable) -> list[str]:
         """Checks that a run of this configuration can start or go on here; writes nothing.
@@ -260,7 +251,7 @@ class RunDirectory:
             DataError: the file is missing or holds no usable table.
         """
         try:
-            return inputs.read_categories(self.file(CATEGORIES))
+            return read_categories(self.file(CATEGORIES))
         except DataError as error:
             raise DataError(error.message, "Copy it from the training records' folder.") from None
 

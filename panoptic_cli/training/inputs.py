@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import glob
 import http.client
-import json
 import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from panoptic_cli import storage
-from panoptic_cli.categories import CategoryTable
-from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.records.schema import is_shard
 from panoptic_cli.startup import import_tensorflow
@@ -74,43 +70,6 @@ def count_pictures(pattern: str) -> int:
     from panoptic_cli.pipeline.stream import count_records, record_files
 
     return sum(count_records(record_files(pattern)))
-
-
-def load_categories(experiment: Experiment) -> CategoryTable:
-    """Reads the category table that a configuration points to.
-
-    Args:
-        experiment: `task.categories_file`, or else categories.json beside the first training records.
-
-    Raises:
-        DataError: the file is missing or holds no usable table.
-    """
-    given = experiment.task.categories_file
-    first = experiment.task.train_data.input_path.split(",")[0].strip()
-    path = given or f"{os.path.dirname(first) or '.'}/categories.json"
-    if not storage.exists(path):
-        where = "" if given else " beside the training records"
-        raise DataError(
-            f"There is no categories file{where}: {path} does not exist.",
-            "make-tfrecords writes one; or give --categories with a COCO panoptic JSON or a categories.json.",
-        )
-    return read_categories(path)
-
-
-def read_categories(path: str) -> CategoryTable:
-    """Reads a COCO panoptic JSON or a categories.json, local or in a bucket.
-
-    Raises:
-        DataError: the file is missing or holds no usable table.
-    """
-    if not storage.is_remote(path):
-        return CategoryTable.from_file(Path(path))
-    try:
-        value = json.loads(storage.read_text(path) or "")
-    except json.JSONDecodeError as error:
-        raise DataError(f"The categories file {path} is missing or not valid JSON: {error}.") from None
-    entries = value.get("categories") if isinstance(value, dict) else value
-    return CategoryTable.from_list(entries if isinstance(entries, list) else [], path)
 
 
 def check_annotation_file(path: str) -> None:

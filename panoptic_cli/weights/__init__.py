@@ -45,9 +45,9 @@ def initialize(network: PanopticFPN, source: str) -> Loaded:
 
 
 def _load(network: PanopticFPN, source: str, *, allow_backbone_only: bool) -> Loaded:
-    from panoptic_cli.weights import checkpoints, model_garden
+    from panoptic_cli.weights import checkpoint_files, checkpoints, model_garden
 
-    prefix = checkpoints.find_checkpoint(source)
+    prefix = checkpoint_files.find_checkpoint(source)
     if checkpoints.is_own(prefix):
         step, averaged = checkpoints.load_network(network, prefix)
         variables, parameters = len(network.variables), network.count_params()

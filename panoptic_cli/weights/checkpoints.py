@@ -21,7 +21,8 @@ import tensorflow as tf
 
 from panoptic_cli import storage
 from panoptic_cli.errors import RunError, summarize
-from panoptic_cli.runs.run_directory import RunDirectory
+from panoptic_cli.weights import checkpoint_files
+from panoptic_cli.weights.checkpoint_files import find_checkpoint
 
 _LAYOUT = "layout/.ATTRIBUTES/py_state"
 
@@ -131,7 +132,7 @@ class Checkpoints:
         Raises:
             RunError: the checkpoint is broken, or does not match this model and optimizer.
         """
-        prefix = tf.train.latest_checkpoint(self._directory)
+        prefix = checkpoint_files.latest(self._directory)
         if prefix is None:
             if storage.exists(f"{self._directory}/checkpoint"):  # to start over silently would lose the run
                 raise RunError(
@@ -168,25 +169,6 @@ def load_network(network: keras.Model, source: str | os.PathLike[str]) -> Loaded
         },
     )
     return LoadedNetwork(int(layout["step"]), bool(averaged))
-
-
-def find_checkpoint(source: str | os.PathLike[str]) -> str:
-    """Returns the prefix of the checkpoint that a run directory, a checkpoint directory or a prefix names.
-
-    Raises:
-        RunError: there is none.
-    """
-    path = storage.normalize(os.fspath(source))
-    path = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", path)
-    prefix = path if storage.exists(path + ".index") else None
-    if prefix is None and storage.is_directory(path):
-        prefix = RunDirectory(path).latest_checkpoint() or tf.train.latest_checkpoint(path)
-    if prefix is None:
-        raise RunError(
-            f"There is no checkpoint at {path}.",
-            "Give a run directory, its checkpoints folder, or a prefix such as RUN/checkpoints/ckpt-1000.",
-        )
-    return str(prefix)
 
 
 def is_own(prefix: str) -> bool:

@@ -219,7 +219,7 @@ def test_signals_save_and_stop(tmp_path, number, status, code, capsys):
 
 def records_and_categories(folder, tiny_network, *settings):
     from panoptic_cli.config import load_experiment
-    from panoptic_cli.training import inputs
+    from panoptic_cli.runs.categories import load_categories
 
     experiment = load_experiment(
         "panoptic_fpn_shapes",
@@ -229,7 +229,7 @@ def records_and_categories(folder, tiny_network, *settings):
             ("task.train_data.global_batch_size", 3),
         ],
     )
-    return experiment, inputs.load_categories(experiment)
+    return experiment, load_categories(experiment)
 
 
 def test_the_pictures_of_a_step_are_those_of_its_batch(shapes_records, tiny_network):

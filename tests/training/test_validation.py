@@ -209,7 +209,7 @@ def test_the_panoptic_network_is_evaluated_and_drawn(tmp_path, shapes_records, t
     import tensorflow as tf
 
     from panoptic_cli.config import load_experiment
-    from panoptic_cli.training import inputs
+    from panoptic_cli.runs.categories import load_categories
 
     def train(directory, interval):
         experiment = load_experiment(
@@ -226,7 +226,7 @@ def test_the_panoptic_network_is_evaluated_and_drawn(tmp_path, shapes_records, t
                 ("trainer.validation_interval", interval),
             ],
         )
-        trainer.train(experiment, directory, inputs.load_categories(experiment))
+        trainer.train(experiment, directory, load_categories(experiment))
 
     train(tmp_path / "with", 1)
     train(tmp_path / "without", None)

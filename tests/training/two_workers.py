@@ -21,7 +21,8 @@ import fakes
 from panoptic_cli.commands.train import _leaving_a_cluster
 
 from panoptic_cli.config import load_experiment
-from panoptic_cli.training import inputs, trainer
+from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.training import trainer
 
 index, port, run, steps, pause = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 records = sys.argv[6] if len(sys.argv) > 6 else None
@@ -62,7 +63,7 @@ with _leaving_a_cluster():
                 ("trainer.optimizer_config.learning_rate.cosine.decay_steps", 100),
             ],
         )
-        result = trainer.train(experiment, run, inputs.load_categories(experiment))
+        result = trainer.train(experiment, run, load_categories(experiment))
 print(json.dumps(result.to_dict()))
 sys.stdout.flush()
 sys.exit(result.exit_code)
