@@ -1,4 +1,4 @@
-"""Which devices a run uses. Nothing here imports TensorFlow before a strategy is really made."""
+"""Choose the devices and the precision of a run. Only creating a strategy or setting a policy imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_cli import console
 from panoptic_cli.config.schema import Runtime
-from panoptic_cli.errors import DeviceError, UsageError
+from panoptic_cli.errors import DeviceError, UsageError, listed, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -25,13 +25,13 @@ def check_devices(
     model_dir: str | None = None,
     train_data: str | None = None,
 ) -> None:
-    """Finds contradictions that can be seen without looking for devices; does not import TensorFlow.
+    """Finds contradictions in the settings without looking for devices. Does not import TensorFlow.
 
     Args:
         runtime: devices and precision.
-        batch_size: the global batch, checked against the number of GPUs where that is given.
-        model_dir: the run directory, checked against a remote TPU.
-        train_data: the pattern of the training records, likewise.
+        batch_size: the global batch size, checked against the numbers of GPUs and workers.
+        model_dir: the run directory, which a remote TPU must be able to write.
+        train_data: the pattern of the training records, which a remote TPU must be able to read.
 
     Raises:
         UsageError: the settings contradict each other.
@@ -39,13 +39,13 @@ def check_devices(
     kind, tpu, gpus = runtime.distribution_strategy, runtime.tpu, runtime.num_gpus
     if tpu is not None:
         if gpus is not None:
-            raise UsageError("--tpu and --gpus exclude each other.", "Leave one of them out.")
+            raise UsageError("--tpu and --gpus exclude each other.", "Give only one of them.")
         if kind not in ("auto", "tpu"):
-            raise UsageError(f"--tpu contradicts runtime.distribution_strategy={kind}.", "Use auto or tpu.")
+            raise UsageError(f"--tpu contradicts runtime.distribution_strategy={kind}.", "Set it to auto or tpu.")
         if runtime.mixed_precision_dtype == "float16":
-            raise UsageError("A TPU does not compute in float16.", "Use --precision bfloat16.")
+            raise UsageError("TPUs do not support float16.", "Use --precision bfloat16.")
         if "TF_CONFIG" in os.environ:
-            raise UsageError("--tpu contradicts TF_CONFIG in the environment.", "Unset TF_CONFIG.")
+            raise UsageError("--tpu contradicts the environment variable TF_CONFIG.", "Unset TF_CONFIG.")
         if tpu != "local":
             _check_remote(tpu, model_dir, train_data)
     elif kind == "tpu":
@@ -53,28 +53,28 @@ def check_devices(
     elif runtime.tpu_zone is not None or runtime.tpu_project is not None:
         raise UsageError("--tpu-zone and --tpu-project need --tpu.", "Give --tpu NAME.")
     if kind == "one_device" and gpus is not None and gpus > 1:
-        raise UsageError(f"--gpus {gpus} contradicts runtime.distribution_strategy=one_device.", "Use mirrored.")
+        raise UsageError(f"--gpus {gpus} contradicts runtime.distribution_strategy=one_device.", "Set it to mirrored.")
     if kind == "mirrored" and gpus == 0:
-        raise UsageError("--gpus 0 contradicts runtime.distribution_strategy=mirrored.", "Use one_device.")
+        raise UsageError("--gpus 0 contradicts runtime.distribution_strategy=mirrored.", "Set it to one_device.")
     workers = 1
     if "TF_CONFIG" in os.environ:
         if kind not in ("auto", "multi_worker_mirrored"):
             raise UsageError(
-                f"runtime.distribution_strategy={kind} contradicts TF_CONFIG in the environment.",
+                f"runtime.distribution_strategy={kind} contradicts the environment variable TF_CONFIG.",
                 "Unset TF_CONFIG, or use multi_worker_mirrored.",
             )
         workers = _workers_of(os.environ["TF_CONFIG"])
     elif kind == "multi_worker_mirrored":
         raise UsageError(
-            "runtime.distribution_strategy=multi_worker_mirrored needs TF_CONFIG in the environment.",
-            "Set it on every worker, with the cluster and the worker's own task.",
+            "runtime.distribution_strategy=multi_worker_mirrored needs the environment variable TF_CONFIG.",
+            "Set it on every worker to the cluster and that worker's task.",
         )
     if batch_size is not None:
         check_batch(batch_size, workers * (gpus or 1))
 
 
 def _check_remote(tpu: str, model_dir: str | None, train_data: str | None) -> None:
-    """A TPU of another machine reads the records and writes the checkpoints there."""
+    """Checks that a TPU on another machine can read the records and write the run directory."""
     if model_dir is not None and "://" not in model_dir:
         raise UsageError(
             f"The remote TPU {tpu} cannot write to the local directory {model_dir}.",
@@ -84,7 +84,7 @@ def _check_remote(tpu: str, model_dir: str | None, train_data: str | None) -> No
     if local:
         raise UsageError(
             f"The remote TPU {tpu} cannot read the local records {local[0]}.",
-            "Upload them with panoptic upload and give --train-data 'gs://BUCKET/PATH/train-*'.",
+            "Upload them with panoptic upload, then give --train-data 'gs://BUCKET/PATH/train-*'.",
         )
 
 
@@ -92,49 +92,49 @@ def check_batch(batch_size: int, replicas: int) -> None:
     """Checks that every replica gets the same number of images.
 
     Raises:
-        UsageError: the global batch does not divide by the replicas.
+        UsageError: the global batch size is not divisible by the number of replicas.
     """
     if batch_size % replicas:
         near = max(replicas, round(batch_size / replicas) * replicas)
         raise UsageError(
-            f"The batch of {batch_size} images does not divide by {replicas} replicas.",
-            f"Use --batch-size {near}, for example.",
+            f"The batch size {batch_size} is not divisible by the number of replicas, {replicas}.",
+            f"For example, use --batch-size {near}.",
         )
 
 
 def _workers_of(text: str) -> int:
-    """Returns the number of workers of a TF_CONFIG.
+    """Returns the number of workers in a TF_CONFIG.
 
     Raises:
-        UsageError: it is no JSON object that names a chief or worker of its cluster.
+        UsageError: it is not a JSON object whose task is a chief or worker of its cluster.
     """
     try:
         value = json.loads(text)
         cluster = {kind: list(value["cluster"].get(kind, [])) for kind in ("chief", "worker")}
         kind, index = value["task"]["type"], int(value["task"]["index"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
-        raise UsageError("TF_CONFIG is not a JSON object with cluster and task.", "Correct it or unset it.") from None
+        raise UsageError("TF_CONFIG is not a JSON object with cluster and task.", "Correct or unset it.") from None
     if not 0 <= index < len(cluster.get(kind, [])):
-        known = ", ".join(f"{name} {place}" for name, hosts in cluster.items() for place in range(len(hosts)))
+        known = listed([f"{name} {place}" for name, hosts in cluster.items() for place in range(len(hosts))])
         raise UsageError(
-            f"TF_CONFIG: the task {kind} {index} is none of the cluster's workers ({known or 'it has none'}).",
-            "The task must be a chief or a worker, with its place in the cluster's list.",
+            f"TF_CONFIG: the task {kind} {index} is not one of the cluster's workers ({known or 'it has none'}).",
+            "The task must be a chief or worker, and its index a position in the cluster's list.",
         )
     return sum(map(len, cluster.values()))
 
 
 def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
-    """Finds the devices and makes the strategy; sets memory growth on the GPUs it uses.
+    """Finds the devices and creates the strategy; turns on memory growth for the GPUs it uses.
 
     Args:
-        runtime: devices; call `check_devices` before.
+        runtime: devices; call `check_devices` first.
 
     Returns:
-        TPUStrategy, MultiWorkerMirroredStrategy (TF_CONFIG present), MirroredStrategy over the first GPUs, or
+        TPUStrategy, MultiWorkerMirroredStrategy (if TF_CONFIG is set), MirroredStrategy over the first GPUs, or
         OneDeviceStrategy on a GPU or the CPU.
 
     Raises:
-        DeviceError: the devices asked for are not there.
+        DeviceError: the requested devices are not available.
     """
     import tensorflow as tf
 
@@ -146,13 +146,13 @@ def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
         visible = f"{len(gpus)} are" if len(gpus) > 1 else "1 is" if gpus else "none is"
         raise DeviceError(
             f"--gpus {wanted}: {visible} visible.",
-            "Give a smaller number, leave --gpus out to use all there are, or check the driver with panoptic doctor.",
+            "Give a smaller number, omit --gpus to use all of them, or check the driver with panoptic doctor.",
         )
     for gpu in gpus[:wanted]:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # the process has used the GPU already
-            console.detail(f"Memory growth of {gpu.name} was left as it is.")
+        except RuntimeError:  # the process already uses the GPU
+            console.detail(f"The memory growth of {gpu.name} is unchanged.")
     kind = runtime.distribution_strategy
     if "TF_CONFIG" in os.environ:
         if wanted == 0 and gpus:
@@ -176,24 +176,23 @@ def _tpu_strategy(runtime: Runtime) -> tf.distribute.Strategy:
             tpu=name, zone=runtime.tpu_zone, project=runtime.tpu_project
         )
         _reach(resolver.master())
-        if name != "local":  # on a TPU VM the chips belong to this process: there is no cluster to join
+        if name != "local":  # on a TPU VM the chips belong to this process; there is no cluster
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    # The resolver asks several services, each with its own exceptions; all of them mean the same to the user.
+    # The resolver calls several services, each with its own exceptions. To the user they all mean the same.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DeviceError(
-            f"The TPU {name} cannot be used: {reason}.",
-            "Check its name, --tpu-zone and --tpu-project, that it is running, and the credentials.",
+            f"The TPU {name} cannot be used: {one_line(error)}.",
+            "Check that it is running, and check its name, --tpu-zone, --tpu-project and the credentials.",
         ) from error
 
 
 def _reach(address: str) -> None:
-    """Tries to connect to grpc://HOST:PORT: TensorFlow itself would try for minutes.
+    """Connects to grpc://HOST:PORT once, because TensorFlow would try for minutes.
 
     Raises:
-        OSError: nothing answers there.
+        OSError: the address does not answer.
     """
     host, _, port = address.removeprefix("grpc://").rpartition(":")
     if host and port.isdigit():
@@ -204,18 +203,18 @@ def set_precision(runtime: Runtime, *, on_cpu: bool = False) -> None:
     """Sets Keras' dtype policy: float32, or 16-bit computation with float32 variables.
 
     Args:
-        runtime: `mixed_precision_dtype` counts.
-        on_cpu: whether the run computes on the CPU, where float16 is emulated.
+        runtime: its `mixed_precision_dtype` is used.
+        on_cpu: whether the run computes on the CPU, which emulates float16.
     """
     import keras
 
     if on_cpu and runtime.mixed_precision_dtype == "float16":
-        console.warn("float16 is very slow on a CPU: --precision bfloat16 is the one to use here.")
+        console.warn("float16 is very slow on a CPU; use --precision bfloat16 instead.")
     keras.config.set_dtype_policy(POLICIES[runtime.mixed_precision_dtype])
 
 
 def describe(strategy: tf.distribute.Strategy) -> dict[str, Any]:
-    """Returns the strategy's class, its number of replicas and its devices, for environment.json."""
+    """Returns the strategy's class, number of replicas and devices, for environment.json."""
     devices = getattr(strategy.extended, "worker_devices", ())
     return {
         "strategy": type(strategy).__name__,
@@ -231,7 +230,7 @@ def on_cpu(strategy: tf.distribute.Strategy) -> bool:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run directory: the only one, or worker 0 without a chief."""
+    """Whether this process writes the run directory: the only process, the chief, or worker 0 without a chief."""
     resolver = strategy.cluster_resolver
     kind = getattr(resolver, "task_type", None)
     if type(strategy).__name__ == "TPUStrategyV2" or kind is None:

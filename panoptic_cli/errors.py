@@ -1,22 +1,22 @@
-"""The one family of errors that a user is meant to read.
+"""The errors that users read.
 
-Every message says what is wrong and where; the hint says what to do next. The command line prints both on one
-line and exits with the class's exit code, without a traceback (set PANOPTIC_DEBUG=1 to see it).
+The message says what is wrong and where; the hint says what to do next. The command line prints both on one line and
+exits with the class's exit code. It prints no traceback unless PANOPTIC_DEBUG=1 is set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as of a shell: 128 + SIGINT
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT, as in a shell
 
 
 class PanopticError(Exception):
-    """Something we could not do.
+    """Base class: the command cannot do what was asked.
 
     Args:
-        message: what is wrong, and where (file, image, option).
-        hint: what to do next: a command to run or an option to give.
+        message: what is wrong and where (file, picture, option).
+        hint: what to do next: a command to run, an option to give.
     """
 
     exit_code = 1
@@ -33,13 +33,13 @@ class PanopticError(Exception):
 
 
 class UsageError(PanopticError):
-    """The call itself cannot be right: contradicting options, impossible values. Exit code 2."""
+    """The command line is wrong: contradicting options, impossible values. Exit code 2."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration file, preset or override does not validate."""
+    """A configuration file, preset or override is not valid."""
 
 
 class DataError(PanopticError):
@@ -51,26 +51,26 @@ class TransferError(PanopticError):
 
 
 class RunError(PanopticError):
-    """A run directory or checkpoint is missing, incompatible or already used by another configuration."""
+    """A run directory or checkpoint is missing, incompatible, or belongs to another configuration."""
 
 
 class TrainingError(PanopticError):
-    """Training cannot go on, for example because a loss is not finite."""
+    """Training cannot continue, for example because a loss is not finite."""
 
 
 class DeviceError(UsageError):
-    """The devices asked for are not there."""
+    """The requested devices are not available."""
 
 
 def summarize(problems: list[str], limit: int = 10) -> str:
-    """Joins problems into one readable block, the first `limit` of them.
+    """Joins problems into a block of lines.
 
     Args:
         problems: one line each.
-        limit: how many to show; the rest is counted.
+        limit: how many to show; the others are counted.
 
     Returns:
-        The problem itself where there is one; otherwise an indented list.
+        A single problem unchanged; several as an indented list.
     """
     if len(problems) == 1:
         return problems[0]
@@ -83,13 +83,18 @@ def listed(names: Sequence[object], limit: int = 10) -> str:
     """Joins names into one line: "a, b, c and 4 more".
 
     Args:
-        names: what to name, in order.
-        limit: how many to name; the rest is counted.
+        names: the names, in order.
+        limit: how many to show; the others are counted.
     """
     rest = len(names) - limit
     return ", ".join(str(name) for name in names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def one_line(error: object, limit: int = 300) -> str:
-    """Returns an error's text on one line, cut to `limit` characters; its type's name if it has no text."""
+    """Returns an error's text on one line, without a final period, or the name of its type if it has no text.
+
+    Args:
+        error: an exception or its text.
+        limit: the longest text to return, in characters.
+    """
     return " ".join(str(error).split())[:limit].rstrip(" .") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Writing files so that an interrupted run never leaves half of one."""
+"""Write files and folders so that an interrupted run never leaves a partial one; read JSON files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any error.
 
     Args:
-        path: the file or folder to produce. Its parent is made when missing. A folder already there is replaced.
+        path: the file or folder to write. Missing parents are created. An existing file or folder is replaced.
 
     Yields:
-        A path on the same file system that does not exist yet; write the file, or make the folder, there.
+        A path on the same file system that does not exist yet: write the file or create the folder there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -39,19 +39,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _replace_folder(new: Path, path: Path) -> None:
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    remove(old)  # of a killed process with our number, as containers have
+    remove(old)  # left by a killed process with the same number, which is common in containers
     try:
         path.rename(old)
         new.rename(path)
     except BaseException:
-        if not path.exists():  # between the two
+        if not path.exists():  # interrupted between the two renames
             old.rename(path)
         raise
     remove(old)
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder with all it holds; nothing happens when it is not there."""
+    """Removes a file or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -59,13 +59,13 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file whole or not at all."""
+    """Writes a UTF-8 text file atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
@@ -74,10 +74,10 @@ def read_json(path: Path, what: str) -> Any:
 
     Args:
         path: the file.
-        what: what the file is to the user, for the message: "panoptic annotations".
+        what: the user's word for the file, for the message: "panoptic annotations".
 
     Raises:
-        DataError: the file is missing, unreadable or not JSON; says where in the file.
+        DataError: the file is missing, unreadable or not JSON; the message gives the place in the file.
     """
     try:
         text = path.read_bytes()
@@ -87,7 +87,10 @@ def read_json(path: Path, what: str) -> Any:
         raise DataError(f"The {what} file {path} cannot be read: {error.strerror}.") from error
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON or not UTF-8, numbers of thousands of digits, deep nesting
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not JSON, not UTF-8, a number with thousands of digits, or nested too deeply
         raise DataError(
-            f"The {what} file {path} is not valid JSON: {error}.", "It may be cut short: fetch or write it again."
+            f"The {what} file {path} is not valid JSON: {error}.", "It may be incomplete: download or write it again."
         ) from None

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as Ctrl-C, for work that must be ended in order."""
+"""Handle SIGTERM and SIGHUP like Ctrl-C, so that work in progress is cleaned up."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _NAMES = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 @contextlib.contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Raises KeyboardInterrupt in the block when the process is told to end or its terminal goes away.
+    """Raises KeyboardInterrupt inside the block on SIGTERM (kill) and SIGHUP (the terminal closes).
 
-    Signals that are ignored stay so (nohup). Outside the main thread, which alone may set handlers, nothing changes.
+    Ignored signals stay ignored (nohup). Outside the main thread, where Python cannot set handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -26,7 +26,7 @@ def terminate_as_interrupt() -> Iterator[None]:
 
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    # None: set by something that is not Python, which could not be put back.
+    # None: the handler was not set from Python, so it could not be restored.
     changed = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
     for number in changed:
         signal.signal(number, interrupt)

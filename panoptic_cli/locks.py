@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Let one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from panoptic_cli.errors import RunError
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, work: str, hint: str) -> Iterator[None]:
-    """Keeps others that do the same work out of a folder.
+    """Locks a folder against other processes that do the same work.
 
-    The system drops the lock when the process ends, however it ends.
-
-    Where there are no such locks (Windows, some network disks) nothing is kept out.
+    The operating system releases the lock when the process ends for any reason. Systems without such locks (Windows,
+    some network disks) are not protected.
 
     Args:
-        folder: which has to be there.
-        work: what is done in it, for the message: "panoptic download".
-        hint: what else the user can do but wait.
+        folder: an existing folder.
+        work: the command that works in it, for the message: "panoptic download".
+        hint: what the user can do instead of waiting.
 
     Raises:
         RunError: another process works in the folder.
@@ -32,13 +31,13 @@ def folder_lock(folder: Path, work: str, hint: str) -> Iterator[None]:
     except ImportError:
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself: no file is left behind
+    descriptor = os.open(folder, os.O_RDONLY)  # locking the folder itself leaves no lock file behind
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise RunError(f"Another {work} works in {folder}.", f"Wait for it, or {hint}.") from None
+                raise RunError(f"Another {work} is running in {folder}.", f"Wait until it ends, or {hint}.") from None
         yield
     finally:
         os.close(descriptor)

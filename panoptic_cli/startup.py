@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its notes between our lines."""
+"""Import TensorFlow without its log lines between ours."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-# What TensorFlow's C++ logging writes at levels info and warning, the lines that belong to them, and the error about
-# CUDA that every machine without a GPU gets.
+# TensorFlow's C++ log lines at levels info and warning, their continuation lines, and the CUDA error that appears on
+# every machine without a GPU.
 _NOISE = (
     rb"^(?:[IW]0000 |E0000 .*(?:cuInit|Unable to register cu)|WARNING: All log messages before absl|"
     rb"\t \[\[\{\{node |To enable the following instructions: )"
@@ -27,16 +27,19 @@ _state = {"owns_stderr": False}
 
 
 def own_stderr() -> None:
-    """Lets `import_tensorflow` put a filter on the process's error stream; for programs, not for libraries."""
+    """Allows `import_tensorflow` to filter the process's error stream. For programs, not for libraries.
+
+    PANOPTIC_DEBUG=1 keeps the stream unfiltered.
+    """
     _state["owns_stderr"] = not os.environ.get("PANOPTIC_DEBUG")
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; in a process that said `own_stderr` with its informational notes filtered out.
+    """Imports TensorFlow; after `own_stderr`, its informational log lines are filtered out.
 
-    TensorFlow 2.21 writes notes straight to file descriptor 2, in the middle of progress bars, and no longer heeds
-    TF_CPP_MIN_LOG_LEVEL. The descriptor therefore leads through a small process that drops them. A process and not a
-    thread, so that what TensorFlow says when it aborts still comes out. Python's own sys.stderr stays as it was.
+    TensorFlow 2.21 writes log lines to file descriptor 2, in the middle of progress bars, and ignores
+    TF_CPP_MIN_LOG_LEVEL. So the descriptor is redirected to a small process that drops them. It is a process rather
+    than a thread so that TensorFlow's last words still get out when it aborts. Python's sys.stderr is not filtered.
     """
     if _state["owns_stderr"]:
         _state["owns_stderr"] = False
@@ -47,7 +50,7 @@ def import_tensorflow() -> None:
 def _filter_descriptor() -> None:
     try:
         original = os.dup(2)
-    except OSError:  # there is no error stream
+    except OSError:  # the process has no error stream
         return
     os.set_inheritable(original, True)
     command = [sys.executable, "-I", "-S", "-c", _FILTER]

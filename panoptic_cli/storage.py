@@ -1,6 +1,6 @@
-"""Small files on the local disk or, with TensorFlow's file systems, in a bucket.
+"""Access small files on the local disk or, through TensorFlow's file systems, in a bucket.
 
-A local path never imports TensorFlow; one with a scheme (gs://) does.
+Only paths with a scheme (gs://) import TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli import files
-from panoptic_cli.errors import RunError
+from panoptic_cli.errors import RunError, one_line
 from panoptic_cli.startup import import_tensorflow
 
 
 def normalize(path: str | Path) -> str:
-    """Returns a path as text, without a trailing slash; mends the `gs:/` that pathlib makes of `gs://`."""
+    """Returns a path as text, without a trailing slash; repairs `gs:/`, which pathlib makes of `gs://`."""
     text = re.sub(r"^([a-z][a-z0-9]+):/+", r"\1://", str(path))
     return text.rstrip("/") or "/"
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path has a scheme, as gs://bucket/run has."""
+    """Whether the path has a scheme, like gs://bucket/run."""
     return "://" in path
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or a directory."""
+    """Whether the file or directory exists."""
     if is_remote(path):
         with _remote(path) as gfile:
             return bool(gfile.exists(path))
@@ -39,7 +39,7 @@ def exists(path: str) -> bool:
 
 
 def is_directory(path: str) -> bool:
-    """Whether there is a directory."""
+    """Whether the path is an existing directory."""
     if is_remote(path):
         with _remote(path) as gfile:
             return bool(gfile.isdir(path))
@@ -47,7 +47,10 @@ def is_directory(path: str) -> bool:
 
 
 def list_directory(path: str) -> list[str]:
-    """Returns the names in a directory; none where there is no such directory."""
+    """Returns the names in a directory; an empty list if it does not exist.
+
+    A local file gives ["NAME (a file)"], so that a check for an empty directory fails and names the reason.
+    """
     if is_remote(path):
         with _remote(path) as gfile:
             return [name.rstrip("/") for name in gfile.listdir(path)] if gfile.isdir(path) else []
@@ -57,7 +60,7 @@ def list_directory(path: str) -> list[str]:
 
 
 def find(pattern: str) -> list[str]:
-    """Returns the files that match a glob pattern."""
+    """Returns the files that match a glob pattern, in no particular order."""
     if is_remote(pattern):
         with _remote(pattern) as gfile:
             return [str(path) for path in gfile.glob(pattern)]
@@ -73,7 +76,7 @@ def size(path: str) -> int:
 
 
 def make_directory(path: str) -> None:
-    """Makes a directory and its parents where they are missing."""
+    """Creates a directory and its parents, if they do not exist."""
     if is_remote(path):
         with _remote(path) as gfile:
             gfile.makedirs(path)
@@ -82,7 +85,7 @@ def make_directory(path: str) -> None:
 
 
 def read_text(path: str) -> str | None:
-    """Returns a UTF-8 file's text (bytes that are not UTF-8 replaced), None where there is no file."""
+    """Returns the text of a UTF-8 file with invalid bytes replaced; None if the file does not exist."""
     if is_remote(path):
         with _remote(path) as gfile:
             if not gfile.exists(path):
@@ -96,7 +99,7 @@ def read_text(path: str) -> str | None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a UTF-8 file whole or not at all."""
+    """Writes a UTF-8 file atomically."""
     if is_remote(path):
         partial = f"{path}.partial"
         with _remote(path) as gfile:
@@ -108,7 +111,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def append_text(path: str, text: str) -> None:
-    """Appends to a file and hands it to the operating system at once."""
+    """Appends to a file and flushes it to the operating system."""
     if is_remote(path):
         with _remote(path) as gfile, gfile.GFile(path, "a") as stream:
             stream.write(text)
@@ -118,7 +121,7 @@ def append_text(path: str, text: str) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """Copies a file, replacing the one that is there; either may be remote."""
+    """Copies a file and replaces an existing target; either may be remote."""
     if is_remote(source) or is_remote(target):
         with _remote(target) as gfile:
             gfile.copy(source, target, overwrite=True)
@@ -128,7 +131,7 @@ def copy(source: str, target: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file; nothing happens when it is not there."""
+    """Removes a file, if it exists."""
     if is_remote(path):
         with _remote(path) as gfile:
             if gfile.exists(path):
@@ -139,14 +142,14 @@ def remove(path: str) -> None:
 
 @contextlib.contextmanager
 def _remote(path: str) -> Iterator[Any]:
-    """Yields `tf.io.gfile`; its failures become a RunError."""
+    """Yields `tf.io.gfile`; turns its errors into RunError."""
     import_tensorflow()
     import tensorflow as tf
 
     try:
         yield tf.io.gfile
     except tf.errors.OpError as error:
-        reason = " ".join(error.message.split())[:300]
         raise RunError(
-            f"{path} cannot be reached: {reason}.", "Check the address, the network and the credentials."
+            f"{path} cannot be reached: {one_line(error.message)}.",
+            "Check the address, the network and the credentials.",
         ) from error

@@ -1,3 +1,5 @@
+"""Devices and precision: contradicting settings are usage errors; missing devices are named at once."""
+
 from __future__ import annotations
 
 import json
@@ -5,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,7 +18,7 @@ from panoptic_cli.errors import DeviceError, UsageError
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch):
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
 
 
@@ -31,66 +35,65 @@ def _no_cluster(monkeypatch):
         ({"distribution_strategy": "multi_worker_mirrored"}, "TF_CONFIG"),
     ],
 )
-def test_contradictions_are_usage_errors(settings, word):
+def test_contradictions_are_usage_errors(settings: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word) as caught:
         devices.check_devices(Runtime(**settings))
     assert caught.value.exit_code == 2
     assert caught.value.hint
 
 
-def test_batch_must_divide():
-    with pytest.raises(UsageError, match="10 images does not divide by 4"):
+def test_the_batch_size_is_divisible_by_the_gpus() -> None:
+    with pytest.raises(UsageError, match="batch size 10 is not divisible by the number of replicas, 4"):
         devices.check_devices(Runtime(num_gpus=4), batch_size=10)
     devices.check_devices(Runtime(num_gpus=4), batch_size=8)
 
 
-def test_remote_tpu_cannot_write_here():
+def test_a_remote_tpu_cannot_write_to_a_local_directory() -> None:
     with pytest.raises(UsageError, match="local directory runs/x"):
         devices.check_devices(Runtime(tpu="node-1"), model_dir="runs/x")
     devices.check_devices(Runtime(tpu="node-1"), model_dir="gs://bucket/x")
     devices.check_devices(Runtime(tpu="local"), model_dir="runs/x")
 
 
-def test_remote_tpu_cannot_read_here():
+def test_a_remote_tpu_cannot_read_local_records() -> None:
     with pytest.raises(UsageError, match=r"local records data/train-\*"):
         devices.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*,data/train-*")
     devices.check_devices(Runtime(tpu="node-1"), train_data="gs://bucket/a-*")
     devices.check_devices(Runtime(tpu="local"), train_data="data/train-*")
 
 
-def _cluster(kind="worker", index=0):
+def _cluster(kind: str = "worker", index: int = 0) -> str:
     return json.dumps({"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": kind, "index": index}})
 
 
-def test_several_workers_and_what_contradicts_them(monkeypatch):
+def test_settings_that_contradict_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", _cluster())
     devices.check_devices(Runtime(num_gpus=2), batch_size=12)
-    with pytest.raises(UsageError, match="16 images does not divide by 6"):
+    with pytest.raises(UsageError, match="batch size 16 is not divisible by the number of replicas, 6"):
         devices.check_devices(Runtime(num_gpus=2), batch_size=16)
-    with pytest.raises(UsageError, match="mirrored contradicts TF_CONFIG"):
+    with pytest.raises(UsageError, match="mirrored contradicts the environment variable TF_CONFIG"):
         devices.check_devices(Runtime(distribution_strategy="mirrored"))
-    with pytest.raises(UsageError, match="--tpu contradicts TF_CONFIG"):
+    with pytest.raises(UsageError, match="--tpu contradicts the environment variable TF_CONFIG"):
         devices.check_devices(Runtime(tpu="local"))
 
 
 @pytest.mark.parametrize(("kind", "index"), [("worker", 3), ("worker", -1), ("ps", 0), ("evaluator", 0), ("chief", 0)])
-def test_a_task_that_is_no_worker_of_the_cluster(monkeypatch, kind, index):
+def test_a_task_outside_the_cluster(monkeypatch: pytest.MonkeyPatch, kind: str, index: int) -> None:
     monkeypatch.setenv("TF_CONFIG", _cluster(kind, index))
-    with pytest.raises(UsageError, match=f"{kind} {index} is none of the cluster's workers"):
+    with pytest.raises(UsageError, match=f"{kind} {index} is not one of the cluster's workers"):
         devices.check_devices(Runtime())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"cluster": {}, "task": {}}', '{"cluster": {"worker": ["a:1"]}}'])
-def test_broken_tf_config(monkeypatch, text):
+def test_a_broken_tf_config(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match="TF_CONFIG"):
         devices.check_devices(Runtime())
 
 
-def test_checks_do_not_import_tensorflow():
+def test_checks_do_not_import_tensorflow() -> None:
     code = (
         "import sys; from panoptic_cli import devices;"
-        "from panoptic_cli.training import trainer, inputs, run_directory;"
         "from panoptic_cli.config.schema import Runtime;"
         "devices.check_devices(Runtime(num_gpus=2), batch_size=4);"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
@@ -98,7 +101,7 @@ def test_checks_do_not_import_tensorflow():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_gpus_that_are_not_there():
+def test_too_many_gpus_are_an_error() -> None:
     import tensorflow as tf
 
     count = len(tf.config.list_physical_devices("GPU"))
@@ -106,7 +109,7 @@ def test_gpus_that_are_not_there():
         devices.create_strategy(Runtime(num_gpus=count + 3))
 
 
-def test_gpus_zero_is_the_cpu():
+def test_zero_gpus_is_the_cpu() -> None:
     made = devices.create_strategy(Runtime(num_gpus=0))
     assert devices.describe(made)["replicas"] == 1
     assert devices.on_cpu(made)
@@ -114,36 +117,33 @@ def test_gpus_zero_is_the_cpu():
 
 
 class _Resolver:
-    calls: list[tuple] = []  # noqa: RUF012 - reset by the test
+    """A cluster resolver that finds a TPU at the address that is its name."""
 
-    def __init__(self, tpu, zone, project):
-        self.calls.append(("resolver", tpu, zone, project))
+    def __init__(self, tpu: str, zone: str | None, project: str | None) -> None:
+        self.arguments = (tpu, zone, project)
         self.address = "" if tpu == "local" else f"grpc://{tpu}"
 
-    def master(self):
+    def master(self) -> str:
         return self.address
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_tpu_is_connected_initialised_and_wrapped(monkeypatch, local):
+def test_a_tpu_is_initialized_and_a_remote_one_connected_first(monkeypatch: pytest.MonkeyPatch, local: bool) -> None:
     import tensorflow as tf
 
-    server = socket.create_server(("127.0.0.1", 0))
-    name = "local" if local else f"127.0.0.1:{server.getsockname()[1]}"
-
-    _Resolver.calls = calls = []
+    calls: list[str] = []
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", _Resolver)
-    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda r: calls.append(("connect",)))
-    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", lambda r: calls.append(("initialize",)))
-    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda r: ("strategy", r))
-    made = devices.create_strategy(Runtime(tpu=name, tpu_zone="z", tpu_project="p"))
-    assert made[0] == "strategy"
-    connect = [] if name == "local" else [("connect",)]
-    assert calls == [("resolver", name, "z", "p"), *connect, ("initialize",)]
-    server.close()
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: calls.append("connect"))
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", lambda resolver: calls.append("initialize"))
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda resolver: resolver)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = "local" if local else f"127.0.0.1:{server.getsockname()[1]}"
+        resolver: Any = devices.create_strategy(Runtime(tpu=name, tpu_zone="z", tpu_project="p"))
+    assert resolver.arguments == (name, "z", "p")
+    assert calls == (["initialize"] if local else ["connect", "initialize"])
 
 
-def test_tpu_address_that_nobody_listens_at_is_an_error_at_once(monkeypatch):
+def test_a_tpu_address_that_does_not_answer_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -154,13 +154,13 @@ def test_tpu_address_that_nobody_listens_at_is_an_error_at_once(monkeypatch):
     with pytest.raises(DeviceError, match=r"127\.0\.0\.1:\d+ cannot be used: .*refused") as caught:
         devices.create_strategy(Runtime(tpu=f"127.0.0.1:{port}"))
     assert time.monotonic() - begun < 5
-    assert "--tpu-zone" in caught.value.hint
+    assert "--tpu-zone" in str(caught.value.hint)
 
 
-def test_tpu_that_does_not_answer_is_one_error(monkeypatch):
+def test_an_unknown_tpu_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
-    def refuse(**_):
+    def refuse(**_: object) -> NoReturn:
         raise ValueError("Could not lookup TPU metadata")
 
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", refuse)
@@ -168,25 +168,26 @@ def test_tpu_that_does_not_answer_is_one_error(monkeypatch):
         devices.create_strategy(Runtime(tpu="node-9"))
 
 
+@pytest.fixture
+def _restored_policy() -> Iterator[None]:
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.usefixtures("_restored_policy")
 @pytest.mark.parametrize(("dtype", "compute"), [("float32", "float32"), ("bfloat16", "bfloat16")])
-def test_precision_keeps_float32_variables(dtype, compute):
+def test_variables_are_float32_at_every_precision(dtype: Any, compute: str) -> None:
     import keras
 
-    before = keras.config.dtype_policy()
-    try:
-        devices.set_precision(Runtime(mixed_precision_dtype=dtype))
-        layer = keras.layers.Dense(2)
-        assert (layer.compute_dtype, layer.variable_dtype) == (compute, "float32")
-    finally:
-        keras.config.set_dtype_policy(before)
+    devices.set_precision(Runtime(mixed_precision_dtype=dtype))
+    layer = keras.layers.Dense(2)
+    assert (layer.compute_dtype, layer.variable_dtype) == (compute, "float32")
 
 
-def test_float16_on_a_cpu_names_bfloat16(capsys):
-    import keras
-
-    before = keras.config.dtype_policy()
-    try:
-        devices.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
-    finally:
-        keras.config.set_dtype_policy(before)
-    assert "bfloat16" in capsys.readouterr().err
+@pytest.mark.usefixtures("_restored_policy")
+def test_float16_on_a_cpu_suggests_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    devices.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
+    assert "use --precision bfloat16 instead" in capsys.readouterr().err

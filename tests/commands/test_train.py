@@ -195,7 +195,7 @@ def test_categories_that_do_not_fit_the_heads(data, capsys):
         (["--tpu", "local", "--gpus", "2"], "exclude"),
         (["--tpu", "local", "--precision", "float16"], "float16"),
         (["--tpu", "node"], "local directory"),
-        (["--gpus", "3", "--batch-size", "64"], "does not divide"),
+        (["--gpus", "3", "--batch-size", "64"], "is not divisible"),
         (["--experiment", "nope"], "no experiment"),
         (["--schedule", "9x"], "9x"),
         (["--set", "trainer.train_stepz=1"], "train_steps"),
