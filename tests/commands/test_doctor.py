@@ -1,4 +1,4 @@
-"""`panoptic doctor`: complete, and silent about secrets."""
+"""`panoptic doctor`: the report is complete and contains no secrets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from panoptic_cli.commands import doctor
 from panoptic_cli.commands.main import run
+
+from panoptic_cli import diagnostics
 
 
 def _report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def test_every_variable_of_every_option_is_listed(
     monkeypatch.delenv("PANOPTIC_DEBUG", raising=False)
     report = _report(capsys)
     declared = set()
-    for source in Path(doctor.__file__).parent.glob("*.py"):  # a second way to find them: the sources
+    for source in Path(doctor.__file__).parent.glob("*.py"):  # found in another way: in the sources
         declared |= {part.split('"')[0] for part in source.read_text().split('envvar="')[1:]}
     assert set(report["environment"]) == declared | {"PANOPTIC_DEBUG"}
     assert report["environment"]["PANOPTIC_MODEL_DIR"] == "runs/here"
@@ -36,7 +38,7 @@ def test_every_variable_of_every_option_is_listed(
     assert report["disk"]["data_dir"] == "data/there"
 
 
-def test_versions_are_those_installed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_versions_are_the_installed_ones(capsys: pytest.CaptureFixture[str]) -> None:
     packages = _report(capsys)["packages"]
     assert packages["tensorflow"] == metadata.version("tensorflow")
     assert packages["google-cloud-storage"] == metadata.version("google-cloud-storage")
@@ -60,7 +62,7 @@ def test_credentials_are_never_printed(
     assert _report(capsys)["credentials"]["GOOGLE_APPLICATION_CREDENTIALS"] == "set, FILE MISSING"
 
 
-def test_the_text_is_plain_and_says_how_to_get_aria2c(
+def test_the_text_is_ascii_and_says_how_to_install_aria2c(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -72,19 +74,19 @@ def test_the_text_is_plain_and_says_how_to_get_aria2c(
     assert "PANOPTIC_DATA_DIR" in out
 
 
-def test_a_tensorflow_that_hangs_or_breaks_is_one_line(
+def test_a_hanging_or_broken_tensorflow_is_reported_on_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "_LIST_DEVICES", "import time; time.sleep(60)")
+    monkeypatch.setattr(diagnostics, "_LIST_DEVICES", "import time; time.sleep(60)")
     assert run(["doctor", "--timeout", "1"]) == 0
     assert "did not answer within 1 s" in capsys.readouterr().out
-    monkeypatch.setattr(doctor, "_LIST_DEVICES", "raise ImportError('no libcudart')")
+    monkeypatch.setattr(diagnostics, "_LIST_DEVICES", "raise ImportError('no libcudart')")
     assert run(["doctor"]) == 0
     assert "does not start (exit code 1): ImportError: no libcudart" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_devices_are_tensorflows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_are_those_of_tensorflow(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--json"]) == 0
     devices = json.loads(capsys.readouterr().out)["devices"]
     assert devices["problem"] is None
