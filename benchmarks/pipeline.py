@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import conversion as pictures
 from benchmarks.common import Row, peak_memory_mb
 from panoptic_cli import config
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.categories import LabelSpace, read_categories
 
 _BATCH = 4
 _BATCHES = 100
@@ -89,7 +89,7 @@ def _dataset(name: str, records: Path) -> Any:
     )
     if name == "evaluation":
         return evaluation_dataset(f"{records}/train-*", experiment.task.model, batch_size=_BATCH).repeat()
-    table = CategoryTable.from_file(records / "categories.json")
+    table = read_categories(records / "categories.json")
     of_coco = max(category.id for category in table.categories) > 90
     labels = LabelSpace.create(table, 90, 91, 111) if of_coco else LabelSpace.create(table)
     if name == "plain":

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.common import Row, peak_memory_mb, seconds, shapes_records
 from panoptic_cli import config
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.categories import LabelSpace, read_categories
 
 
 def _proposals(compiled: bool) -> Callable[[], Any]:
@@ -48,7 +48,7 @@ def training(folder: Path) -> Iterator[Row]:
     from panoptic_cli.training.step import PanopticTrainingModel
 
     data = shapes_records(folder)
-    table = CategoryTable.from_file(data / "tfrecords" / "categories.json")
+    table = read_categories(data / "tfrecords" / "categories.json")
     experiment = config.load_experiment(
         "panoptic_fpn_shapes", settings=[f"task.train_data.input_path={data}/tfrecords/train-*"]
     )

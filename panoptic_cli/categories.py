@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from panoptic_cli.errors import ConfigError, DataError, summarize
+from panoptic_cli import storage
+from panoptic_cli.errors import DataError, summarize
 from panoptic_cli.files import read_json
 
-VOID_LABEL = 0  # semantic class of unlabelled pixels, and the category of void in panoptic pictures
-THING_LABEL = 1  # semantic class that all things share
 MAX_CATEGORY_ID = 65535  # that the 16-bit label pictures of records hold
 _MAX_ID = 1 << 62  # that annotations may have at all
 
@@ -100,15 +98,6 @@ class CategoryTable:
             )
         return cls(tuple(categories))
 
-    @classmethod
-    def from_file(cls, path: Path) -> CategoryTable:
-        """Reads the table from a COCO panoptic JSON, or from a categories.json that holds the list alone."""
-        value = read_json(path, "categories")
-        entries = value.get("categories") if isinstance(value, dict) else value
-        if not isinstance(entries, list):
-            raise DataError(f"{path} has no list of categories.", "Give a COCO panoptic JSON or a categories.json.")
-        return cls.from_list(entries, str(path))
-
     def to_list(self) -> list[dict[str, Any]]:
         """Returns the `categories` list as COCO's panoptic JSON holds it."""
         return [
@@ -143,112 +132,29 @@ class CategoryTable:
         return max(c.id for c in self.categories)
 
 
-@dataclass(frozen=True, eq=False)
-class LabelSpace:
-    """How category ids become the classes of the network's heads, and back.
+def read_categories(path: str | Path) -> CategoryTable:
+    """Reads the categories of a COCO panoptic JSON, or of a categories.json, which holds the list alone.
 
-    Two kinds. With `stuff_classes_offset` (the reference's `panoptic_fpn_coco`: 90) a thing's class is its id and
-    a stuff's semantic class is its id minus the offset, so that published checkpoints keep their meaning. Without
-    it (None) classes are counted in table order: things from 1, stuff from 2 in the semantic head.
+    Args:
+        path: the file; local or remote.
 
-    Attributes:
-        table: the categories.
-        stuff_classes_offset: see above.
-        num_classes: classes of the box and mask heads, background included.
-        num_semantic_classes: classes of the semantic head: void, "thing" and the stuff.
-        thing_ids: int64 [num_classes], the category id of each class; 0 for the background.
-        semantic_ids: int64 [num_semantic_classes], the stuff category id of each class; 0 for void and thing.
-            With an offset, classes between the table's categories keep the id that the offset gives them, as the
-            reference's do, although no category has it.
+    Raises:
+        DataError: the file is missing, is not valid JSON, or has no usable list of categories.
     """
-
-    table: CategoryTable
-    stuff_classes_offset: int | None
-    num_classes: int
-    num_semantic_classes: int
-    thing_ids: np.ndarray
-    semantic_ids: np.ndarray
-
-    @classmethod
-    def create(
-        cls,
-        table: CategoryTable,
-        stuff_classes_offset: int | None = None,
-        num_classes: int | None = None,
-        num_semantic_classes: int | None = None,
-    ) -> LabelSpace:
-        """Builds the mapping and checks that every category fits.
-
-        Args:
-            table: the data set's categories.
-            stuff_classes_offset: the offset, None for classes in table order.
-            num_classes: size of the box head, None to derive it.
-            num_semantic_classes: size of the semantic head, None to derive it.
-
-        Raises:
-            ConfigError: a category has no class in heads of these sizes (lists all of them), or an id is larger than
-                records hold.
-        """
-        largest = max((c.id for c in table.categories), default=0)
-        if largest > MAX_CATEGORY_ID:
-            raise ConfigError(
-                f"The categories have an id of {largest}; records hold ids up to {MAX_CATEGORY_ID}.",
-                "Number the categories anew.",
-            )
-        offset = stuff_classes_offset
-        if offset is None:
-            thing_class = {c.id: place for place, c in enumerate(table.things, start=1)}
-            stuff_class = {c.id: place for place, c in enumerate(table.stuff, start=2)}
-        else:
-            thing_class = {c.id: c.id for c in table.things}
-            stuff_class = {c.id: c.id - offset for c in table.stuff}
-        boxes = num_classes or max(thing_class.values(), default=0) + 1
-        semantic = num_semantic_classes or max(stuff_class.values(), default=1) + 1
-        problems = [
-            f"thing {i} ({table.by_id[i].name}) would be class {c} of {boxes}"
-            for i, c in thing_class.items()
-            if not 0 < c < boxes
-        ]
-        problems += [
-            f"stuff {i} ({table.by_id[i].name}) would be semantic class {c} of {semantic}"
-            for i, c in stuff_class.items()
-            if not THING_LABEL < c < semantic
-        ]
-        if problems:
-            raise ConfigError(
-                f"The categories do not fit the configured heads: {summarize(problems)}.",
-                "For your own categories: --params-override 'task.model.stuff_classes_offset=null,"
-                "task.model.num_classes=null,task.model.segmentation_model.num_classes=null'.",
-            )
-        thing_ids = np.zeros(boxes, np.int64)
-        semantic_ids = np.zeros(semantic, np.int64)
-        if offset is not None:
-            thing_ids[:] = np.arange(boxes)
-            semantic_ids[THING_LABEL + 1 :] = np.arange(THING_LABEL + 1, semantic) + offset
-        for identifier, label in thing_class.items():
-            thing_ids[label] = identifier
-        for identifier, label in stuff_class.items():
-            semantic_ids[label] = identifier
-        return cls(table, offset, boxes, semantic, thing_ids, semantic_ids)
-
-    @cached_property
-    def thing_class_of_id(self) -> np.ndarray:
-        """int32 [max id + 1]: class of the box head by category id; 0 where the id is no thing."""
-        return self._classes_of_ids(self.thing_ids, [c.id for c in self.table.things])
-
-    @cached_property
-    def semantic_class_of_id(self) -> np.ndarray:
-        """int32 [max id + 1]: semantic class by category id: 1 for things, 0 (void) for ids not in the table."""
-        lookup = self._classes_of_ids(self.semantic_ids, [c.id for c in self.table.stuff])
-        lookup[[c.id for c in self.table.things]] = THING_LABEL
-        return lookup
-
-    def _classes_of_ids(self, ids_of_classes: np.ndarray, wanted: list[int]) -> np.ndarray:
-        lookup = np.zeros(self.table.max_id + 1, np.int32)
-        classes = {int(identifier): label for label, identifier in enumerate(ids_of_classes)}
-        for identifier in wanted:
-            lookup[identifier] = classes[identifier]
-        return lookup
+    if storage.is_remote(str(path)):
+        text = storage.read_text(str(path))
+        if text is None:
+            raise DataError(f"The categories file {path} does not exist.", "Check the path.")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"The categories file {path} is not valid JSON: {error}.", "Write it again.") from None
+    else:
+        value = read_json(Path(path), "categories")
+    entries = value.get("categories") if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        raise DataError(f"{path} has no list of categories.", "Give a COCO panoptic JSON or a categories.json.")
+    return CategoryTable.from_list(entries, str(path))
 
 
 def is_color_or_none(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from panoptic_cli.config.panoptic_fpn import PanopticFPNLosses, PanopticFPNModel, PanopticFPNTargets
+from panoptic_cli.config.panoptic_fpn import PanopticFPNLosses, PanopticFPNModel, PanopticFPNTargetSettings
 from panoptic_cli.config.section import Fraction, NonNegative, Positive, Section
 
 
@@ -20,7 +20,7 @@ class Model(PanopticFPNModel):
     type: Literal["panoptic_fpn"] = "panoptic_fpn"
 
 
-class Parser(PanopticFPNTargets):
+class Parser(PanopticFPNTargetSettings):
     """Augmentation and training targets."""
 
     aug_rand_hflip: bool = False

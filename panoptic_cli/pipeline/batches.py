@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import tensorflow as tf
 
-from panoptic_cli.categories import LabelSpace
-from panoptic_cli.config.schema import Experiment, Model
-from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
-from panoptic_cli.pipeline.augmentation import training_example
-from panoptic_cli.pipeline.preprocessing import decode_image, preprocess
+from panoptic_cli.config.schema import Experiment
+from panoptic_cli.images.decoding import decode_image
+from panoptic_cli.pipeline.augmentation import AugmentedPicture, augment
+from panoptic_cli.pipeline.parsing import parse_record
+from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 from panoptic_cli.pipeline.record_errors import naming
 from panoptic_cli.pipeline.stream import TrainingStream, read_shard, record_files
 from panoptic_cli.records import schema
 
 
+class Targets(Protocol):
+    """What a model family is trained to predict.
+
+    Attributes:
+        preprocessing: how the family prepares pictures.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(self, picture: AugmentedPicture) -> dict[str, Any]:
+        """Computes a picture's training targets: tensors of static shapes, in any structure."""
+
+
 def training_dataset(
     experiment: Experiment,
-    label_space: LabelSpace,
+    targets: Targets,
     *,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """The endless stream of training batches; every example is a function of (seed, its place in the stream).
+    """Makes the endless stream of training batches; an example depends on nothing but (seed, place in the stream).
 
     Args:
-        experiment: configuration.
-        label_space: classes.
-        batch_size: examples of a step, of all workers together.
+        experiment: the configuration.
+        targets: the model family's.
+        batch_size: examples of a step, over all workers.
         seed: of shuffling and augmentation.
-        start_step: steps already done by an earlier part of the run; the stream goes on behind them.
-        input_context: of `Strategy.distribute_datasets_from_function`: the worker decodes its part of each batch
-            only, and its batches are those of one replica. None: one worker, whole batches.
+        start_step: steps that an earlier part of the run has done; the stream continues after them.
+        input_context: of `Strategy.distribute_datasets_from_function`: the worker decodes only its part of each
+            batch, and its batches are those of one replica. None: one worker, whole batches.
 
     Returns:
-        Batches of `training_example`, with static shapes. An unusable record fails with its file and index, see
-        `record_errors.record_error`.
+        Batches of static shapes: "images" float32 [b, height, width, 3], "geometry" (Geometry), and what `targets`
+        returns. An unusable record fails with its file and index; see `record_errors.record_error`.
 
     Raises:
-        DataError: no records match, or there are none in them.
+        DataError: no records match the pattern, or the files are empty.
     """
-    model, data = experiment.task.model, experiment.task.train_data
-    anchors = anchor_boxes(model.anchor, model.input_size[:2], model.min_level, model.max_level)
-    ignore_label = experiment.task.losses.semantic_segmentation_ignore_label
+    data = experiment.task.train_data
     stream = TrainingStream(record_files(data.input_path), seed, data.shuffle_buffer_size)
     places_and_records = stream.records(start_step * batch_size)
     if input_context is not None:
@@ -51,11 +64,10 @@ def training_dataset(
         batch_size = input_context.get_per_replica_batch_size(batch_size)
 
     @naming
-    def make(place: tf.Tensor, serialized: tf.Tensor) -> dict:
+    def make(place: tf.Tensor, serialized: tf.Tensor) -> dict[str, Any]:
         picture_seed = tf.stack([tf.constant(seed, tf.int64), place])
-        return training_example(
-            serialized, picture_seed, model, data.parser, label_space, ignore_label, anchors=anchors
-        )
+        picture = augment(parse_record(serialized), picture_seed, targets.preprocessing, data.parser)
+        return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
     dataset = places_and_records.map(
         lambda place, record: make(record[0], record[1], place, record[2]),
@@ -69,10 +81,10 @@ def training_dataset(
 def _of_worker(
     places_and_records: tf.data.Dataset, batch_size: int, context: tf.distribute.InputContext
 ) -> tf.data.Dataset:
-    """Chooses a worker's part of each batch.
+    """Selects a worker's part of each batch.
 
-    All workers read all records, which takes a hundredth of the time of decoding them; so what is in a batch, and
-    which picture is augmented how, does not depend on how many workers there are.
+    Every worker reads all records, which takes a hundredth of the time of decoding them. So the content of a batch and
+    the augmentation of each picture do not depend on the number of workers.
     """
     if context.num_input_pipelines == 1:
         return places_and_records
@@ -80,29 +92,30 @@ def _of_worker(
     return places_and_records.filter(lambda place, _: place % batch_size // part == context.input_pipeline_id)
 
 
-def evaluation_dataset(pattern: str, model: Model, *, batch_size: int, limit: int | None = None) -> tf.data.Dataset:
-    """Pictures of records in order, each with its whole record for the ground truth.
+def evaluation_dataset(
+    pattern: str, preprocessing: Preprocessing, *, batch_size: int, limit: int | None = None
+) -> tf.data.Dataset:
+    """Reads pictures in the order of their records, each with its whole record for the ground truth.
 
     Args:
         pattern: as for `record_files`.
-        model: for the input size.
-        batch_size: pictures of a batch; the last may be smaller.
-        limit: only the first so many pictures.
+        preprocessing: the model family's.
+        batch_size: pictures of a batch; the last batch may be smaller.
+        limit: read only this many pictures.
 
     Returns:
-        Batches (images float32 [b, height, width, 3], image_info float32 [b, 4, 2], serialized string [b]). An
-        unusable record fails with its file and index, see `record_errors.record_error`.
+        Batches (images float32 [b, height, width, 3], Geometry, serialized string [b]). An unusable record fails with
+        its file and index; see `record_errors.record_error`.
 
     Raises:
-        DataError: no records match.
+        DataError: no records match the pattern.
     """
-    height, width = model.input_size[:2]
 
     @naming
-    def make(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def make(serialized: tf.Tensor) -> tuple[tf.Tensor, Geometry, tf.Tensor]:
         parsed = tf.io.parse_single_example(serialized, {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)})
-        image, info = preprocess(decode_image(parsed[schema.IMAGE_ENCODED]), (height, width))
-        return image, info, serialized
+        image, geometry = preprocessing.prepare(decode_image(parsed[schema.IMAGE_ENCODED]))
+        return image, geometry, serialized
 
     dataset = tf.data.Dataset.from_tensor_slices(record_files(pattern)).flat_map(read_shard)
     if limit is not None:

@@ -1,90 +1,145 @@
-"""What every picture goes through before the network, in training, evaluation, prediction and exported models."""
+"""What happens to every picture before the network, in training, evaluation, prediction and exported models."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 # Mean and standard deviation of ImageNet's pixels, as fractions of 255.
-MEAN = (0.485, 0.456, 0.406)
-STDDEV = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STDDEV = (0.229, 0.224, 0.225)
+
+
+class Geometry(NamedTuple):
+    """How the pixels of the network's input relate to those of the original picture.
+
+    Attributes:
+        original_size: float32 [2] or [batch, 2], (height, width) of the picture in pixels.
+        input_size: float32, same shape, (height, width) of the network's input, padding included.
+        scale: float32, same shape, resized size over original size, (y, x).
+        offset: float32, same shape, first row and column of the resized picture that the input shows.
+    """
+
+    original_size: tf.Tensor
+    input_size: tf.Tensor
+    scale: tf.Tensor
+    offset: tf.Tensor
+
+
+def geometry_spec(*batch: int | None) -> Geometry:
+    """Returns the tensor specifications of a geometry, with these leading dimensions."""
+    return Geometry(*(tf.TensorSpec([*batch, 2], tf.float32) for _ in Geometry._fields))
 
 
 class Resizing(NamedTuple):
-    """How a picture is brought to the network's input.
+    """A plan for bringing a picture to the size of the network's input.
 
     Attributes:
         scaled_size: int32 [2], (height, width) of the whole resized picture.
-        scale: float32 [2], resized over original, (y, x).
-        offset: int32 [2], first row and column kept of the resized picture.
-        image_info: float32 [4, 2]: original size, input size, scale, offset, each (y, x).
+        offset: int32 [2], first row and column to keep of the resized picture.
+        geometry: the same as floats, for a single picture.
     """
 
     scaled_size: tf.Tensor
-    scale: tf.Tensor
     offset: tf.Tensor
-    image_info: tf.Tensor
+    geometry: Geometry
 
 
-def plan_resizing(
-    original_size: tf.Tensor,
-    input_size: tuple[int, int],
-    random_scale: tf.Tensor | None = None,
-    random_offset: tf.Tensor | None = None,
-) -> Resizing:
-    """Chooses the largest size that keeps the aspect and fits the input, times a random scale.
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model family prepares its pictures.
 
-    Args:
-        original_size: int32 [2], (height, width).
-        input_size: (height, width) of the network's input.
-        random_scale: float32 scalar, factor on the input size; None is 1.
-        random_offset: float32 [2] in 0..1, which part is kept where the result is larger than the input.
+    A picture is resized (bilinear, without antialiasing) with its aspect ratio kept, normalised, and padded with
+    zeros at the bottom and on the right.
 
-    Returns:
-        The plan.
+    Attributes:
+        input_size: (height, width) of the network's input in pixels.
+        mean: of each channel, RGB, as a fraction of 255.
+        stddev: of each channel, likewise.
     """
-    desired = tf.constant(input_size, tf.float32)
-    original = tf.cast(original_size, tf.float32)
-    target = desired if random_scale is None else tf.round(random_scale * desired)
-    # At least one pixel, also of a picture so long that its short side would vanish.
-    scaled = tf.maximum(tf.round(original * tf.reduce_min(target / original)), 1.0)
-    scale = scaled / original
-    offset = tf.zeros([2], tf.int32)
-    if random_offset is not None:
-        offset = tf.cast(tf.maximum(scaled - desired, 0.0) * random_offset, tf.int32)
-    info = tf.stack([original, desired, scale, tf.cast(offset, tf.float32)])
-    return Resizing(tf.cast(scaled, tf.int32), scale, offset, info)
 
+    input_size: tuple[int, int]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    stddev: tuple[float, float, float] = IMAGENET_STDDEV
 
-def resize_image(image: tf.Tensor, resizing: Resizing, input_size: tuple[int, int]) -> tf.Tensor:
-    """Resizes (bilinear, no antialiasing), crops, normalises, and pads at the bottom and right with zeros.
+    def describe(self) -> dict[str, Any]:
+        """Returns the steps in words and numbers, for the description of an exported model."""
+        return {
+            "color_order": "RGB",
+            "exif_orientation": "not applied: rotate the picture first",
+            "resize": "bilinear without antialiasing, to the largest size of the same aspect ratio within input_size",
+            "mean": [255.0 * value for value in self.mean],
+            "stddev": [255.0 * value for value in self.stddev],
+            "padding": "zeros after normalisation, at the bottom and on the right",
+        }
 
-    Args:
-        image: uint8 or float [height, width, 3], 0..255.
-        resizing: the plan.
-        input_size: (height, width) of the result.
+    def prepare(self, image: tf.Tensor) -> tuple[tf.Tensor, Geometry]:
+        """Prepares one picture for inference.
 
-    Returns:
-        float32 [*input_size, 3].
-    """
-    height, width = input_size
-    image = tf.image.resize(image, resizing.scaled_size)
-    image = image[resizing.offset[0] : resizing.offset[0] + height, resizing.offset[1] : resizing.offset[1] + width]
-    image = normalize(image)
-    shape = tf.shape(image)
-    image = tf.pad(image, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]])
-    return tf.ensure_shape(image, [height, width, 3])
+        Args:
+            image: uint8 [height, width, 3].
 
+        Returns:
+            float32 [*input_size, 3], and its geometry.
+        """
+        resizing = self.plan(tf.shape(image)[:2])
+        return self.resize(image, resizing), resizing.geometry
 
-def normalize(image: tf.Tensor) -> tf.Tensor:
-    """(image / 255 - MEAN) / STDDEV as one subtraction and one division: float32 [..., width, 3]."""
-    # Whole rows against repeated constants: broadcasting along a last axis of 3 takes four times as long.
-    shape = tf.shape(image)
-    rows = tf.reshape(tf.cast(image, tf.float32), tf.concat([shape[:-2], [shape[-2] * 3]], axis=0))
-    mean = tf.tile(tf.constant(MEAN, tf.float32) * 255.0, shape[-2:-1])
-    stddev = tf.tile(tf.constant(STDDEV, tf.float32) * 255.0, shape[-2:-1])
-    return tf.ensure_shape(tf.reshape((rows - mean) / stddev, shape), image.shape)
+    def plan(
+        self,
+        original_size: tf.Tensor,
+        random_scale: tf.Tensor | None = None,
+        random_offset: tf.Tensor | None = None,
+    ) -> Resizing:
+        """Chooses the largest size that keeps the aspect ratio and fits the input, times a random scale.
+
+        Args:
+            original_size: int32 [2], (height, width).
+            random_scale: float32 scalar, factor on the input size; None: 1.
+            random_offset: float32 [2] in 0..1, which part to keep of a result that is larger than the input.
+
+        Returns:
+            The plan.
+        """
+        input_size = tf.constant(self.input_size, tf.float32)
+        original = tf.cast(original_size, tf.float32)
+        target = input_size if random_scale is None else tf.round(random_scale * input_size)
+        # At least one pixel: the short side of a very long picture would round to zero.
+        scaled = tf.maximum(tf.round(original * tf.reduce_min(target / original)), 1.0)
+        offset = tf.zeros([2], tf.int32)
+        if random_offset is not None:
+            offset = tf.cast(tf.maximum(scaled - input_size, 0.0) * random_offset, tf.int32)
+        geometry = Geometry(original, input_size, scaled / original, tf.cast(offset, tf.float32))
+        return Resizing(tf.cast(scaled, tf.int32), offset, geometry)
+
+    def resize(self, image: tf.Tensor, resizing: Resizing) -> tf.Tensor:
+        """Resizes, crops, normalises and pads.
+
+        Args:
+            image: uint8 or float [height, width, 3], 0..255.
+            resizing: the plan.
+
+        Returns:
+            float32 [*input_size, 3].
+        """
+        height, width = self.input_size
+        top, left = resizing.offset[0], resizing.offset[1]
+        image = tf.image.resize(image, resizing.scaled_size)[top : top + height, left : left + width]
+        image = self.normalize(image)
+        shape = tf.shape(image)
+        image = tf.pad(image, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]])
+        return tf.ensure_shape(image, [height, width, 3])
+
+    def normalize(self, image: tf.Tensor) -> tf.Tensor:
+        """Computes (image / 255 - mean) / stddev: float32 [..., width, 3]."""
+        # Whole rows minus repeated constants: broadcasting along a last axis of 3 takes four times as long.
+        shape = tf.shape(image)
+        rows = tf.reshape(tf.cast(image, tf.float32), tf.concat([shape[:-2], [shape[-2] * 3]], axis=0))
+        mean = tf.tile(tf.constant(self.mean, tf.float32) * 255.0, shape[-2:-1])
+        stddev = tf.tile(tf.constant(self.stddev, tf.float32) * 255.0, shape[-2:-1])
+        return tf.ensure_shape(tf.reshape((rows - mean) / stddev, shape), image.shape)
 
 
 def resize_labels(
@@ -95,7 +150,7 @@ def resize_labels(
     classes: tf.Tensor,
     mirrored: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Brings a label map to the network's input by nearest neighbours and looks the classes of its labels up.
+    """Brings a label map to the size of the network's input by nearest neighbours, and looks up its classes.
 
     Args:
         labels: uint8 or int32 [height, width], as decoded.
@@ -103,51 +158,30 @@ def resize_labels(
         input_size: (height, width) of the result.
         padding: class of the pixels outside the picture.
         classes: int32 [k], the class of each label.
-        mirrored: bool scalar, whether to mirror the map from left to right before it is resized.
+        mirrored: bool scalar, whether to flip the map from left to right before it is resized.
 
     Returns:
         int32 [*input_size].
     """
     size = tf.shape(labels)[:2]
-    # The size is truncated where the picture's is rounded: as the reference does it, so that labels agree.
-    scaled = tf.maximum(tf.cast(resizing.scale * tf.cast(size, tf.float32), tf.int32), 1)
+    # The size is truncated, although the picture's is rounded: the reference does the same, so that labels agree.
+    scaled = tf.maximum(tf.cast(resizing.geometry.scale * tf.cast(size, tf.float32), tf.int32), 1)
     step = tf.cast(size, tf.float32) / tf.cast(scaled, tf.float32)
 
     def sources(axis: int) -> tf.Tensor:
-        """Which row or column each one of the result is taken from."""
+        """Returns the row or column of the map that each row or column of the result is taken from."""
         places = tf.range(resizing.offset[axis], tf.minimum(resizing.offset[axis] + input_size[axis], scaled[axis]))
         nearest = tf.cast(tf.floor((tf.cast(places, tf.float32) + 0.5) * step[axis]), tf.int32)
         return tf.minimum(nearest, size[axis] - 1)
 
     columns = sources(1)
     columns = tf.where(mirrored, size[1] - 1 - columns, columns)
-    # Columns are taken as rows of the transposed map: copying whole rows is twice as fast as copying single pixels.
-    # In float32, which holds labels exactly: oneDNN transposes nothing else and logs an error for each other type. Cast
-    # before the first gather, because TensorFlow would move a cast right before the transposition behind it.
+    # Columns are gathered as rows of the transposed map: copying whole rows is twice as fast as copying single pixels.
+    # The map is float32, which holds labels exactly: oneDNN transposes no other type, and logs an error for each. The
+    # cast comes before the first gather, because TensorFlow would move a cast right before the transposition behind it.
     rows = tf.gather(tf.cast(labels, tf.float32), sources(0))
     taken = tf.transpose(tf.gather(tf.transpose(rows), columns))
     found = tf.gather(classes, tf.cast(taken, tf.int32))
     shape = tf.shape(found)
     paddings = [[0, input_size[0] - shape[0]], [0, input_size[1] - shape[1]]]
     return tf.ensure_shape(tf.pad(found, paddings, constant_values=padding), input_size)
-
-
-def preprocess(image: tf.Tensor, input_size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Prepares one picture for inference.
-
-    Args:
-        image: uint8 [height, width, 3].
-        input_size: (height, width) of the network's input.
-
-    Returns:
-        float32 [*input_size, 3] and image_info float32 [4, 2].
-    """
-    resizing = plan_resizing(tf.shape(image)[:2], input_size)
-    return resize_image(image, resizing, input_size), resizing.image_info
-
-
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG or PNG string to uint8 [height, width, 3]; greyscale is repeated, alpha dropped."""
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image

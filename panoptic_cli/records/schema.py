@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from panoptic_cli.categories import THING_LABEL, CategoryTable, LabelSpace
+from panoptic_cli.categories import CategoryTable
 
 IMAGE_ENCODED = "image/encoded"  # bytes: JPEG or PNG as found
 IMAGE_FORMAT = "image/format"  # bytes: "jpeg" or "png"
@@ -44,6 +44,7 @@ SEGMENT_AREA = "image/panoptic/segments/area"
 _COCO_THINGS = range(1, 91)
 _COCO_STUFF = range(92, 201)
 _COCO_OFFSET = 90
+_THING_CLASS, _FIRST_STUFF_CLASS = 1, 2
 
 FeatureValue = bytes | int | Sequence[bytes] | np.ndarray
 
@@ -58,17 +59,18 @@ def semantic_lookup(table: CategoryTable) -> np.ndarray:
     """Returns the semantic class of each category id, as `image/segmentation/class/encoded` stores it.
 
     Tables within COCO's ids (things 1..90, stuff 92..200) get the reference's classes: 1 for any thing, id -
-    90 for stuff. Other tables get those of LabelSpace.create(table): stuff counted from 2 in table order.
+    90 for stuff. Other tables get 1 for any thing, and the stuff
+    counted from 2 in table order.
 
     Returns:
         uint16 [max id + 1]; 0 for ids that are not in the table.
     """
-    if all(c.id in (_COCO_THINGS if c.isthing else _COCO_STUFF) for c in table.categories):
-        lookup = np.zeros(table.max_id + 1, np.uint16)
-        for category in table.categories:
-            lookup[category.id] = THING_LABEL if category.isthing else category.id - _COCO_OFFSET
-        return lookup
-    return LabelSpace.create(table).semantic_class_of_id.astype(np.uint16)
+    lookup = np.zeros(table.max_id + 1, np.uint16)
+    coco = all(c.id in (_COCO_THINGS if c.isthing else _COCO_STUFF) for c in table.categories)
+    for place, category in enumerate(table.stuff, start=_FIRST_STUFF_CLASS):
+        lookup[category.id] = category.id - _COCO_OFFSET if coco else place
+    lookup[[category.id for category in table.things]] = _THING_CLASS
+    return lookup
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Reading weights into the network: our own checkpoints, and those of tensorflow/models."""
+"""Reading weights into a network: from our own checkpoints and from those of tensorflow/models."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from panoptic_cli.weights.loaded import Loaded
 
 if TYPE_CHECKING:
-    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+    from panoptic_cli.models.network import PanopticNetwork
 
 __all__ = ["Loaded", "initialize", "load"]
 
 
-def load(network: PanopticFPN, source: str) -> Loaded:
-    """Loads all weights of a network, from whichever kind of checkpoint it is; told by its content.
+def load(network: PanopticNetwork, source: str) -> Loaded:
+    """Loads all weights of a network. The kind of checkpoint is recognised by its content.
 
     Args:
         network: the built network.
@@ -28,8 +28,8 @@ def load(network: PanopticFPN, source: str) -> Loaded:
     return _load(network, source, allow_backbone_only=False)
 
 
-def initialize(network: PanopticFPN, source: str) -> Loaded:
-    """Starts a training from a checkpoint: the whole network, or the backbone where it holds a classifier's.
+def initialize(network: PanopticNetwork, source: str) -> Loaded:
+    """Loads the weights that a training starts from: the whole network, or the backbone from a classifier's checkpoint.
 
     Args:
         network: the built network.
@@ -44,10 +44,10 @@ def initialize(network: PanopticFPN, source: str) -> Loaded:
     return _load(network, source, allow_backbone_only=True)
 
 
-def _load(network: PanopticFPN, source: str, *, allow_backbone_only: bool) -> Loaded:
-    from panoptic_cli.weights import checkpoint_files, checkpoints, model_garden
+def _load(network: PanopticNetwork, source: str, *, allow_backbone_only: bool) -> Loaded:
+    from panoptic_cli.weights import checkpoints, model_garden
 
-    prefix = checkpoint_files.find_checkpoint(source)
+    prefix = checkpoints.find_checkpoint(source)
     if checkpoints.is_own(prefix):
         step, averaged = checkpoints.load_network(network, prefix)
         variables, parameters = len(network.variables), network.count_params()

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Loaded:
-    """One load.
+    """The weights that were loaded from a checkpoint.
 
     Attributes:
         prefix: the checkpoint.
-        variables: how many were assigned.
-        parameters: how many numbers they hold.
-        backbone_only: whether the heads were left as they were.
-        step: training step of the weights; None where the checkpoint does not tell.
-        averaged: whether they are moving averages of the weights of the training.
+        variables: number of variables that were assigned.
+        parameters: number of values in them.
+        backbone_only: whether the heads kept their weights.
+        step: training step of the weights; None if the checkpoint does not say.
+        averaged: whether they are moving averages of the trained weights.
     """
 
     prefix: str

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.config.schema import Parser
+from panoptic_cli.config.panoptic_fpn import PanopticFPNTargetSettings
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -183,8 +183,8 @@ def subsample_labels(labels: tf.Tensor, num_samples: int, positive_fraction: flo
 def anchor_targets(
     anchors: dict[int, np.ndarray],
     gt_boxes: tf.Tensor,
-    config: Parser,
-    seed: tf.Tensor | None,
+    config: PanopticFPNTargetSettings,
+    seed: tf.Tensor,
 ) -> tuple[dict[int, tf.Tensor], dict[int, tf.Tensor]]:
     """Training targets of the region proposal head.
 
@@ -192,7 +192,7 @@ def anchor_targets(
         anchors: {level: float32 [h, w, a, 4]}.
         gt_boxes: float32 [m, 4].
         config: thresholds and sample sizes.
-        seed: int32 [2] of the sampling; None keeps every anchor.
+        seed: int32 [2] of the sampling.
 
     Returns:
         Score targets {level: int32 [h, w, a]} (1, 0; -1 ignored) and box targets {level: float32 [h, w, a * 4]},
@@ -204,8 +204,7 @@ def anchor_targets(
     positives = tf.where(labels == POSITIVE)
     encoded = box_ops.encode(tf.gather(gt_boxes, tf.gather_nd(matched, positives)), tf.gather_nd(flat, positives))
     boxes = tf.scatter_nd(positives, encoded, tf.cast(tf.shape(flat), tf.int64))
-    if seed is not None:
-        labels = subsample_labels(labels, config.rpn_batch_size_per_im, config.rpn_fg_fraction, seed)
+    labels = subsample_labels(labels, config.rpn_batch_size_per_im, config.rpn_fg_fraction, seed)
     scores_by_level, boxes_by_level, start = {}, {}, 0
     for level, level_anchors in sorted(anchors.items()):
         height, width, per_place, _ = level_anchors.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from panoptic_cli.config.schema import Anchor
+from panoptic_cli.config.panoptic_fpn import Anchor
 
 
 def anchor_boxes(config: Anchor, image_size: tuple[int, int], min_level: int, max_level: int) -> dict[int, np.ndarray]:

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from panoptic_cli.config.schema import DetectionGenerator
+from panoptic_cli.config.panoptic_fpn import DetectionGenerator
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
-from panoptic_cli.models.panoptic_fpn.nms import suppress_by_class
+from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_by_class, suppress_sorted
 
 
 def detect(
-    logits: tf.Tensor, offsets: tf.Tensor, proposals: tf.Tensor, image_shape: tf.Tensor, config: DetectionGenerator
+    logits: tf.Tensor,
+    offsets: tf.Tensor,
+    proposals: tf.Tensor,
+    image_shape: tf.Tensor,
+    config: DetectionGenerator,
+    suppression: Suppression = "kernel",
 ) -> dict[str, tf.Tensor]:
     """Decodes every proposal for every class, suppresses within the classes and keeps the best.
 
     Args:
-        logits: float32 [batch, n, classes], class 0 background.
+        logits: float32 [batch, n, classes], class 0 is background.
         offsets: float32 [batch, n, classes, 4] to the proposals.
         proposals: float32 [batch, n, 4] in pixels of the input.
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
-        config: how many, and thresholds.
+        config: numbers and thresholds.
+        suppression: which form to use; all of them keep the same boxes.
 
     Returns:
         detection_boxes float32 [batch, k, 4], detection_scores [batch, k] descending, detection_classes
         int32 [batch, k] (0 behind the last), num_detections int32 [batch].
     """
-    probabilities = _best_of_classes(tf.nn.softmax(logits)[..., 1:], config.pre_nms_top_k)
     boxes = box_ops.decode(offsets[:, :, 1:], proposals[:, :, None, :], box_ops.BOX_HEAD_WEIGHTS)
-    boxes, scores, classes, count = suppress_by_class(
-        box_ops.clip(boxes, image_shape),
-        probabilities,
-        config.max_num_detections,
-        config.max_num_detections,
-        config.nms_iou_threshold,
-        config.pre_nms_score_threshold,
-    )
-    found = tf.range(config.max_num_detections)[None, :] < count[:, None]
+    boxes = box_ops.clip(boxes, image_shape)
+    scores = tf.nn.softmax(logits)[..., 1:]
+    if suppression == "kernel":
+        scores = _best_of_classes(scores, config.pre_nms_top_k)
+        limit = config.max_num_detections
+        thresholds = config.nms_iou_threshold, config.pre_nms_score_threshold
+        boxes, scores, classes, count = suppress_by_class(boxes, scores, limit, limit, *thresholds)
+        found = tf.range(limit)[None, :] < count[:, None]
+        classes = tf.where(found, classes + 1, 0)
+    else:
+        boxes, scores, classes = _class_by_class(boxes, scores, config, suppression)
+        count = tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1)
     return {
         "detection_boxes": boxes,
         "detection_scores": scores,
-        "detection_classes": tf.where(found, classes + 1, 0),
+        "detection_classes": classes,
         "num_detections": count,
     }
 
@@ -50,3 +58,37 @@ def _best_of_classes(scores: tf.Tensor, top_k: int) -> tf.Tensor:
         return scores
     least = tf.math.top_k(tf.transpose(scores, [0, 2, 1]), top_k).values[..., -1]
     return tf.where(scores >= least[:, None, :], scores, 0.0)
+
+
+def _class_by_class(
+    boxes: tf.Tensor, scores: tf.Tensor, config: DetectionGenerator, suppression: Suppression
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Suppresses each class as a list of its own, then keeps the best of all; static shapes.
+
+    Args:
+        boxes: float32 [batch, n, classes, 4], without the background.
+        scores: float32 [batch, n, classes].
+        config: numbers and thresholds.
+        suppression: "lists" or "padded".
+
+    Returns:
+        Boxes float32 [batch, k, 4], scores [batch, k] descending and classes int32 [batch, k], 1 for the first class
+        given; 0 behind the last.
+    """
+    limit, num_classes = config.max_num_detections, int(scores.shape[2])
+    considered = min(int(scores.shape[1]), config.pre_nms_top_k)
+    by_class = tf.reshape(tf.transpose(scores, [0, 2, 1]), [-1, int(scores.shape[1])])  # [batch * classes, n]
+    candidates = tf.reshape(tf.transpose(boxes, [0, 2, 1, 3]), [-1, int(boxes.shape[1]), 4])
+    by_class, places = tf.math.top_k(by_class, considered, sorted=True)
+    candidates = tf.gather(candidates, places, batch_dims=1)
+    each = min(limit, considered)
+    kept_boxes, kept_scores = suppress_sorted(
+        candidates, by_class, each, config.nms_iou_threshold, config.pre_nms_score_threshold, suppression
+    )
+    flat = tf.reshape(kept_scores, [-1, num_classes * each])
+    count = min(limit, num_classes * each)
+    best, places = tf.math.top_k(flat, count, sorted=True)
+    classes = tf.where(best > 0.0, places // each + 1, 0)
+    chosen = tf.gather(tf.reshape(kept_boxes, [-1, num_classes * each, 4]), places, batch_dims=1)
+    behind = [[0, 0], [0, limit - count]]
+    return tf.pad(chosen, [*behind, [0, 0]]), tf.pad(best, behind), tf.pad(classes, behind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from panoptic_cli.config.schema import NormActivation
+from panoptic_cli.config.panoptic_fpn import NormActivation
 from panoptic_cli.models.panoptic_fpn.normalization import batch_norm
 
 _BACKBONE_MAX_LEVEL = 5

@@ -1,7 +1,7 @@
-"""The fusion of things and stuff into one panoptic picture (arXiv 1801.00868, section 4; rules of the reference).
+"""The fusion of things and stuff into one panoptic map (arXiv 1801.00868, section 4; the reference's rules).
 
-Detections are placed in descending score; one that is covered by at least half by better ones is dropped; stuff
-fills what is left, if its class covers enough of the whole picture; the rest is void.
+Detections are placed in descending score. One that is at least half covered by better ones is dropped. Stuff fills the
+rest of the picture, where its class covers enough of the whole picture; the other pixels are void.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.categories import THING_LABEL, VOID_LABEL, LabelSpace
-from panoptic_cli.config.schema import PanopticSegmentationGenerator
+from panoptic_cli.config.panoptic_fpn import PanopticSegmentationGenerator
+from panoptic_cli.models.panoptic_fpn.label_space import THING_CLASS, VOID_CLASS, LabelSpace
+from panoptic_cli.models.panoptic_fpn.masks import mask_runs, paste, source_positions
+from panoptic_cli.models.segments import Segments, number_segments
+from panoptic_cli.pipeline.preprocessing import Geometry
 
 _PIXELS_AT_ONCE = 1 << 15  # of the interpolated class scores: 15 MB at 111 classes
+_ANY_THING = -1  # in semantic maps, see Segments
 
 
-class PanopticMaps(NamedTuple):
+class FusedMaps(NamedTuple):
     """One fused picture.
 
     Attributes:
@@ -31,22 +36,6 @@ class PanopticMaps(NamedTuple):
     semantic: tf.Tensor
 
 
-def _source_positions(
-    start: tf.Tensor, size: tf.Tensor, cells: tf.Tensor, first: tf.Tensor, last: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the pixels first..last-1 of an axis fall on `cells` cells stretched over start..start+size.
-
-    Returns:
-        int32 lower neighbour (at most cells - 2, so that the upper one is lower + 1) and float32 weight of the upper.
-    """
-    pixels = tf.range(first, last)
-    cells_float = tf.cast(cells, tf.float32)
-    position = (tf.cast(pixels, tf.float32) - start + 0.5) * (cells_float / size) - 0.5
-    position = tf.clip_by_value(position, 0.0, cells_float - 1.0)
-    lower = tf.clip_by_value(tf.floor(position), 0.0, tf.maximum(cells_float - 2.0, 0.0))
-    return tf.cast(lower, tf.int32), position - lower
-
-
 def place_things(
     boxes: tf.Tensor,
     scores: tf.Tensor,
@@ -54,53 +43,44 @@ def place_things(
     height: tf.Tensor,
     width: tf.Tensor,
     config: PanopticSegmentationGenerator,
+    score_threshold: tf.Tensor | float | None = None,
 ) -> tf.Tensor:
-    """Pastes the detections' masks in descending score.
+    """Places the detections' masks in descending score.
 
     Args:
         boxes: float32 [n, 4] in pixels of the picture.
-        scores: float32 [n]; those at or below config.score_threshold are left out.
+        scores: float32 [n]; detections at or below the threshold are not placed.
         masks: float32 [n, m, m], probabilities within the box.
         height: int32 scalar.
         width: int32 scalar.
         config: thresholds.
+        score_threshold: instead of the configured one.
 
     Returns:
-        int32 [height, width]: 1-based place of the detection that owns a pixel, 0 where none does.
+        int32 [height, width]: 1-based place of the detection that a pixel belongs to, 0 where there is none.
     """
+    threshold = config.score_threshold if score_threshold is None else score_threshold
     order = tf.argsort(scores, direction="DESCENDING", stable=True)
-    count = tf.reduce_sum(tf.cast(scores > config.score_threshold, tf.int32))
-    cells_y, cells_x = tf.shape(masks)[1], tf.shape(masks)[2]
+    count = tf.reduce_sum(tf.cast(scores > threshold, tf.int32))
     first = tf.clip_by_value(tf.math.ceil(boxes), 0.0, tf.cast(tf.stack([height, width] * 2), tf.float32))
-    first = tf.cast(first, tf.int32)  # a pixel y belongs to a box with y1 <= y < y2
+    windows = tf.cast(first, tf.int32)  # a pixel y belongs to a box with y1 <= y < y2
 
-    def paste(i: tf.Tensor, owner: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def place(i: tf.Tensor, owner: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         index = order[i]
-        box, limits, mask = boxes[index], first[index], masks[index]
-        y, weight_y = _source_positions(box[0], box[2] - box[0], cells_y, limits[0], limits[2])
-        x, weight_x = _source_positions(box[1], box[3] - box[1], cells_x, limits[1], limits[3])
-        weight_y, weight_x = weight_y[:, None], weight_x[None, :]
-        rows0, rows1 = tf.gather(mask, y), tf.gather(mask, y + 1)
-        value = (
-            tf.gather(rows0, x, axis=1) * ((1.0 - weight_y) * (1.0 - weight_x))
-            + tf.gather(rows0, x + 1, axis=1) * ((1.0 - weight_y) * weight_x)
-            + tf.gather(rows1, x, axis=1) * (weight_y * (1.0 - weight_x))
-            + tf.gather(rows1, x + 1, axis=1) * (weight_y * weight_x)
-        )
-        inside = value > config.mask_binarize_threshold
-        window = owner[limits[0] : limits[2], limits[1] : limits[3]]
-        free = inside & (window == 0)
+        window = windows[index]
+        inside = paste(masks[index], boxes[index], window) > config.mask_binarize_threshold
+        free = inside & (owner[window[0] : window[2], window[1] : window[3]] == 0)
         area = tf.math.count_nonzero(inside, dtype=tf.int32)
         overlap = area - tf.math.count_nonzero(free, dtype=tf.int32)
         covered = tf.math.divide_no_nan(tf.cast(overlap, tf.float32), tf.cast(area, tf.float32))
         placed = free & (covered < config.things_overlap_threshold)
-        padding = [[limits[0], height - limits[2]], [limits[1], width - limits[3]]]
-        # Pixels taken now were 0 before, so adding sets them.
+        padding = [[window[0], height - window[2]], [window[1], width - window[3]]]
+        # These pixels were 0 before, so adding sets them.
         return i + 1, owner + tf.pad(tf.cast(placed, tf.int32) * (index + 1), padding)
 
     _, owner = tf.while_loop(
         lambda i, _: i < count,
-        paste,
+        place,
         (tf.constant(0), tf.zeros([height, width], tf.int32)),
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
     )
@@ -110,10 +90,10 @@ def place_things(
 def semantic_labels(
     logits: tf.Tensor, resized_height: tf.Tensor, resized_width: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """The class of each pixel: argmax of the logits resized bilinearly and cropped to the picture.
+    """Computes the class of each pixel: the argmax of the logits, resized bilinearly and cropped to the picture.
 
-    Exact without computing most of it: where the four neighbouring cells agree on the best class, every mean of
-    them has that best class too, so only pixels between cells that disagree are interpolated.
+    The result is exact, although most of it is not interpolated: where the four neighbouring cells agree on the best
+    class, every weighted mean of them has the same best class.
 
     Args:
         logits: float32 [h, w, classes].
@@ -127,8 +107,8 @@ def semantic_labels(
     """
     cells_y, cells_x, classes = tf.shape(logits)[0], tf.shape(logits)[1], tf.shape(logits)[2]
     zero = tf.constant(0.0)
-    y, weight_y = _source_positions(zero, tf.cast(resized_height, tf.float32), cells_y, 0, height)
-    x, weight_x = _source_positions(zero, tf.cast(resized_width, tf.float32), cells_x, 0, width)
+    y, weight_y = source_positions(zero, tf.cast(resized_height, tf.float32), cells_y, 0, height)
+    x, weight_x = source_positions(zero, tf.cast(resized_width, tf.float32), cells_x, 0, width)
 
     best = tf.argmax(logits, axis=-1, output_type=tf.int32)
     agreed = best[:-1, :-1]
@@ -165,39 +145,80 @@ def semantic_labels(
 
 def fuse(
     outputs: Mapping[str, tf.Tensor],
-    image_info: tf.Tensor,
+    geometry: Geometry,
     config: PanopticSegmentationGenerator,
     label_space: LabelSpace,
-) -> PanopticMaps:
+    score_threshold: tf.Tensor | float | None = None,
+) -> FusedMaps:
     """Fuses the network's outputs for one picture at the picture's own size.
 
     Args:
         outputs: what `PanopticFPN.call` returns, without the batch dimension: detection_boxes float32 [n, 4] in
             pixels of the network's input, detection_classes int32 [n] (0 is no detection), detection_scores
             float32 [n], detection_masks float32 [n, m, m], semantic_logits float32 [h, w, c].
-        image_info: float32 [4, 2]: original size, input size, scale, crop offset, each (y, x).
+        geometry: of the picture.
         config: thresholds.
-        label_space: from classes to category ids.
+        label_space: from classes to category ids; pixels of a class without a category become void.
+        score_threshold: instead of the configured one.
 
     Returns:
         The maps at the original size.
     """
-    original, desired, scale = image_info[0], image_info[1], image_info[2]
-    height, width = tf.cast(original[0], tf.int32), tf.cast(original[1], tf.int32)
+    size = tf.cast(geometry.original_size, tf.int32)
+    height, width = size[0], size[1]
     classes = outputs["detection_classes"]
     scores = tf.where(classes > 0, outputs["detection_scores"], 0.0)
-    boxes = outputs["detection_boxes"] / tf.tile(scale, [2])
-    instance = place_things(boxes, scores, outputs["detection_masks"], height, width, config)
+    boxes = outputs["detection_boxes"] / tf.tile(geometry.scale, [2])
+    owner = place_things(boxes, scores, outputs["detection_masks"], height, width, config, score_threshold)
 
-    resized = tf.cast(tf.math.ceil(desired / scale), tf.int32)
+    resized = tf.cast(tf.math.ceil(geometry.input_size / geometry.scale), tf.int32)
     labels = semantic_labels(outputs["semantic_logits"], resized[0], resized[1], height, width)
-    num_labels = label_space.num_semantic_classes
-    areas = tf.math.bincount(tf.reshape(labels, [-1]), minlength=num_labels, maxlength=num_labels)
-    is_stuff = (tf.range(num_labels) != VOID_LABEL) & (tf.range(num_labels) != THING_LABEL)
+    num_classes = label_space.num_semantic_classes
+    areas = tf.math.bincount(tf.reshape(labels, [-1]), minlength=num_classes, maxlength=num_classes)
+    is_stuff = (tf.range(num_classes) != VOID_CLASS) & (tf.range(num_classes) != THING_CLASS)
     kept = is_stuff & (tf.cast(areas, tf.float32) > config.stuff_area_threshold)
-    stuff_ids = tf.where(kept, tf.constant(label_space.semantic_ids, tf.int32), 0)
+    stuff_ids = tf.where(kept, tf.constant(label_space.stuff_id_of_class, tf.int32), 0)
 
-    thing_ids = tf.gather(tf.constant(label_space.thing_ids, tf.int32), classes)
+    thing_ids = tf.gather(tf.constant(label_space.thing_id_of_class, tf.int32), classes)
     id_of_owner = tf.concat([[0], thing_ids], axis=0)
-    category = tf.where(instance > 0, tf.gather(id_of_owner, instance), tf.gather(stuff_ids, labels))
-    return PanopticMaps(category, instance, labels)
+    category = tf.where(owner > 0, tf.gather(id_of_owner, owner), tf.gather(stuff_ids, labels))
+    return FusedMaps(category, tf.where(category > 0, owner, 0), labels)
+
+
+def finish(
+    outputs: Mapping[str, tf.Tensor],
+    geometry: Geometry,
+    config: PanopticSegmentationGenerator,
+    label_space: LabelSpace,
+    score_threshold: tf.Tensor | float | None = None,
+) -> Segments:
+    """Fuses one picture, numbers its segments and encodes its masks; arguments as for `fuse`."""
+    maps = fuse(outputs, geometry, config, label_space, score_threshold)
+    ids = tf.gather(tf.constant(label_space.thing_id_of_class, tf.int32), outputs["detection_classes"])
+    listed = tf.where(ids > 0)[:, 0]  # without the padding, and without classes that have no category
+    place_of = tf.concat([[0], tf.cumsum(tf.cast(ids > 0, tf.int32))], axis=0)
+    boxes = tf.gather(outputs["detection_boxes"], listed) / tf.tile(geometry.scale, [2])
+    category_ids = tf.gather(ids, listed)
+    stuff = [category.id for category in label_space.table.stuff]
+    segment_map, segment_ids, detections, areas = number_segments(
+        maps.category, tf.gather(place_of, maps.instance), category_ids, stuff
+    )
+    size = tf.cast(geometry.original_size, tf.int32)
+    masks = tf.gather(outputs["detection_masks"], listed)
+    return Segments(
+        segment_map=segment_map,
+        category_ids=segment_ids,
+        detection_of_segment=detections,
+        areas=areas,
+        boxes=boxes,
+        scores=tf.gather(outputs["detection_scores"], listed),
+        detection_category_ids=category_ids,
+        masks=mask_runs(masks, boxes, size[0], size[1], config.mask_binarize_threshold),
+        semantic_map=tf.gather(tf.constant(_semantic_ids(label_space), tf.int32), maps.semantic),
+    )
+
+
+def _semantic_ids(label_space: LabelSpace) -> np.ndarray:
+    ids = label_space.stuff_id_of_class.copy()
+    ids[THING_CLASS] = _ANY_THING
+    return ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from panoptic_cli.config.schema import DetectionHead, MaskHead, NormActivation
+from panoptic_cli.config.panoptic_fpn import DetectionHead, MaskHead, NormActivation
 from panoptic_cli.models.panoptic_fpn.normalization import batch_norm, folded
 from panoptic_cli.models.panoptic_fpn.winograd import conv3x3
 

@@ -2,36 +2,93 @@
 
 from __future__ import annotations
 
-import keras
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.categories import LabelSpace
-from panoptic_cli.config.schema import Model, ROIAligner
+from panoptic_cli.config.schema import Task
+from panoptic_cli.models.network import PanopticNetwork, TensorDescription
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
+from panoptic_cli.models.panoptic_fpn import fusion
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes, anchors_per_place
+from panoptic_cli.models.panoptic_fpn.checkpoint_names import model_garden_variables
 from panoptic_cli.models.panoptic_fpn.detection import detect
 from panoptic_cli.models.panoptic_fpn.fpn import FeaturePyramid
 from panoptic_cli.models.panoptic_fpn.heads import BoxHead, MaskBranch
+from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
+from panoptic_cli.models.panoptic_fpn.losses import batch_losses
+from panoptic_cli.models.panoptic_fpn.nms import Suppression
 from panoptic_cli.models.panoptic_fpn.resnet import ResNet
-from panoptic_cli.models.panoptic_fpn.roi_align import roi_align
+from panoptic_cli.models.panoptic_fpn.roi_align import roi_align, with_area
 from panoptic_cli.models.panoptic_fpn.roi_sampling import mask_targets, sample_rois
 from panoptic_cli.models.panoptic_fpn.rpn import RegionProposalHead, propose
 from panoptic_cli.models.panoptic_fpn.semantic_head import SemanticHead
+from panoptic_cli.models.panoptic_fpn.targets import padding_label
+from panoptic_cli.models.platform import Platform
+from panoptic_cli.models.segments import Segments
+from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 
 
-class PanopticFPN(keras.Model):
+class _Forms(NamedTuple):
+    """Which of several equal forms of an operation suits a platform.
+
+    Attributes:
+        suppression: see `nms.Suppression`.
+        winograd: whether the heads' towers use Winograd's algorithm, in float32. Libraries of GPUs and XLA choose their
+            own convolutions.
+        dynamic: whether the mask head may run on the detections alone, so that shapes depend on the pictures. On GPUs
+            a new shape makes the libraries measure their algorithms again.
+        with_area: whether boxes need an area, because the format has no logarithm of 0 in a branch not taken.
+    """
+
+    suppression: Suppression
+    winograd: bool = False
+    dynamic: bool = False
+    with_area: bool = False
+
+
+_FORMS: dict[Platform, _Forms] = {
+    "cpu": _Forms("kernel", winograd=True, dynamic=True),
+    "gpu": _Forms("kernel"),
+    "xla": _Forms("padded"),
+    "tflite": _Forms("padded", with_area=True),
+    "onnx": _Forms("lists", with_area=True),
+}
+
+
+_OUTPUTS = {
+    "detection_boxes": TensorDescription("float32", (1, "n", 4), "y1, x1, y2, x2 in pixels of the network's input"),
+    "detection_scores": TensorDescription("float32", (1, "n"), "0..1, descending; 0 behind the last detection"),
+    "detection_classes": TensorDescription(
+        "int32", (1, "n"), "places in class_category_ids; 0 behind the last detection"
+    ),
+    "detection_masks": TensorDescription("float32", (1, "n", "m", "m"), "probabilities within the box, 0..1"),
+    "num_detections": TensorDescription("int32", (1,), "the number of detections"),
+    "semantic_logits": TensorDescription(
+        "float32", (1, "height / 4", "width / 4", "classes"), "scores of the places in semantic_category_ids"
+    ),
+}
+
+
+class PanopticFPN(PanopticNetwork):
     """The network. Variables exist from construction on.
 
     Attributes:
-        config: its part of the configuration.
+        config: `task.model` of the configuration.
         label_space: classes of the heads.
         backbone, decoder, rpn_head, detection_head, mask_head, segmentation_head: its parts.
     """
 
-    def __init__(self, config: Model, label_space: LabelSpace, name: str = "panoptic_fpn") -> None:
+    def __init__(self, task: Task, label_space: LabelSpace, name: str = "panoptic_fpn") -> None:
         super().__init__(name=name)
+        config = task.model
+        self.task = task
         self.config = config
         self.label_space = label_space
+        self.preprocessing = Preprocessing(config.input_size[:2])
+        self.max_detections = config.detection_generator.max_num_detections
         self.levels = list(range(config.min_level, config.max_level + 1))
         norm = config.norm_activation
         filters = config.decoder.fpn.num_filters
@@ -57,18 +114,25 @@ class PanopticFPN(keras.Model):
         self.mask_head.build((mask_crop, mask_crop, filters))
         self.built = True
 
+    def freeze_backbone(self) -> None:
+        """Excludes the whole backbone from training."""
+        self.backbone.freeze(5)
+
     def pyramid(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
-        """Normalised images float32 [batch, h, w, 3] -> {level: features}, in the compute dtype."""
+        """Computes {level: features} in the compute dtype from prepared images, float32 [batch, h, w, 3]."""
         images = tf.cast(images, self.compute_dtype)
         return self.decoder(self.backbone(images, training=training), training=training)
 
-    def call(self, images: tf.Tensor, image_info: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
-        """Detects and segments; inference only (training takes `training_outputs`).
+    def call(
+        self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu", training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Detects and segments, for inference.
 
         Args:
             images: float32 [batch, height, width, 3], normalised and padded, sides multiples of 2^max_level.
-            image_info: float32 [batch, 4, 2]: original size, input size, scale, crop offset, each (y, x).
-            training: ignored: batch statistics are never collected here.
+            geometry: of the batch.
+            platform: what the graph is for; results are the same up to rounding.
+            training: ignored, Keras passes it: batch statistics are never collected here.
 
         Returns:
             detection_boxes float32 [batch, n, 4] in pixels of the input, detection_scores [batch, n] descending,
@@ -77,88 +141,130 @@ class PanopticFPN(keras.Model):
             semantic_logits float32 [batch, height / 4, width / 4, classes].
         """
         del training
+        forms, image_shape = _FORMS[platform], geometry.input_size
         features = self.pyramid(images, training=False)
         scores, offsets = self.rpn_head(features, training=False)
-        image_shape = image_info[:, 1]
+        generator, anchors = self.config.roi_generator, self._anchors(images)
         proposals, _ = propose(
-            scores, offsets, self._anchors(images), image_shape, self.config.roi_generator, training=False
+            scores, offsets, anchors, image_shape, generator, training=False, suppression=forms.suppression
         )
-        outputs = self._detect(features, proposals, image_shape)
+        outputs = self._detect(features, proposals, image_shape, forms)
         outputs["semantic_logits"] = self.segmentation_head(features)
         return outputs
 
     def _detect(
-        self, features: dict[int, tf.Tensor], proposals: tf.Tensor, image_shape: tf.Tensor
+        self, features: dict[int, tf.Tensor], proposals: tf.Tensor, image_shape: tf.Tensor, forms: _Forms
     ) -> dict[str, tf.Tensor]:
-        align: ROIAligner = self.config.roi_aligner
-        crops = roi_align(features, proposals, align.crop_size, align.sample_offset)
-        # GPU libraries choose their own ways, and measure them anew for every shape.
-        on_cpu = not tf.config.get_visible_devices("GPU")
-        winograd = on_cpu and crops.dtype == tf.float32
+        align = self.config.roi_aligner
+        rois = with_area(proposals) if forms.with_area else proposals
+        crops = roi_align(features, rois, align.crop_size, align.sample_offset)
+        winograd = forms.winograd and crops.dtype == tf.float32
         logits, offsets = self.detection_head(crops, training=False, winograd=winograd)
-        outputs = detect(logits, offsets, proposals, image_shape, self.config.detection_generator)
+        generator = self.config.detection_generator
+        outputs = detect(logits, offsets, proposals, image_shape, generator, forms.suppression)
 
-        align = self.config.mask_roi_aligner
         boxes, classes = outputs["detection_boxes"], outputs["detection_classes"]
         places = boxes.shape[1]
-        count = tf.maximum(tf.reduce_max(outputs["num_detections"]), 1) if on_cpu else places
-        crops = roi_align(features, boxes[:, :count], align.crop_size, align.sample_offset)
-        classes = classes[:, :count]
+        count = tf.maximum(tf.reduce_max(outputs["num_detections"]), 1) if forms.dynamic else places
+        boxes, classes = boxes[:, :count], classes[:, :count]
+        align = self.config.mask_roi_aligner
+        crops = roi_align(
+            features, with_area(boxes) if forms.with_area else boxes, align.crop_size, align.sample_offset
+        )
         masks = tf.sigmoid(self.mask_head(crops, classes, training=False))
         masks = tf.where((classes > 0)[..., None, None], masks, 0.0)
-        masks = tf.pad(masks, [[0, 0], [0, places - count], [0, 0], [0, 0]])
+        if forms.dynamic:
+            masks = tf.pad(masks, [[0, 0], [0, places - count], [0, 0], [0, 0]])
         outputs["detection_masks"] = tf.ensure_shape(masks, [None, places, 2 * align.crop_size, 2 * align.crop_size])
         return outputs
 
-    def training_outputs(
-        self,
-        images: tf.Tensor,
-        image_info: tf.Tensor,
-        gt_boxes: tf.Tensor,
-        gt_classes: tf.Tensor,
-        gt_masks: tf.Tensor,
-        seed: tf.Tensor,
-        compiled: bool = False,
-    ) -> dict[str, tf.Tensor | dict[int, tf.Tensor]]:
-        """Everything the losses need; static shapes throughout.
+    def finish(
+        self, outputs: Mapping[str, tf.Tensor], geometry: Geometry, score_threshold: tf.Tensor | float | None = None
+    ) -> Segments:
+        """Fuses things and stuff of one picture; see `fusion` and `PanopticNetwork.finish`."""
+        generator = self.config.panoptic_segmentation_generator
+        return fusion.finish(outputs, geometry, generator, self.label_space, score_threshold)
+
+    @property
+    def score_threshold(self) -> float:
+        """The configured threshold of `finish`."""
+        return self.config.panoptic_segmentation_generator.score_threshold
+
+    def describe_finish(self) -> dict[str, Any]:
+        """Returns the thresholds of the fusion."""
+        return self.config.panoptic_segmentation_generator.model_dump(mode="json")
+
+    def describe_outputs(self) -> dict[str, TensorDescription]:
+        """Describes what `call` returns for one picture."""
+        return dict(_OUTPUTS)
+
+    def describe_classes(self) -> dict[str, list[int]]:
+        """Returns the category ids by class of the box head and of the semantic head."""
+        return {
+            "class_category_ids": self.label_space.thing_ids.tolist(),
+            "semantic_category_ids": self.label_space.semantic_ids.tolist(),
+        }
+
+    def model_garden_variables(self) -> dict[str, dict[str, Any]]:
+        """Maps each part to {path in a checkpoint of tensorflow/models: variable}."""
+        return model_garden_variables(self)
+
+    def losses(self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform) -> dict[str, tf.Tensor]:
+        """Runs the network in training mode and compares its outputs with the targets.
 
         Args:
-            images: float32 [batch, height, width, 3], normalised.
-            image_info: float32 [batch, 4, 2].
-            gt_boxes: float32 [batch, m, 4] in pixels of the input, padded with -1.
-            gt_classes: int32 [batch, m], padded with -1.
-            gt_masks: [batch, m, s, s], masks cropped to their boxes.
+            batch: "images", "geometry" and the targets of `PanopticFPNTargets`.
+            seed: int32 [2], of the ROI sampling.
+            platform: cpu, gpu or xla.
+
+        Returns:
+            Scalars float32: total_loss, rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss,
+            semantic_loss, l2_loss. The total is weighted, the parts are not.
+        """
+        outputs = self.training_outputs(batch, seed, platform)
+        # Weight decay acts on the kernels of convolutions and dense layers, not on biases and normalisations.
+        kernels = [variable for variable in self.trainable_variables if variable.name == "kernel"]
+        ignored = padding_label(self.task, self.label_space)
+        return batch_losses(outputs, batch, kernels, self.task, ignored)
+
+    def training_outputs(
+        self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform
+    ) -> dict[str, tf.Tensor | dict[int, tf.Tensor]]:
+        """Computes everything the losses need, with static shapes.
+
+        Args:
+            batch: see `losses`.
             seed: int32 [2] of the ROI sampling.
-            compiled: whether XLA compiles the step; see `rpn.propose`.
+            platform: cpu, gpu or xla.
 
         Returns:
             rpn_scores, rpn_boxes by level; class_logits [batch, k, c], box_offsets [batch, k, c, 4],
             class_targets [batch, k], box_targets [batch, k, 4]; mask_logits and mask_targets [batch, j, s, s],
             mask_classes [batch, j]; semantic_logits [batch, h / 4, w / 4, classes].
         """
+        forms, images = _FORMS[platform], batch["images"]
         features = self.pyramid(images, training=True)
         scores, offsets = self.rpn_head(features, training=True)
         proposals, _ = propose(
             {level: tf.stop_gradient(x) for level, x in scores.items()},
             {level: tf.stop_gradient(x) for level, x in offsets.items()},
             self._anchors(images),
-            image_info[:, 1],
+            batch["geometry"].input_size,
             self.config.roi_generator,
             training=True,
-            compiled=compiled,
+            suppression=forms.suppression,
         )
-        rois = sample_rois(proposals, gt_boxes, gt_classes, self.config.roi_sampler, seed)
-        align: ROIAligner = self.config.roi_aligner
+        rois = sample_rois(proposals, batch["gt_boxes"], batch["gt_classes"], self.config.roi_sampler, seed)
+        align = self.config.roi_aligner
         crops = roi_align(features, rois.boxes, align.crop_size, align.sample_offset)
-        # XLA and GPU libraries choose their own ways.
-        winograd = not compiled and not tf.config.get_visible_devices("GPU") and crops.dtype == tf.float32
+        winograd = forms.winograd and crops.dtype == tf.float32
         class_logits, box_offsets = self.detection_head(crops, training=True, winograd=winograd)
         box_targets = box_ops.encode(rois.matched_boxes, rois.boxes, box_ops.BOX_HEAD_WEIGHTS)
         box_targets = tf.where((rois.classes > 0)[..., None], box_targets, 0.0)
 
         align = self.config.mask_roi_aligner
         mask_boxes, mask_classes, targets = mask_targets(
-            rois, gt_masks, self.config.mask_sampler.num_sampled_masks, 2 * align.crop_size
+            rois, batch["gt_masks"], self.config.mask_sampler.num_sampled_masks, 2 * align.crop_size
         )
         crops = roi_align(features, mask_boxes, align.crop_size, align.sample_offset)
         return {
@@ -174,6 +280,6 @@ class PanopticFPN(keras.Model):
             "semantic_logits": self.segmentation_head(features),
         }
 
-    def _anchors(self, images: tf.Tensor) -> dict:
+    def _anchors(self, images: tf.Tensor) -> dict[int, np.ndarray]:
         height, width = images.shape[1:3]
         return anchor_boxes(self.config.anchor, (height, width), self.levels[0], self.levels[-1])

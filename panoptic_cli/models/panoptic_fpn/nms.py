@@ -1,8 +1,15 @@
-"""Non-maximum suppression: TensorFlow's CPU kernel, and a static-shape form where XLA compiles the training step."""
+"""Non-maximum suppression: with TensorFlow's CPU kernels, or with static shapes for XLA and other formats."""
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import tensorflow as tf
+
+# kernel: TensorFlow's combined kernel for all classes at once, which exists for CPUs only.
+# lists: the same kernel on one list of boxes a class; ONNX has an operation for it.
+# padded: elementary operations with static shapes, which XLA, TPUs and TensorFlow Lite run; slow on a CPU.
+Suppression: TypeAlias = Literal["kernel", "lists", "padded"]
 
 
 def suppress_sorted(
@@ -11,7 +18,7 @@ def suppress_sorted(
     max_output_size: int,
     iou_threshold: float,
     score_threshold: float = 0.0,
-    compiled: bool = False,
+    suppression: Suppression = "kernel",
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Suppresses within one class. Of equal scores the earlier box counts as the better.
 
@@ -21,15 +28,14 @@ def suppress_sorted(
         max_output_size: how many boxes to keep.
         iou_threshold: overlap (0..1) with a better box above which a box goes.
         score_threshold: boxes at or below it are not considered; at least 0.
-        compiled: use the static form that XLA can compile (TPUs need it) instead of TensorFlow's CPU kernel, which
-            is many times as fast on the CPU; both keep the same boxes.
+        suppression: which form to use; all of them keep the same boxes.
 
     Returns:
         Boxes [batch, max_output_size, 4] and scores [batch, max_output_size], zeros behind the last one kept.
     """
     # The reference counts a box without a positive coordinate (clipped away wholly) as padding.
     valid = (scores > score_threshold) & tf.reduce_any(boxes > 0.0, axis=-1)
-    if compiled:
+    if suppression == "padded":
         indices, count = tf.image.non_max_suppression_padded(
             tf.where(valid[..., None], boxes, 0.0),
             tf.where(valid, scores, -1.0),

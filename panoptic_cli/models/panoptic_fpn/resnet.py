@@ -5,8 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from panoptic_cli.config.schema import NormActivation
-from panoptic_cli.config.schema import ResNet as ResNetConfig
+from panoptic_cli.config.panoptic_fpn import NormActivation, ResNetBackbone
 from panoptic_cli.models.panoptic_fpn.normalization import batch_norm
 
 # Depth -> (kind of block, blocks of the stages at levels 2..5).
@@ -88,7 +87,7 @@ class ResNet(keras.layers.Layer):
         channels: {level: channels} of the outputs.
     """
 
-    def __init__(self, config: ResNetConfig, norm: NormActivation, name: str = "backbone") -> None:
+    def __init__(self, config: ResNetBackbone, norm: NormActivation, name: str = "backbone") -> None:
         super().__init__(name=name)
         kind, repeats = _STAGES[config.model_id]
 

@@ -85,3 +85,12 @@ def roi_align(
     top = sample(row0, x0) * (1 - weight_x) + sample(row0, x1) * weight_x
     bottom = sample(row1, x0) * (1 - weight_x) + sample(row1, x1) * weight_x
     return top * (1 - weight_y) + bottom * weight_y
+
+
+def with_area(boxes: tf.Tensor) -> tf.Tensor:
+    """Makes empty boxes a thousandth of a pixel large, so that their level has no logarithm of 0.
+
+    tf2onnx turns tf.where into products, in which an infinity of the branch not taken would become NaN.
+    """
+    first, last = boxes[..., :2], boxes[..., 2:]
+    return tf.concat([first, tf.maximum(last, first + 1e-3)], axis=-1)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from panoptic_cli.config.schema import ROISampler
+from panoptic_cli.config.panoptic_fpn import ROISampler
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 
 _MASK_MARGIN = 2  # zeros around a ground-truth mask before it is cropped, so that ROIs may reach beyond its box

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.config.schema import NormActivation, ROIGenerator, RPNHead
+from panoptic_cli.config.panoptic_fpn import NormActivation, ROIGenerator, RPNHead
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
-from panoptic_cli.models.panoptic_fpn.nms import suppress_sorted
+from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_sorted
 from panoptic_cli.models.panoptic_fpn.normalization import batch_norm
 
 
@@ -88,7 +88,7 @@ def propose(
     image_shape: tf.Tensor,
     config: ROIGenerator,
     training: bool,
-    compiled: bool = False,
+    suppression: Suppression = "kernel",
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Turns RPN outputs into proposals: best of each level, NMS within the level, best over the levels.
 
@@ -99,7 +99,7 @@ def propose(
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
         config: how many, and thresholds; training and inference have their own.
         training: which of the two.
-        compiled: see `suppress_sorted`.
+        suppression: see `nms.Suppression`.
 
     Returns:
         Boxes float32 [batch, num_proposals, 4] and probabilities [batch, num_proposals], by descending
@@ -120,7 +120,7 @@ def propose(
         level_anchors = tf.gather(tf.constant(anchors[level].reshape(-1, 4)), places)
         boxes = box_ops.clip(box_ops.decode(level_offsets, level_anchors), image_shape)
         keep = min(count, top_k, num_proposals)
-        boxes, kept = suppress_sorted(boxes, kept, keep, iou_threshold, threshold, compiled)
+        boxes, kept = suppress_sorted(boxes, kept, keep, iou_threshold, threshold, suppression)
         all_boxes.append(boxes)
         all_scores.append(kept)
     boxes, kept = tf.concat(all_boxes, axis=1), tf.concat(all_scores, axis=1)

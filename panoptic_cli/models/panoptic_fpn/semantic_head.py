@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from panoptic_cli.models.panoptic_fpn.fpn import upsample_nearest
 
-_TARGET_LEVEL = 2
+TARGET_LEVEL = 2  # the level whose stride, 4, all others are brought to
 _GROUPS = 32
 _GROUP_NORM_EPSILON = 1e-3
 
@@ -24,7 +24,7 @@ class SemanticHead(keras.layers.Layer):
         super().__init__(name=name)
         self.levels = levels
         self.num_filters = num_filters
-        steps = [max(1, level - _TARGET_LEVEL) for level in levels]
+        steps = [max(1, level - TARGET_LEVEL) for level in levels]
         self.convs = [
             [
                 keras.layers.Conv2D(
@@ -69,7 +69,7 @@ class SemanticHead(keras.layers.Layer):
             x = features[level]
             for conv, norm in zip(convs, norms, strict=True):
                 x = tf.nn.relu(norm(conv(x)))
-                if level != _TARGET_LEVEL:
+                if level != TARGET_LEVEL:
                     x = upsample_nearest(x)
             total = x if total is None else total + x
         return tf.cast(self.classifier(total), tf.float32)

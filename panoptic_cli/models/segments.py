@@ -1,0 +1,71 @@
+"""What every model family returns for one picture, in TensorFlow; `results.prediction` has the same in NumPy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Segments(NamedTuple):
+    """The segments of one picture at its own size, and the detections behind them.
+
+    Every category id is one of the data set's table.
+
+    Attributes:
+        segment_map: int32 [height, width], id 1 .. s of each pixel's segment, 0 where void.
+        category_ids: int32 [s], by segment. Segments are ordered by category, then by detection.
+        detection_of_segment: int32 [s], 1-based place of a thing's detection, 0 for stuff.
+        areas: int32 [s], pixels, at least 1.
+        boxes: float32 [n, 4], (y1, x1, y2, x2) of the detections in pixels of the picture.
+        scores: float32 [n], 0..1, descending.
+        detection_category_ids: int32 [n].
+        masks: ragged int32 [n, (runs)], COCO's run lengths: pixels of 0 and 1 in turn, starting with 0, down the
+            columns of the picture.
+        semantic_map: int32 [height, width], category ids of stuff, ANY_THING for any thing, 0 for void: what a semantic
+            head alone says; None for a family without such a head.
+    """
+
+    segment_map: tf.Tensor
+    category_ids: tf.Tensor
+    detection_of_segment: tf.Tensor
+    areas: tf.Tensor
+    boxes: tf.Tensor
+    scores: tf.Tensor
+    detection_category_ids: tf.Tensor
+    masks: tf.RaggedTensor
+    semantic_map: tf.Tensor | None
+
+
+def number_segments(
+    category_map: tf.Tensor, detection_map: tf.Tensor, detection_category_ids: tf.Tensor, stuff_ids: list[int]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gives every segment of a fused picture an id.
+
+    Args:
+        category_map: int32 [height, width], category ids, 0 where void.
+        detection_map: int32 [height, width], 1-based place of the detection, 0 for stuff and void.
+        detection_category_ids: int32 [n].
+        stuff_ids: the categories of stuff.
+
+    Returns:
+        The first four fields of `Segments`.
+    """
+    stuff = sorted(stuff_ids)
+    first = len(stuff) + 1  # of the detections' slots
+    # Every segment that is possible has a slot: void, the kinds of stuff, the detections.
+    slot_of_id = tf.scatter_nd([[i] for i in stuff], tf.range(1, first), [max(stuff, default=0) + 1])
+    is_thing = detection_map > 0
+    slots = tf.where(is_thing, detection_map + (first - 1), tf.gather(slot_of_id, tf.where(is_thing, 0, category_map)))
+    slot_ids = tf.concat([[0], tf.constant(stuff, tf.int32), detection_category_ids], axis=0)
+    count = tf.size(slot_ids)
+    slot_detections = tf.maximum(tf.range(count) - (first - 1), 0)
+
+    areas = tf.math.bincount(tf.reshape(slots, [-1]), minlength=count, maxlength=count, dtype=tf.int32)
+    used = tf.where((areas > 0) & (tf.range(count) > 0))[:, 0]
+    keys = tf.cast(tf.gather(slot_ids, used), tf.int64) * tf.cast(count, tf.int64) + used
+    order = tf.gather(used, tf.argsort(keys))
+    ids = tf.range(1, tf.size(order) + 1)
+    id_of_slot = tf.scatter_nd(order[:, None], ids, tf.cast(count, tf.int64)[None])
+    listed = [tf.gather(values, order) for values in (slot_ids, slot_detections, areas)]
+    return tf.gather(id_of_slot, slots), listed[0], listed[1], listed[2]
