@@ -23,11 +23,10 @@ def contact_sheet(
     """Arranges pictures in rows, in their order.
 
     Args:
-        images: the pictures; each is shrunk as it comes, so that a generator of large ones needs little
-            memory.
-        columns: pictures in a row; fewer pictures make a narrower sheet.
-        cell: largest (width, height) in pixels of a picture on the sheet; its aspect is kept. Where all are
-            smaller, cells are as large as the largest of them; a smaller one is centred.
+        images: the pictures. Each is shrunk as it arrives, so a generator of large pictures needs little memory.
+        columns: number of pictures in a row; fewer pictures make a narrower sheet.
+        cell: largest (width, height) of a picture on the sheet, in pixels; the aspect ratio is kept. If all pictures
+            are smaller, cells are as large as the largest of them. Smaller pictures are centred.
         gap: pixels between pictures and around them.
 
     Returns:
@@ -58,23 +57,23 @@ def contact_sheet(
 
 
 def sheet_format(path: Path) -> str:
-    """Returns Pillow's name of the format that a sheet is written in, by the file's suffix.
+    """Returns Pillow's name of the format that belongs to a sheet's file suffix.
 
     Raises:
-        UsageError: the suffix is none of PNG, JPEG or WebP.
+        UsageError: the suffix is not that of PNG, JPEG or WebP.
     """
     formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     if path.suffix.lower() not in formats:
-        raise UsageError(f"{path} is no name for a contact sheet.", "It must end in .png, .jpg or .webp.")
+        raise UsageError(f"{path} cannot be a contact sheet.", "Its name must end in .png, .jpg or .webp.")
     return formats[path.suffix.lower()]
 
 
 def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
-    """Writes a sheet of pictures, whole or not at all; about four by three in shape, however many there are.
+    """Writes a sheet of pictures of about four by three in shape. The file is written whole or not at all.
 
     Args:
-        pictures: files, at least one.
-        path: file to write; its suffix is the format.
+        pictures: picture files, at least one.
+        path: file to write; its suffix chooses the format.
 
     Raises:
         UsageError: see `sheet_format`.

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import tensorflow as tf
+
+from panoptic_cli.errors import one_line
+
+_OPERATION_NAMES = re.compile(r"\{\{.*?\}\}|\[Op:.*|\[\[.*")  # {{function_node ...}} the reason [Op:DecodeImage] name:
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:
@@ -17,3 +23,9 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
     return image
+
+
+def decoding_reason(error: Exception) -> str:
+    """Returns what TensorFlow says about a picture or record, on one line and without names of operations."""
+    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    return one_line(_OPERATION_NAMES.sub("", text), 150)

@@ -13,12 +13,12 @@ from panoptic_cli.categories import CategoryTable
 
 _MIN_FONT, _MAX_FONT = 7, 40  # pixels
 _UNKNOWN_COLOR = (160, 160, 160)
-_GRID = 48  # labels are placed on masks of about this size
+_GRID = 48  # label positions are searched on masks of about this size
 
 
 @dataclass(frozen=True)
 class _Region:
-    """One segment as it is drawn."""
+    """One segment to draw."""
 
     mask: np.ndarray  # bool [h, w], within its bounding box
     top: int
@@ -42,18 +42,18 @@ def draw_panoptic(
 ) -> Image.Image:
     """Draws a panoptic map over its picture.
 
-    Stuff has exactly its category's colour, every instance its own shade of it. Instances are outlined on
-    their boundary pixels. Labels (name and score) are white on a dark plate, so that they can be read on
-    anything; their size follows the picture's. A label that would cover another one, or is far too
-    large for its segment, is left out. Unlabelled pixels stay as they are.
+    Stuff gets its category's colour, and every instance gets its own shade of it. Instances are outlined on their
+    boundary pixels. Labels (name and score) are white on a dark plate, so that they are legible on any background, and
+    their size follows the picture's. A label that would cover another label, or is far too large for its segment, is
+    omitted. Unlabelled pixels do not change.
 
     Args:
         image: uint8 [H, W, 3], RGB.
-        category_map: int32 [H, W], category ids, 0 where void.
+        category_map: int32 [H, W], category ids, 0 for void.
         instance_map: int32 [H, W], instance numbers of the things, 0 for stuff.
-        table: names and colours; ids it does not have are drawn grey and labelled with their number.
+        table: names and colours; unknown ids are drawn grey and labelled with their number.
         scores: 0..1 by instance number, shown in percent.
-        alpha: opacity of the colours, 0..1; 0 draws nothing at all.
+        alpha: opacity of the colours, 0..1; 0 draws nothing.
         outlines: whether to outline the instances.
         labels: whether to write labels.
 
@@ -61,7 +61,7 @@ def draw_panoptic(
         An RGB picture of the same size; with `alpha` 0 it equals `image`.
 
     Raises:
-        ValueError: shapes do not fit, or alpha is out of range.
+        ValueError: shapes do not match, or alpha is out of range.
     """
     height, width = image.shape[:2]
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
@@ -89,8 +89,8 @@ def draw_panoptic(
 def instance_color(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
     """Returns the shade of a category's colour for its `rank`-th instance in a picture.
 
-    Rank 0 has the colour itself. Lightness and hue of the others move in golden-ratio steps, which keeps
-    neighbours apart however many there are, and all of them near the category's colour.
+    Rank 0 has the colour itself. Lightness and hue of the others move in golden-ratio steps. So neighbouring ranks
+    differ clearly, however many there are, and all of them stay near the category's colour.
     """
     if rank == 0:
         return color
@@ -105,7 +105,7 @@ def instance_color(color: tuple[int, int, int], rank: int) -> tuple[int, int, in
 def _regions(
     category_map: np.ndarray, instance_map: np.ndarray, table: CategoryTable
 ) -> tuple[np.ndarray, list[_Region]]:
-    """Returns the 1-based place of each pixel's region, int64 [H, W], 0 for void; and the regions."""
+    """Returns the 1-based place of each pixel's region, int64 [H, W], 0 for void, and the regions."""
     category, instance = category_map.astype(np.int64), instance_map.astype(np.int64)
     span = int(instance.max(initial=0)) + 1
     keys, places = np.unique(np.where(category > 0, category * span + instance, 0), return_inverse=True)
@@ -131,11 +131,10 @@ def _regions(
 
 
 def _outline(canvas: np.ndarray, places: np.ndarray, regions: list[_Region]) -> None:
-    """Draws a line along the inner side of every instance's boundary, light or dark to stand out."""
+    """Draws a line along the inner side of every instance's boundary, in a contrasting tone."""
     edge = np.zeros(places.shape, bool)
     for _ in range(max(1, round(min(places.shape) / 400))):
-        # Seen from inside: a pixel is on the edge when a neighbour is of another region or on the edge
-        # already.
+        # A pixel is on the edge if a neighbour belongs to another region or is on the edge already.
         inner = np.where(edge, -1, places)
         for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
             differs = inner[near] != inner[far]
@@ -148,7 +147,7 @@ def _outline(canvas: np.ndarray, places: np.ndarray, regions: list[_Region]) -> 
 
 
 def _tone(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A tone that stands out from a surface of the colour: far lighter, or darker where it is light."""
+    """Returns a tone that contrasts with the colour: far lighter, or darker if the colour is light."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
     red, green, blue = colorsys.hls_to_rgb(hue, 0.9 if lightness < 0.62 else 0.15, saturation)
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -160,8 +159,7 @@ def _label(picture: Image.Image, regions: list[_Region], table: CategoryTable, s
     pad = max(1, size // 5)
     draw = ImageDraw.Draw(picture, "RGBA")
     taken: list[tuple[int, int, int, int]] = []
-    # Things before stuff and large before small: what matters most keeps its label where there is no room for
-    # all.
+    # Things before stuff and large before small, so that the most important labels are kept if space is short.
     for region in sorted(regions, key=lambda r: (r.instance == 0, -r.area)):
         known = table.by_id.get(region.category_id)
         text = known.name if known else f"category {region.category_id}"
@@ -184,7 +182,7 @@ def _label(picture: Image.Image, regions: list[_Region], table: CategoryTable, s
 
 
 def _spots(region: _Region, width: int, height: int, picture_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top-left corners to try for a label, best first: inside the region, then above and below that."""
+    """Returns top-left corners to try for a label, best first: inside the region, then above and below it."""
     row, column = _inside(region.mask)
     x, y = region.left + column - width // 2, region.top + row - height // 2
     spots = [(x, y), (x, y - height), (x, y + height)]
@@ -195,7 +193,7 @@ def _spots(region: _Region, width: int, height: int, picture_size: tuple[int, in
 
 
 def _inside(mask: np.ndarray) -> tuple[int, int]:
-    """A pixel of the mask far from its border: eroded on a coarse grid for as long as anything is left."""
+    """Returns a pixel of the mask far from its border, found by erosion on a coarse grid."""
     step = max(1, -(-max(mask.shape) // _GRID))
     left = np.pad(mask[::step, ::step], 1)
     if not left.any():  # thinner than the grid

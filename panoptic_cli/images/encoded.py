@@ -1,9 +1,9 @@
-"""Picture files as training will read them: JPEG and PNG headers, completeness, EXIF orientation.
+"""Picture files as records store them: JPEG and PNG headers, completeness, EXIF orientation.
 
-Pictures are stored as found, and checked without decoding them: a 640x480 JPEG takes 6 ms to decode and 0.2 ms
-to walk through. That finds files that are cut short, are something else or have markers where none can be; PNGs
-have checksums, so damage inside is found as well. Other bit errors in a JPEG show only when it is decoded, which
-`panoptic inspect` does.
+Pictures are stored as found and checked without decoding: a 640x480 JPEG takes 6 ms to decode and 0.2 ms to walk
+through. The walk finds files that are cut short, are something else, or have misplaced markers. PNGs have checksums,
+so damage inside them is found as well. Other bit errors in a JPEG show only when it is decoded, as `panoptic inspect`
+does.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from panoptic_cli.images import png
-from panoptic_cli.images.pictures import TRANSPOSED
+from panoptic_cli.images.pillow import TRANSPOSED, open_picture, orientation_in
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what every libjpeg reads
+_DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: every libjpeg reads these
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _END_OF_IMAGE = 0xD9
 _BETWEEN_SCANS = {0xC4, _START_OF_SCAN, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, scans, comments
 _EXIF = b"Exif\0\0"
-_ORIENTATION = 0x0112
-_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, Image.DecompressionBombError)
 
 
 class PictureError(ValueError):
     """A picture that cannot be converted.
 
     Attributes:
-        reason: what sort of defect; the same words for all of a sort.
+        reason: the kind of defect, in the same words for every picture of that kind.
+        detail: what is wrong with this picture.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -47,12 +46,13 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture as a record holds it.
+    """A picture as a record stores it.
 
     Attributes:
-        encoded: the file's bytes; of a picture that had to be changed a PNG.
+        encoded: the file's bytes, or a PNG if the picture had to be changed.
         format: "jpeg" or "png".
-        note: what the user should know about it, the same words for all of a sort; None: nothing.
+        note: what the user should know about it, in the same words for every picture of that kind (conversions count
+            them and manifests keep them); None for nothing.
     """
 
     encoded: bytes
@@ -69,20 +69,12 @@ class _Header:
     exif: bytes | None
 
     def orientation(self) -> int:
-        """The EXIF orientation, 1 (upright) where there is none that makes sense."""
-        if self.exif is None:
-            return 1
-        exif = Image.Exif()
-        try:
-            exif.load(self.exif)
-            value = exif.get(_ORIENTATION, 1)
-        except Exception:  # Pillow's parser raises whatever it stumbles over
-            return 1
-        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        """Returns the EXIF orientation, 1 (upright) if there is no usable one."""
+        return 1 if self.exif is None else orientation_in(self.exif)
 
 
 def read_file(path: Path, what: str) -> bytes:
-    """Reads a file that belongs to a picture; `what` it is goes into the PictureError."""
+    """Reads a file that belongs to a picture; `what` names it in the PictureError."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -91,17 +83,17 @@ def read_file(path: Path, what: str) -> bytes:
         raise PictureError(f"unreadable {what}", f"the {what} {path} cannot be read: {error.strerror}") from None
 
 
-def read_picture(path: Path, width: int, height: int) -> PictureFile:
-    """Reads a picture and makes sure that it is whole, and that TensorFlow decodes it to the annotations' size.
+def read_picture_file(path: Path, width: int, height: int) -> PictureFile:
+    """Reads a picture and checks that it is whole and that TensorFlow decodes it to the annotations' size.
 
-    TensorFlow reads greyscale, CMYK, palettes, alpha and 16 bits as 8-bit RGB itself, so these are stored as
-    found. It does not turn pictures as EXIF says. Annotations usually belong to the stored pixels; where their
-    size fits the turned picture only, the record gets that one, as a PNG and so without loss.
+    TensorFlow itself reads greyscale, CMYK, palettes, alpha and 16 bits as 8-bit RGB, so these are stored as found. It
+    does not apply the EXIF orientation. Annotations usually belong to the stored pixels. If their size fits only the
+    turned picture, the record gets the turned picture as a PNG, which is lossless.
 
     Args:
         path: a JPEG or a PNG.
-        width: that the annotations are made for, pixels.
-        height: that the annotations are made for, pixels.
+        width: the annotations' width in pixels.
+        height: the annotations' height in pixels.
 
     Raises:
         PictureError: the picture is missing, not whole, of another format or of another size.
@@ -113,7 +105,7 @@ def read_picture(path: Path, width: int, height: int) -> PictureFile:
         elif encoded[:8] == png.SIGNATURE:
             header = _png_header(encoded)
         else:
-            raise _unknown(path, encoded)
+            raise _neither_jpeg_nor_png(path, encoded)
     except PictureError:
         raise
     except (ValueError, IndexError) as error:
@@ -136,14 +128,14 @@ def read_picture(path: Path, width: int, height: int) -> PictureFile:
 
 
 def size_mismatch(path: Path, found: tuple[int, ...], expected: tuple[int, int]) -> str:
-    """Says that a file has another size (width, height) than the annotations."""
+    """Returns the message for a file whose size (width, height) differs from the annotations'."""
     return f"{path} is {found[0]}x{found[1]} pixels, the JSON says {expected[0]}x{expected[1]}"
 
 
 def _jpeg_header(data: bytes) -> _Header:
     """Walks through a JPEG's segments to its end.
 
-    The end marker is not merely looked for: the thumbnail that EXIF data hold has one, too.
+    Searching for the end marker is not enough: a thumbnail in the EXIF data has one too.
     """
     frame: tuple[int, int, int, int, int] | None = None
     exif: bytes | None = None
@@ -181,24 +173,24 @@ def _jpeg_header(data: bytes) -> _Header:
 
 
 def _walk_scans(data: bytes, place: int) -> None:
-    """Goes from the first scan's data to the end marker.
+    """Walks from the first scan's data to the end marker.
 
-    Within a scan the byte FF is followed by 00, a restart marker or padding; any other is the next segment's.
+    Within a scan, the byte FF is followed by 00, a restart marker or padding; anything else begins the next segment.
 
     Raises:
-        ValueError: the end marker is missing, or there is a marker that cannot be there.
+        ValueError: the end marker is missing, or a marker is misplaced.
     """
     pixels = np.frombuffer(data, np.uint8)
     places = np.flatnonzero(pixels[place:-1] == 0xFF) + place
     kinds = pixels[places + 1]
     found = (kinds != 0) & (kinds != 0xFF) & ((kinds < 0xD0) | (kinds > 0xD7))
     for start, marker in zip(places[found].tolist(), kinds[found].tolist(), strict=True):
-        if start < place:  # within the segment before
+        if start < place:  # inside the previous segment
             continue
         if marker == _END_OF_IMAGE:
             return
         if marker not in _BETWEEN_SCANS:
-            raise ValueError(f"a marker FF{marker:02X} among its pixels")
+            raise ValueError(f"the marker FF{marker:02X} is among its pixels")
         place = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
     raise ValueError("it is cut short: its end marker is missing")
 
@@ -219,20 +211,20 @@ def _png_header(data: bytes) -> _Header:
 
 
 def _as_png(path: Path, encoded: bytes) -> bytes:
-    """Decodes with Pillow, turns as EXIF says, and encodes as 8-bit RGB PNG."""
+    """Decodes with Pillow, applies the EXIF orientation, and encodes as 8-bit RGB PNG."""
     stream = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with open_picture(encoded) as opened:
             ImageOps.exif_transpose(opened).convert("RGB").save(stream, "PNG")
-    except _ERRORS as error:
+    except ValueError as error:
         raise PictureError("unreadable picture", f"the picture {path} cannot be decoded: {error}") from None
     return stream.getvalue()
 
 
-def _unknown(path: Path, encoded: bytes) -> PictureError:
+def _neither_jpeg_nor_png(path: Path, encoded: bytes) -> PictureError:
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with open_picture(encoded) as opened:
             name = opened.format
-    except _ERRORS:
-        return PictureError("unreadable picture", f"the picture {path} is not a picture")
+    except ValueError:
+        return PictureError("unreadable picture", f"{path} is not a picture")
     return PictureError("unknown picture format", f"the picture {path} is {name}, neither JPEG nor PNG")

@@ -1,33 +1,32 @@
-"""Label pictures: PNG encoding and decoding, segment maps, COCO's polygons and run lengths as pixels."""
+"""Label pictures: PNG encoding and decoding, segment maps, and drawing COCO's polygons and run lengths."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from panoptic_cli.images import png
+from panoptic_cli.images.pillow import decode_samples
 from panoptic_cli.images.run_lengths import draw_runs, runs_of
 
-_FAR = 16.0  # polygons are cut at this many times the picture's longer side
+_FAR = 16.0  # polygons are clipped at this many times the picture's longer side
 
 
 @dataclass(frozen=True)
 class CroppedMask:
-    """A mask of one object, cut to the box of its pixels.
+    """The mask of one object, cropped to the box of its pixels.
 
     Attributes:
         pixels: uint8 [h, w] of 0 and 1, C-contiguous; every edge row and column has a 1.
-        top: row of its first row in the picture.
-        left: column of its first column in the picture.
-        height: of the picture.
-        width: of the picture.
+        top: the picture's row where the mask begins.
+        left: the picture's column where the mask begins.
+        height: height of the picture.
+        width: width of the picture.
     """
 
     pixels: np.ndarray
@@ -49,7 +48,7 @@ class CroppedMask:
         return mask
 
     def to_png(self) -> bytes:
-        """Encodes the mask as a PNG as large as the picture, as encode_png(self.whole()) would."""
+        """Encodes the mask as a PNG as large as the picture, like encode_png(self.whole())."""
         x, _, w, h = self.box
         rows = np.zeros((h, 1 + self.width), np.uint8)
         rows[:, 1 + x : 1 + x + w] = self.pixels
@@ -57,10 +56,10 @@ class CroppedMask:
 
 
 def encode_png(labels: np.ndarray) -> bytes:
-    """Encodes a label picture as a single-channel PNG, 8 bits deep when all values are <= 255, otherwise 16.
+    """Encodes a label picture as a single-channel PNG: 8 bits deep if all values are <= 255, otherwise 16.
 
-    Label pictures are runs of equal values, so rows are stored unfiltered: trying filters, as Pillow does,
-    takes longer and saves nothing.
+    Label pictures are runs of equal values, so rows are stored unfiltered. Trying filters, as Pillow does, takes
+    longer and saves nothing.
 
     Args:
         labels: [height, width], any integer or boolean dtype, values 0..65535.
@@ -69,7 +68,7 @@ def encode_png(labels: np.ndarray) -> bytes:
         ValueError: no pixels, not two-dimensional, or values outside 0..65535.
     """
     if labels.ndim != 2 or labels.size == 0:
-        raise ValueError(f"a label picture is two-dimensional and not empty, not {labels.shape}")
+        raise ValueError(f"a label picture must be two-dimensional and not empty; the shape is {labels.shape}")
     if labels.dtype == np.bool_:
         labels = labels.view(np.uint8)
     if labels.dtype != np.uint8 and (labels.min() < 0 or labels.max() > 65535):
@@ -89,29 +88,20 @@ def decode_png(data: bytes) -> np.ndarray:
         int32 [height, width].
 
     Raises:
-        ValueError: the bytes are no picture, are cut short, or have several channels.
+        ValueError: the bytes are not a picture, are cut short, or have several channels.
     """
-    pixels = _open(data)
+    pixels = decode_samples(data)
     if pixels.ndim != 2:
-        raise ValueError(f"it has {pixels.shape[-1]} channels in place of one")
+        raise ValueError(f"it has {pixels.shape[-1]} channels instead of one")
     return pixels.astype(np.int32)
-
-
-def _open(data: bytes) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            # A palette would give places in it in place of colours.
-            return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"it cannot be decoded ({error})") from None
 
 
 @dataclass(frozen=True)
 class SegmentRuns:
-    """A segment map as runs of equal pixels in reading order: a hundredth as many as pixels.
+    """A segment map as runs of equal pixels in reading order: about one run for 100 pixels.
 
     Attributes:
-        places: uint16 [runs], 1-based places in the list of segments, 0 where nothing is labelled.
+        places: uint16 [runs], 1-based places in the list of segments; 0 for unlabelled pixels.
         lengths: int64 [runs], pixels.
         shape: (height, width) of the picture.
     """
@@ -121,11 +111,11 @@ class SegmentRuns:
     shape: tuple[int, int]
 
     def paint(self, lookup: np.ndarray) -> np.ndarray:
-        """Returns lookup[place] of every pixel, [height, width] in the dtype of `lookup`."""
+        """Returns lookup[place] for every pixel, [height, width] in the dtype of `lookup`."""
         return np.repeat(lookup[self.places], self.lengths).reshape(self.shape)
 
     def areas(self, segments: int) -> np.ndarray:
-        """Counts pixels: int64 [segments + 1], of the unlabelled ones first."""
+        """Counts the pixels of each segment: int64 [segments + 1], unlabelled pixels first."""
         return np.bincount(self.places, self.lengths, segments + 1).astype(np.int64)
 
 
@@ -137,7 +127,7 @@ def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRu
         segment_ids: distinct, 1..2^24-1, fewer than 65,535.
 
     Returns:
-        The map; and the ids, sorted, that are in the picture but not in the list (their places are 0).
+        The map, and the sorted ids that are in the picture but not in the list (their places are 0).
     """
     flat = ids.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
@@ -154,7 +144,7 @@ def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRu
 
 
 def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndarray, list[int]]:
-    """Like segment_runs, with the map as uint16 [height, width]."""
+    """Replaces ids like `segment_runs`, but returns the map as uint16 [height, width]."""
     runs, strangers = segment_runs(ids, segment_ids)
     return runs.paint(np.arange(len(segment_ids) + 1, dtype=np.uint16)), strangers
 
@@ -165,14 +155,14 @@ def draw(segmentation: Any, height: int, width: int) -> CroppedMask | None:
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, or a run-length object
             {"size": [height, width], "counts": list or compressed string}.
-        height: of the picture.
-        width: of the picture.
+        height: height of the picture.
+        width: width of the picture.
 
     Returns:
-        The mask, None when it has no pixels. Polygons outside the picture are cut at its edge.
+        The mask, None if it has no pixels. Polygons are clipped at the picture's edge.
 
     Raises:
-        ValueError: the segmentation is none of the forms, or its size is not the picture's.
+        ValueError: the segmentation has neither form, or its size is not the picture's.
     """
     if isinstance(segmentation, list):
         segmentation = _polygons(segmentation, height, width)
@@ -185,20 +175,20 @@ def draw(segmentation: Any, height: int, width: int) -> CroppedMask | None:
 
 
 def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | None:
-    """Returns the run-length object of polygons, None when none of them has an area."""
+    """Returns the run-length object of polygons, None if none of them has an area."""
     corners = []
     limit = _FAR * max(height, width)
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) % 2:
             raise ValueError("a polygon is not a list of x, y pairs")
         coordinates = None
-        if set(map(type, polygon)) <= {int, float}:  # JSON has no subclasses, and a bool is no number
+        if set(map(type, polygon)) <= {int, float}:  # exact types: JSON has no subclasses, and a bool is not a number
             with contextlib.suppress(OverflowError):
                 coordinates = np.array(polygon, np.float64)
         if coordinates is None or not np.isfinite(coordinates).all():
             raise ValueError("a polygon has coordinates that are not finite numbers")
-        if len(polygon) >= 6:  # fewer than three corners have no area; pycocotools takes four numbers for a box
-            # pycocotools walks along every edge: far-off corners would take its time and memory.
+        if len(polygon) >= 6:  # fewer than three corners have no area, and pycocotools reads four numbers as a box
+            # pycocotools walks along every edge, so far-off corners would cost time and memory.
             corners.append(np.clip(coordinates, -limit, limit))
     if not corners:
         return None
@@ -207,13 +197,13 @@ def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | 
 
 
 def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Like draw, but returns uint8 [height, width] of 0 and 1."""
+    """Draws like `draw`, but returns uint8 [height, width] of 0 and 1."""
     drawn = draw(segmentation, height, width)
     return np.zeros((height, width), np.uint8) if drawn is None else drawn.whole()
 
 
 def crop(mask: np.ndarray) -> CroppedMask | None:
-    """Cuts a mask, [height, width] of booleans or 0 and 1, to its box; None when it has no pixels."""
+    """Crops a mask, [height, width] of booleans or 0 and 1, to its box; None if it has no pixels."""
     box = box_of_mask(mask)
     if box is None:
         return None
@@ -223,7 +213,7 @@ def crop(mask: np.ndarray) -> CroppedMask | None:
 
 
 def box_of_mask(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Returns (x, y, width, height) of the pixels that are not 0, or None when there are none."""
+    """Returns (x, y, width, height) of the pixels that are not 0, None if there are none."""
     rows = np.flatnonzero(mask.any(axis=1))
     if rows.size == 0:
         return None

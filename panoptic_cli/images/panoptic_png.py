@@ -1,6 +1,6 @@
 """COCO's panoptic PNGs: segment ids stored as colours, id = red + 256 * green + 65536 * blue.
 
-The one reader and writer of them: for conversion, inspection, scoring, prediction and the generated set.
+Conversion, inspection, scoring, prediction and the generated set all read and write them here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from PIL import Image
 
 from panoptic_cli.errors import DataError
 from panoptic_cli.images import png
+from panoptic_cli.images.pillow import open_picture
 
 MAX_ID = 2**24 - 1  # a segment id has to fit the three bytes of a colour
 _EIGHT_BIT_RGB = b"\x08\x02\x00\x00\x00"  # and not interlaced: the end of a PNG's first chunk
@@ -23,7 +24,7 @@ def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
     """Encodes segment ids as colours.
 
     Args:
-        ids: integer [H, W], each 0 .. MAX_ID.
+        ids: integer [H, W], each 0..MAX_ID.
 
     Returns:
         uint8 [H, W, 3].
@@ -32,23 +33,23 @@ def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
         ValueError: an id does not fit three bytes.
     """
     if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
-        raise ValueError(f"segment ids must be in 0..{MAX_ID}, these go from {ids.min()} to {ids.max()}")
+        raise ValueError(f"segment ids must be in 0..{MAX_ID}; these range from {ids.min()} to {ids.max()}")
     return np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
 
 
 def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
-    """Decodes colours, uint8 [H, W, 3], to segment ids, uint32 [H, W]; the inverse of `ids_to_rgb`."""
+    """Decodes colours, uint8 [H, W, 3], to segment ids, uint32 [H, W]: the inverse of `ids_to_rgb`."""
     pixels = np.ascontiguousarray(rgb)
     ids = np.empty(pixels.shape[0] * pixels.shape[1], np.uint32)
     if ids.size:
-        # Four bytes from every third byte on, the fourth masked away: three times as fast as adding channels.
+        # Read four bytes at every third byte and mask the fourth: three times as fast as adding channels.
         np.bitwise_and(np.ndarray(len(ids) - 1, "<u4", pixels, strides=(3,)), MAX_ID, out=ids[:-1])
-        ids[-1] = int.from_bytes(pixels[-1, -1].tobytes(), "little")  # no fourth byte behind the last pixel
+        ids[-1] = int.from_bytes(pixels[-1, -1].tobytes(), "little")  # no fourth byte after the last pixel
     return ids.reshape(pixels.shape[:2])
 
 
 def encode(ids: np.ndarray) -> bytes:
-    """Encodes segment ids, integer [H, W] in 0 .. MAX_ID, as an 8-bit RGB PNG; errors as `ids_to_rgb`."""
+    """Encodes segment ids, integer [H, W] in 0..MAX_ID, as an 8-bit RGB PNG; raises as `ids_to_rgb` does."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(ids_to_rgb(ids))).save(stream, "PNG", compress_level=3)
     return stream.getvalue()
@@ -58,20 +59,20 @@ def decode_rgb(data: bytes) -> np.ndarray:
     """Decodes a panoptic PNG to its colours.
 
     Args:
-        data: an 8-bit picture of colours; an alpha channel is left out.
+        data: an 8-bit colour picture; an alpha channel is dropped.
 
     Returns:
         uint8 [H, W, 3], see `rgb_to_ids`.
 
     Raises:
-        ValueError: it is no picture, is cut short or damaged, or has no colours.
+        ValueError: it is not a picture, is cut short or damaged, or is not in colour.
     """
     pixels = _decode_plain(data)
     return _decode_any(data) if pixels is None else pixels
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decodes a panoptic PNG to segment ids, uint32 [H, W], 0 where nothing is labelled; errors as `decode_rgb`."""
+    """Decodes a panoptic PNG to segment ids, uint32 [H, W], 0 for unlabelled; raises as `decode_rgb` does."""
     return rgb_to_ids(decode_rgb(data))
 
 
@@ -85,17 +86,17 @@ def read_rgb(path: str | Path) -> np.ndarray:
         with open(path, "rb", buffering=0) as file:
             content = file.read()
     except FileNotFoundError:
-        raise DataError(f"The panoptic PNG {path} does not exist.", "Check the folder of the PNGs.") from None
+        raise DataError(f"The panoptic PNG {path} does not exist.", "Check the PNG folder.") from None
     except OSError as error:
         raise DataError(f"The panoptic PNG {path} cannot be read: {error.strerror}.") from error
     try:
         return decode_rgb(content)
     except ValueError as error:
-        raise DataError(f"The panoptic PNG {path} is broken: {error}.", "Write or fetch it again.") from None
+        raise DataError(f"The panoptic PNG {path} is broken: {error}.", "Write it again or fetch it again.") from None
 
 
 def _decode_plain(data: bytes) -> np.ndarray | None:
-    """Decodes an 8-bit RGB PNG with kornia-rs, four times as fast as Pillow; None: Pillow has to decide."""
+    """Decodes an 8-bit RGB PNG with kornia-rs, four times as fast as Pillow; None if it is left to Pillow."""
     plain = data[:8] == png.SIGNATURE and data[24:29] == _EIGHT_BIT_RGB
     width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
     if not plain or not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 0):
@@ -104,22 +105,18 @@ def _decode_plain(data: bytes) -> np.ndarray | None:
         return np.asarray(decode_image_png_u8(data, (height, width), "rgb"))
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException:  # a panic of its Rust code is no Exception
+    except BaseException:  # a panic of its Rust code is not an Exception
         return None
 
 
 def _decode_any(data: bytes) -> np.ndarray:
-    """Decodes whatever Pillow reads. It lets damaged pixels pass, so a PNG's checksums are looked at first."""
+    """Decodes any picture that Pillow reads. Pillow accepts damaged pixels, so a PNG's checksums are checked first."""
     if data[:8] == png.SIGNATURE:
-        for _ in png.chunks(data):
-            pass
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            # Places in a palette are no ids; its colours are.
-            pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
-            mode = picture.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"it cannot be decoded ({error})") from None
+        png.verify(data)
+    with open_picture(data) as picture:
+        # The colours of a palette are ids; the indices into it are not.
+        pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+        mode = picture.mode
     if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4) or pixels.dtype != np.uint8:
-        raise ValueError(f"it is of mode {mode}, not an RGB picture with 8 bits a channel")
+        raise ValueError(f"its mode is {mode}; it must be an RGB picture with 8 bits a channel")
     return np.ascontiguousarray(pixels[..., :3])

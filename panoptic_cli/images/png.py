@@ -14,47 +14,47 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ZLIB_HEADER = b"\x78\x01"  # deflate, a window of 32 KB, fastest level
 _END_OF_DEFLATE = b"\x03\x00"  # an empty last block
 _ADLER_BASE = 65521
-_SMALLEST_PIECE = 10  # zeros are put together from pieces of 2^10 bytes and more
+_SMALLEST_PIECE = 10  # zeros are joined from pieces of 2^10 bytes and more
 _LEVEL = 1
 
 
 def grey_png(rows: np.ndarray, width: int, bits: int, above: int = 0, below: int = 0) -> bytes:
-    """Makes a greyscale PNG of rows that already have their filter type in front.
+    """Encodes a greyscale PNG from rows that begin with their filter type.
 
-    ISA-L's deflate takes a seventh of zlib's time on label pictures; rows of zeros above and below are not
-    compressed at all but put together from pieces that were, so a small mask in a large picture costs little.
+    ISA-L's deflate takes a seventh of zlib's time on label pictures. Rows of zeros above and below are joined from
+    pieces that were compressed before, so a small mask in a large picture costs little.
 
     Args:
         rows: uint8 [n, 1 + bytes per row], C-contiguous; column 0 is the PNG filter type.
-        width: in pixels.
-        bits: a sample, 8 or 16.
-        above: rows of zeros above `rows`.
-        below: rows of zeros below.
+        width: width in pixels.
+        bits: bits a sample, 8 or 16.
+        above: number of rows of zeros above `rows`.
+        below: number of rows of zeros below `rows`.
     """
     header = struct.pack(">IIBBBBB", width, above + len(rows) + below, bits, 0, 0, 0, 0)
     pixels = _deflate(rows, above * rows.shape[1], below * rows.shape[1])
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 
-def _deflate(data: np.ndarray, zeros_before: int, zeros_behind: int) -> bytes:
-    """Compresses bytes with zeros before and behind as one zlib stream."""
-    if zeros_before == zeros_behind == 0:
+def _deflate(data: np.ndarray, zeros_before: int, zeros_after: int) -> bytes:
+    """Compresses bytes with zeros before and after them as one zlib stream."""
+    if zeros_before == zeros_after == 0:
         return bytes(isal_zlib.compress(data.data, _LEVEL))
     compressor = isal_zlib.compressobj(_LEVEL, wbits=-15)
     body = compressor.compress(data.data) + compressor.flush(isal_zlib.Z_FULL_FLUSH)  # ends on a whole byte
     adler = isal_zlib.adler32(data.data, _adler_of_zeros(1, zeros_before))
-    checksum = struct.pack(">I", _adler_of_zeros(adler, zeros_behind))
-    return b"".join((_ZLIB_HEADER, _zeros(zeros_before), body, _zeros(zeros_behind), _END_OF_DEFLATE, checksum))
+    checksum = struct.pack(">I", _adler_of_zeros(adler, zeros_after))
+    return b"".join((_ZLIB_HEADER, _zeros(zeros_before), body, _zeros(zeros_after), _END_OF_DEFLATE, checksum))
 
 
 def _adler_of_zeros(adler: int, count: int) -> int:
-    """Adler-32 after `count` zeros: the sum of bytes stays, the sum of sums grows by it each time."""
+    """Returns Adler-32 after `count` more zeros: the sum of bytes stays, the sum of sums grows by it each time."""
     low, high = adler & 0xFFFF, adler >> 16
     return ((high + count * low) % _ADLER_BASE) << 16 | low
 
 
 def _zeros(count: int) -> bytes:
-    """Deflate blocks, ending on a whole byte, of `count` zeros."""
+    """Returns deflate blocks of `count` zeros that end on a whole byte."""
     small = count & ((1 << _SMALLEST_PIECE) - 1)
     pieces = [_piece(small)] if small else []
     pieces += [_piece(1 << bit) for bit in range(_SMALLEST_PIECE, count.bit_length()) if count >> bit & 1]
@@ -75,10 +75,10 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Yields (kind, content) of a PNG file's chunks up to IEND and verifies the checksum of each.
 
     Raises:
-        ValueError: the file is no PNG, is cut short or a checksum does not match.
+        ValueError: the file is not a PNG, is cut short, or a checksum does not match.
     """
     if data[:8] != SIGNATURE:
-        raise ValueError("it is no PNG")
+        raise ValueError("it is not a PNG")
     view, place, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         if place + 12 > len(data):
@@ -91,3 +91,9 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             raise ValueError(f"the checksum of its {kind.decode('latin-1')} chunk does not match")
         yield kind, view[place + 8 : end]
         place = end + 4
+
+
+def verify(data: bytes) -> None:
+    """Raises ValueError if a PNG is cut short or a checksum does not match, which decoders may accept."""
+    for _ in chunks(data):
+        pass

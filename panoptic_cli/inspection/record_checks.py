@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from panoptic_cli.images import masks
-from panoptic_cli.inspection.picture_checks import apart_from_mask, check_image, check_png
+from panoptic_cli.errors import listed
+from panoptic_cli.images import masks, png
+from panoptic_cli.inspection.shared_checks import JPEG_FORMATS, box_misses_mask, examine_picture
 from panoptic_cli.inspection.statistics import Counts, Spread
 from panoptic_cli.records import schema
 
 Features = dict[str, list[bytes] | np.ndarray]
-Problem = tuple[str, str]  # kind and message
+_Problems = Iterator[tuple[str, str]]  # kind and message
 
 _NEEDED = (
     schema.IMAGE_ENCODED,
@@ -41,21 +42,21 @@ _KINDS = {
     np.float32: (*_BOX, schema.OBJECT_AREA),
 }
 _NAMES = {bytes: "bytes", np.int64: "integers", np.float32: "floats"}
-_BOX_SLACK = 1e-4  # fractions; rounding of boxes that end at the picture's edge
+_BOX_SLACK = 1e-4  # fraction of the picture; boxes that end at its edge are rounded
 
 
 @dataclass
 class RecordCounts(Counts):
-    """What records hold.
+    """Counts of what records contain.
 
     Attributes:
         counts: "records", "objects", "crowds", "segments".
         objects: number of objects by category id.
-        pixels: by category id of the category mask; 0 is unlabelled.
+        pixels: number of pixels by category id of the category mask; 0 is unlabelled.
         pictures_with: number of pictures by category id.
-        widths: of the pictures.
-        heights: of the pictures.
-        objects_per_picture: number of objects of each record.
+        widths: widths of the pictures.
+        heights: heights of the pictures.
+        objects_per_picture: number of objects in each record.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -67,12 +68,12 @@ class RecordCounts(Counts):
     objects_per_picture: Spread = field(default_factory=Spread)
 
 
-def check_record(features: Features, counts: RecordCounts) -> Iterator[Problem]:
+def check_record(features: Features, counts: RecordCounts) -> _Problems:
     """Checks a record's features against each other.
 
     Args:
-        features: as `records.decode_example` returns them.
-        counts: gets what the record holds.
+        features: features as `schema.decode_example` returns them.
+        counts: receives the counts of the record.
 
     Yields:
         (kind, message) of every problem.
@@ -82,7 +83,7 @@ def check_record(features: Features, counts: RecordCounts) -> Iterator[Problem]:
         yield "feature of a wrong type", f"{key} does not hold {_NAMES[kind]}"
     missing = [key for key in _NEEDED if len(features.get(key, [])) == 0]
     if missing:
-        yield "missing feature", f"no {', '.join(missing)}"
+        yield "missing feature", f"no {listed(missing)}"
     if wrong or missing:
         return
     size = int(features[schema.IMAGE_HEIGHT][0]), int(features[schema.IMAGE_WIDTH][0])
@@ -94,30 +95,30 @@ def check_record(features: Features, counts: RecordCounts) -> Iterator[Problem]:
 
 
 def _is(values: list[bytes] | np.ndarray, kind: type) -> bool:
-    if len(values) == 0:  # an empty feature may have lost its type
+    if len(values) == 0:  # an empty feature may have no type
         return True
     return isinstance(values, list) if kind is bytes else isinstance(values, np.ndarray) and values.dtype == kind
 
 
-def _check_picture(features: Features, size: tuple[int, int]) -> Iterator[Problem]:
+def _check_picture(features: Features, size: tuple[int, int]) -> _Problems:
     encoded = bytes(features[schema.IMAGE_ENCODED][0])
     try:
-        image_format, (width, height), _, _ = check_image(encoded)
+        image_format, (width, height), _, _ = examine_picture(encoded)
     except ValueError as error:
         yield "unreadable picture", str(error)
         return
     if (height, width) != size:
         yield "picture of another size", f"{width}x{height} pixels, the features say {size[1]}x{size[0]}"
     stated = bytes(next(iter(features.get(schema.IMAGE_FORMAT, [])), b"")).decode(errors="replace").lower()
-    known = {"jpeg": ("JPEG", "MPO"), "jpg": ("JPEG", "MPO"), "png": ("PNG",)}
+    known = {"jpeg": JPEG_FORMATS, "jpg": JPEG_FORMATS, "png": ("PNG",)}
     if stated and image_format not in known.get(stated, ()):
         yield "picture of another format", f"it is {image_format}, {schema.IMAGE_FORMAT} says {stated!r:.20}"
     digest = bytes(next(iter(features.get(schema.IMAGE_SHA256, [])), b"")).decode(errors="replace")
     if digest and digest != hashlib.sha256(encoded).hexdigest():
-        yield "picture differs from its checksum", f"{schema.IMAGE_SHA256} is of other bytes"
+        yield "picture differs from its checksum", f"{schema.IMAGE_SHA256} belongs to other bytes"
 
 
-def _check_objects(features: Features, size: tuple[int, int], counts: RecordCounts) -> Iterator[Problem]:
+def _check_objects(features: Features, size: tuple[int, int], counts: RecordCounts) -> _Problems:
     labels = features.get(schema.OBJECT_LABEL, [])
     crowds = features.get(schema.OBJECT_IS_CROWD, [])
     counts.counts["objects"] += len(labels)
@@ -132,14 +133,14 @@ def _check_objects(features: Features, size: tuple[int, int], counts: RecordCoun
     if any(int(flag) not in (0, 1) for flag in crowds):
         yield "crowd flag is not 0 or 1", schema.OBJECT_IS_CROWD
     boxes = np.stack([np.asarray(features.get(key, []), np.float64) for key in _BOX], axis=-1)
-    for place, (box, png) in enumerate(zip(boxes, features.get(schema.OBJECT_MASK, []), strict=True)):
+    for place, (box, encoded) in enumerate(zip(boxes, features.get(schema.OBJECT_MASK, []), strict=True)):
         here = f"object {place}"
         if not (np.isfinite(box).all() and box.min() >= -_BOX_SLACK and box.max() <= 1 + _BOX_SLACK):
             yield "box outside the picture", f"{here}: {np.round(box, 4).tolist()} is not within 0..1"
         elif box[2] <= box[0] or box[3] <= box[1]:
             yield "box without area", f"{here}: {np.round(box, 4).tolist()}"
         try:
-            mask = _decode(bytes(png), size)
+            mask = _decode(bytes(encoded), size)
         except ValueError as error:
             yield "unusable object mask", f"{here}: {error}"
             continue
@@ -150,12 +151,12 @@ def _check_objects(features: Features, size: tuple[int, int], counts: RecordCoun
             yield "empty object mask", here
         elif np.isfinite(box).all():
             top, left, bottom, right = box * (*size, *size)
-            if apart_from_mask((left, top, right - left, bottom - top), found):
+            if box_misses_mask((left, top, right - left, bottom - top), found):
                 shown = [round(float(v), 1) for v in (left, top, right - left, bottom - top)]
                 yield "object box differs from its mask", f"{here}: {shown}, the mask's is {list(found)}"
 
 
-def _check_label_pictures(features: Features, size: tuple[int, int], counts: RecordCounts) -> Iterator[Problem]:
+def _check_label_pictures(features: Features, size: tuple[int, int], counts: RecordCounts) -> _Problems:
     decoded: dict[str, np.ndarray] = {}
     for key in (schema.SEMANTIC_MASK, schema.CATEGORY_MASK, schema.INSTANCE_MASK, schema.SEGMENT_MASK):
         for value in features.get(key, []):
@@ -170,7 +171,7 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
         counts.pixels.update({int(i): int(pixels[i]) for i in present})
         counts.pictures_with.update(int(i) for i in present if i)
     if categories is not None and instances is not None and (instances[categories == 0] != 0).any():
-        yield "instances without a category", "the instance mask has pixels where the category mask has none"
+        yield "instances without a category", "the instance mask has pixels that the category mask lacks"
     places = decoded.get(schema.SEGMENT_MASK)
     if places is None:
         return
@@ -183,7 +184,7 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
     if len(np.unique(ids)) < len(ids):
         yield "duplicate segment id", f"{len(ids)} segments have {len(np.unique(ids))} ids"
     if places.max() > len(ids):
-        yield "segment map differs from the lists", f"it has place {places.max()} of {len(ids)} segments"
+        yield "segment map differs from the lists", f"it has place {places.max()}, but there are {len(ids)} segments"
         return
     pixels = np.bincount(places.ravel(), minlength=len(ids) + 1)[1:]
     if not pixels.all():
@@ -198,10 +199,10 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
         yield "instance mask differs from the segments", schema.INSTANCE_MASK
 
 
-def _decode(png: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Decodes a label picture; raises ValueError when it cannot be or has another size."""
-    check_png(png)
-    labels = masks.decode_png(png)
+def _decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Decodes a label picture; raises ValueError if it is damaged or has another size."""
+    png.verify(encoded)
+    labels = masks.decode_png(encoded)
     if labels.shape != size:
-        raise ValueError(f"it has {labels.shape[1]}x{labels.shape[0]} pixels, the picture {size[1]}x{size[0]}")
+        raise ValueError(f"it is {labels.shape[1]}x{labels.shape[0]} pixels, the picture is {size[1]}x{size[0]}")
     return labels

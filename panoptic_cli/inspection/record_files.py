@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli import console
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import read_json
@@ -165,7 +165,7 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
 def _check_categories(report: RecordReport, file: Path) -> None:
     """Reads the categories and tells ids that they lack."""
     try:
-        report.table = CategoryTable.from_file(file)
+        report.table = read_categories(file)
     except DataError as error:
         report.findings.add("categories unreadable", f"{file}: {' '.join(str(error).split())}")
         return

@@ -1,8 +1,7 @@
-"""Samples of a data set with their ground truth, drawn as pictures."""
+"""Drawing samples of a data set or of records with their ground truth."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
@@ -20,10 +19,11 @@ from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path
 from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.images.drawing import draw_panoptic
+from panoptic_cli.images.pillow import decode_picture
 from panoptic_cli.records import schema
 from panoptic_cli.records.tfrecord import read_records
 
-_SHORT_SIDE = 480  # pixels; smaller pictures are enlarged for drawing, so that labels can be read
+_SHORT_SIDE = 480  # pixels; smaller pictures are enlarged, so that labels are legible
 _MAX_SIDE = 1280
 
 
@@ -32,9 +32,9 @@ class Sample:
     """A picture with its panoptic ground truth.
 
     Attributes:
-        name: unique within its source.
+        name: a name that is unique within the source.
         image: uint8 [height, width, 3].
-        category_map: int32 [height, width] of category ids, 0 unlabelled.
+        category_map: int32 [height, width], category ids, 0 for unlabelled.
         instance_map: int32 [height, width], 1-based place in segments_info for things, 0 elsewhere.
     """
 
@@ -45,19 +45,20 @@ class Sample:
 
 
 def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[Picture]) -> Iterator[Sample]:
-    """Yields the samples of some pictures of a split; those that cannot be read are left out with a warning.
+    """Yields samples of pictures of a split. Pictures that cannot be read are skipped with a warning.
 
     Args:
-        files: the split.
-        table: its categories.
-        pictures: those to draw.
+        files: the files of the split.
+        table: the split's categories.
+        pictures: the pictures to draw.
     """
     for picture in pictures:
         try:
-            image = _rgb((files.image_dir / picture.file_name).read_bytes())
+            encoded = (files.image_dir / picture.file_name).read_bytes()
             ids = panoptic_png.decode((files.panoptic_masks / picture.mask_name).read_bytes())
-            if ids.shape == image.shape[1::-1] != image.shape[:2]:  # annotated as EXIF turns it
-                image = _rgb((files.image_dir / picture.file_name).read_bytes(), turn=True)
+            image = decode_picture(encoded)
+            if ids.shape == image.shape[1::-1] != image.shape[:2]:  # the annotations fit the turned picture
+                image = decode_picture(encoded, upright=True)
             if ids.shape != image.shape[:2]:
                 raise ValueError("picture and mask differ in size")
         except (OSError, ValueError) as error:
@@ -75,7 +76,7 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
 
 
 def record_samples(paths: list[Path], count: int) -> Iterator[Sample]:
-    """Yields up to `count` samples, the first ones of every file; what cannot be read is left out with a warning."""
+    """Yields up to `count` samples, the first of every file. Unreadable records are skipped with a warning."""
     each = -(-count // max(len(paths), 1))
     left = count
     for path in paths:
@@ -89,7 +90,7 @@ def record_samples(paths: list[Path], count: int) -> Iterator[Sample]:
                 yield sample
                 left -= 1
         except DataError as error:
-            console.warn(f"Not drawn: {error.message}")
+            console.warn(f"{path} is not drawn completely: {error.message}")
         except OSError as error:
             console.warn(f"{path} is not drawn: {error.strerror}.")
 
@@ -98,7 +99,7 @@ def _record_sample(record: bytes) -> Sample:
     features = schema.decode_example(record)
     sample = Sample(
         bytes(features[schema.IMAGE_SOURCE_ID][0]).decode(errors="replace"),
-        _rgb(bytes(features[schema.IMAGE_ENCODED][0])),
+        decode_picture(bytes(features[schema.IMAGE_ENCODED][0])),
         masks.decode_png(bytes(features[schema.CATEGORY_MASK][0])),
         masks.decode_png(bytes(features[schema.INSTANCE_MASK][0])),
     )
@@ -118,7 +119,7 @@ def draw(samples: Iterable[Sample], table: CategoryTable, output_dir: Path) -> l
 
 
 def enlarge(sample: Sample) -> Sample:
-    """Enlarges a small sample by a whole factor, so that labels written on it have room."""
+    """Enlarges a small sample by a whole factor, so that its labels have room."""
     height, width = sample.image.shape[:2]
     factor = max(1, min(-(-_SHORT_SIDE // min(height, width)), _MAX_SIDE // max(height, width)))
     if factor == 1:
@@ -129,17 +130,8 @@ def enlarge(sample: Sample) -> Sample:
 
 
 def save(picture: Image.Image, output_dir: Path, name: str) -> Path:
-    """Writes {name}.png, where characters that do not belong in file names are underscores; returns the path."""
+    """Writes {name}.png, with underscores for characters that file names should not have; returns the path."""
     path = output_dir / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:120] or 'sample'}.png"
     with atomic_path(path) as partial:
         picture.save(partial, "PNG")
     return path
-
-
-def _rgb(encoded: bytes, turn: bool = False) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            picture = ImageOps.exif_transpose(opened) if turn else opened
-            return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # Pillow tells damage by many classes of error
-        raise ValueError(f"the picture cannot be decoded ({error})") from None

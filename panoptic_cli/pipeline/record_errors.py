@@ -1,4 +1,4 @@
-"""Which record is at fault when reading fails inside tf.data, and what is wrong with it."""
+"""Finding the record that makes tf.data fail, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from panoptic_cli import storage
 from panoptic_cli.errors import DataError
-from panoptic_cli.images.decoding import decode_image
-from panoptic_cli.pipeline.stream import read_shard, record_files
+from panoptic_cli.images.decoding import decode_image, decoding_reason
+from panoptic_cli.pipeline.stream import read_shard
 from panoptic_cli.records import schema
+from panoptic_cli.records.files import find_record_files
 from panoptic_cli.records.schema import decode_example
 from panoptic_cli.records.tfrecord import read_records
 
 _MARK = "unusable record"
 _FOUND = re.compile(rf"\[{_MARK}\] \[(.*?)\] \[(\d+)\]")
-_HINT = "Check the records with panoptic inspect, or write them again."
+_HINT = "Check the records with 'panoptic inspect', or make them again."
 _PER_OBJECT = (
     schema.OBJECT_YMIN,
     schema.OBJECT_XMIN,
@@ -29,16 +31,16 @@ _PER_OBJECT = (
 
 
 def naming(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a function of records for `Dataset.map`, so that its failure names file and index of the record.
+    """Wraps a function for `Dataset.map` so that its failures name the file and the index of the record.
 
-    TensorFlow has no try, but a data set of one element can leave out what fails: what is there instead then fails
-    an assertion that carries the names. It costs 0.2 ms a record.
+    TensorFlow graphs have no try statement, but a data set of one element can drop an element that fails. A
+    placeholder takes its place, and an assertion with the names fails. This costs 0.2 ms a record.
 
     Args:
-        make: from tensors to a structure of tensors with static shapes.
+        make: takes tensors, returns a structure of tensors with static shapes.
 
     Returns:
-        A function of (path, index, *arguments of `make`) with the same result.
+        A function of (path, index, *arguments of `make`) with the result of `make`.
     """
 
     def guarded(path: tf.Tensor, index: tf.Tensor, *arguments: tf.Tensor) -> Any:
@@ -57,25 +59,26 @@ def record_error(error: tf.errors.OpError, pattern: str) -> DataError | None:
     """Explains an error that a data set of `pipeline` raised.
 
     Args:
-        error: what TensorFlow raised, maybe from within a training step.
-        pattern: the records that were read.
+        error: the error that TensorFlow raised, maybe inside a training step.
+        pattern: the records that were read, as for `find_record_files`.
 
     Returns:
-        The error to raise in its place, naming file and record; None where no record is at fault.
+        The error to raise instead, which names file and record; None if no record is at fault.
     """
     found = _FOUND.search(error.message)
     if found:
         path, index = found[1], int(found[2])
         return DataError(f"Record {index} of {path} cannot be used: {_defect(path, index)}.", _HINT)
     if isinstance(error, tf.errors.DataLossError):
-        return _damaged_shard(pattern) or DataError(f"A record of {pattern} is damaged: {_short(error)}.", _HINT)
+        damaged = DataError(f"A record of {pattern} is damaged: {decoding_reason(error)}.", _HINT)
+        return _damaged_shard(pattern) or damaged
     return None
 
 
 def _damaged_shard(pattern: str) -> DataError | None:
-    """Finds the first damaged record by reading all of them, which takes as long as copying the files."""
-    for path in record_files(pattern):
-        if "://" not in path:
+    """Finds the first damaged record. It reads all of them, which takes as long as copying the files."""
+    for path in find_record_files(pattern):
+        if not storage.is_remote(path):
             try:
                 for _ in read_records(Path(path)):
                     pass
@@ -87,12 +90,12 @@ def _damaged_shard(pattern: str) -> DataError | None:
             for _ in read_shard(path):
                 count += 1
         except tf.errors.OpError as error:
-            return DataError(f"Record {count} of {path} is damaged: {_short(error)}.", _HINT)
+            return DataError(f"Record {count} of {path} is damaged: {decoding_reason(error)}.", _HINT)
     return None
 
 
 def _defect(path: str, index: int) -> str:
-    """Says what is wrong with a record that could be read but not used."""
+    """Returns what is wrong with a record that can be read but not used."""
     (record,) = (bytes(r.numpy()) for _, _, r in read_shard(path).skip(index).take(1))
     try:
         features = decode_example(record)
@@ -112,11 +115,5 @@ def _defect(path: str, index: int) -> str:
             try:
                 tf.io.decode_png(value, channels=1) if key in pngs else decode_image(value)
             except (tf.errors.OpError, TypeError) as error:
-                return f"{key} cannot be decoded ({_short(error)})"
+                return f"{key} cannot be decoded ({decoding_reason(error)})"
     return "its values do not fit together"
-
-
-def _short(error: Exception) -> str:
-    """The first line of an error without TensorFlow's names of operations."""
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*|\[\[.*", "", text).split())[:150].rstrip(" .")

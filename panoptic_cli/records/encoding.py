@@ -12,7 +12,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.images import masks, panoptic_png
-from panoptic_cli.images.encoded import PictureError, read_file, read_picture, size_mismatch
+from panoptic_cli.images.encoded import PictureError, read_file, read_picture_file, size_mismatch
 from panoptic_cli.images.masks import CroppedMask, SegmentRuns
 from panoptic_cli.records import schema
 from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
@@ -53,7 +53,7 @@ class PictureEncoder:
         Raises:
             PictureError: picture or mask is missing, unreadable or at odds with the annotations.
         """
-        image = read_picture(self._files.image_dir / picture.file_name, picture.width, picture.height)
+        image = read_picture_file(self._files.image_dir / picture.file_name, picture.width, picture.height)
         runs = self._read_segments(picture)
         counts: Counter[str] = Counter(segments=len(picture.segments))
         if image.note is not None:

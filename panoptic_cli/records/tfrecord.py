@@ -1,4 +1,4 @@
-"""TFRecord files without TensorFlow: a writer and a reader of framed, checksummed records.
+"""TFRecord files without TensorFlow: a writer, a reader and a counter of framed, checksummed records.
 
 Each record is: length (uint64, little endian), masked CRC-32C of the length, the bytes, masked CRC-32C of the
 bytes.
@@ -6,10 +6,12 @@ bytes.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -19,7 +21,7 @@ _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _BLOCK = 1 << 20
 _MASK_DELTA = 0xA282EAD8
-_MAX_LENGTH = 1 << 31  # no serialized protobuf message can be longer; a larger length means a corrupt file
+_MAX_LENGTH = 1 << 31  # a serialized protobuf message cannot be longer, so a larger length means a damaged file
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -29,7 +31,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def file_crc32c(path: Path) -> int:
-    """Returns the CRC-32C of a file's bytes: what storage services keep, too, and 25 times as fast as SHA-256."""
+    """Returns the CRC-32C of a file's bytes. Storage services keep it too, and it is 25 times as fast as SHA-256."""
     crc = 0
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -38,11 +40,11 @@ def file_crc32c(path: Path) -> int:
 
 
 class TFRecordWriter:
-    """Writes records to a file, keeping count and checksum. Use as a context manager.
+    """Writes records to a file and keeps count and checksum. Use it as a context manager.
 
     Attributes:
-        records: how many were written.
-        bytes: how many bytes the file has so far.
+        records: number of records written.
+        bytes: size of the file so far.
         crc32c: CRC-32C of the file so far, see file_crc32c.
     """
 
@@ -76,29 +78,18 @@ class TFRecordWriter:
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """Yields the records of a file in order, verifying both checksums of each.
+    """Yields the records of a file in order and verifies both checksums of each.
 
     Raises:
-        DataError: the file cannot be read, ends inside a record or a checksum does not match; names file,
-            record and byte offset.
+        DataError: the file cannot be read, ends inside a record, or a checksum does not match; names file, record and
+            byte offset.
     """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise DataError(f"The record file {path} cannot be read: {error.strerror}.", "Check the path.") from None
-    with stream:
-        offset = 0
-        index = 0
-        while header := stream.read(_HEADER.size):
-            where = f"{path}, record {index} at byte {offset}"
-            if len(header) < _HEADER.size:
-                raise _corrupt(where, "the file ends inside a record")
-            length, length_crc = _HEADER.unpack(header)
-            if masked_crc32c(header[:8]) != length_crc or length > _MAX_LENGTH:
-                raise _corrupt(where, "the checksum of the record's length does not match")
+    with _open(path) as stream:
+        offset = index = 0
+        while (length := _read_length(stream, where := f"{path}, record {index} at byte {offset}")) is not None:
             body = stream.read(length + _FOOTER.size)
             if len(body) < length + _FOOTER.size:
-                raise _corrupt(where, "the file ends inside a record")
+                raise _cut_short(where)
             record = body[:length]
             if masked_crc32c(record) != _FOOTER.unpack(body[length:])[0]:
                 raise _corrupt(where, "the checksum of the record's bytes does not match")
@@ -107,5 +98,49 @@ def read_records(path: Path) -> Iterator[bytes]:
             index += 1
 
 
+def count_framed_records(path: Path) -> int:
+    """Counts the records of a file by their lengths, without reading their bytes.
+
+    Raises:
+        DataError: the file cannot be read, ends inside a record, or the checksum of a length does not match.
+    """
+    with _open(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        offset = count = 0
+        while (length := _read_length(stream, where := f"{path}, record {count} at byte {offset}")) is not None:
+            offset += _HEADER.size + length + _FOOTER.size
+            if offset > size:
+                raise _cut_short(where)
+            stream.seek(offset)
+            count += 1
+    return count
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"The record file {path} cannot be read: {error.strerror}.", "Check the path.") from None
+
+
+def _read_length(stream: BinaryIO, where: str) -> int | None:
+    """Reads the header of the next record; returns the record's length in bytes, None at the end of the file."""
+    header = stream.read(_HEADER.size)
+    if not header:
+        return None
+    if len(header) < _HEADER.size:
+        raise _cut_short(where)
+    length, checksum = _HEADER.unpack(header)
+    if masked_crc32c(header[:8]) != checksum or length > _MAX_LENGTH:
+        raise _corrupt(where, "the checksum of the record's length does not match")
+    return int(length)
+
+
+def _cut_short(where: str) -> DataError:
+    return _corrupt(where, "the file ends inside a record")
+
+
 def _corrupt(where: str, reason: str) -> DataError:
-    return DataError(f"{where}: {reason}.", "The file is damaged or no TFRecord: write or copy it again.")
+    return DataError(
+        f"{where}: {reason}.", "The file is damaged or is not a TFRecord file: make it again or copy it again."
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from panoptic_cli.images.encoded import PictureError, read_picture
+from panoptic_cli.images.encoded import PictureError, read_picture_file
 
 W, H = 64, 48
 _ORIENTATION = 0x0112
@@ -69,7 +69,7 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_stored_as_found(tmp_path: Path, form: str) -> None:
     path = FORMS[form](tmp_path)
-    picture = read_picture(path, W, H)
+    picture = read_picture_file(path, W, H)
     assert picture.encoded == path.read_bytes()
     assert picture.format == ("jpeg" if "jpeg" in form else "png")
     assert picture.note is None
@@ -77,13 +77,13 @@ def test_every_form_is_stored_as_found(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.slow
 def test_tensorflow_decodes_every_form(tmp_path: Path) -> None:
-    from panoptic_cli.pipeline.preprocessing import decode_image
+    from panoptic_cli.images.decoding import decode_image
 
     for number, (form, make) in enumerate(FORMS.items()):
         folder = tmp_path / str(number)
         folder.mkdir()
         path = make(folder)
-        decoded = decode_image(read_picture(path, W, H).encoded).numpy().astype(int)
+        decoded = decode_image(read_picture_file(path, W, H).encoded).numpy().astype(int)
         if form.startswith("16-bit"):  # the upper byte of each sample
             grey = form == "16-bit grey png"
             expected = np.repeat(_pixels()[..., :1], 3, axis=-1) if grey else _pixels()
@@ -98,14 +98,14 @@ def test_tensorflow_decodes_every_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_stored_pixels_count_unless_only_the_turned_picture_fits(tmp_path: Path, orientation: int, name: str) -> None:
     path = _turned(tmp_path / name, orientation)
-    stored = read_picture(path, W, H)
+    stored = read_picture_file(path, W, H)
     assert stored.encoded == path.read_bytes()
     assert (stored.note is None) == (orientation == 1)
     if orientation < 5:  # the turned picture has the same size
         with pytest.raises(PictureError, match="the JSON says 48x64"):
-            read_picture(path, H, W)
+            read_picture_file(path, H, W)
         return
-    turned = read_picture(path, H, W)
+    turned = read_picture_file(path, H, W)
     assert turned.format == "png"
     assert turned.note is not None
     assert "turned" in turned.note
@@ -121,10 +121,10 @@ def test_an_end_marker_in_a_thumbnail_does_not_hide_that_a_jpeg_is_cut_short(tmp
     whole = stream.getvalue()
     path = tmp_path / "a.jpg"
     path.write_bytes(whole[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + whole[2:])
-    assert read_picture(path, W, H).note is None
+    assert read_picture_file(path, W, H).note is None
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(PictureError, match="cut short") as caught:
-        read_picture(path, W, H)
+        read_picture_file(path, W, H)
     assert caught.value.reason == "unreadable picture"
 
 
@@ -135,7 +135,7 @@ def test_every_cut_is_found(tmp_path: Path, name: str) -> None:
     for length in range(0, len(whole) - 1, 5):
         path.write_bytes(whole[:length])
         with pytest.raises(PictureError):
-            read_picture(path, W, H)
+            read_picture_file(path, W, H)
 
 
 def test_a_marker_among_the_pixels_is_found(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_a_marker_among_the_pixels_is_found(tmp_path: Path) -> None:
     damaged[-60:-58] = b"\xff\xc0"  # a second frame header; decoders refuse that
     path.write_bytes(damaged)
     with pytest.raises(PictureError, match="marker FFC0"):
-        read_picture(path, W, H)
+        read_picture_file(path, W, H)
 
 
 def test_bytes_behind_the_end_are_no_fault(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes() + b"camera maker's data" * 10_000)
-    assert read_picture(path, W, H).note is None
+    assert read_picture_file(path, W, H).note is None

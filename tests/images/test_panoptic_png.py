@@ -41,7 +41,7 @@ def test_a_cut_or_grey_panoptic_png_is_refused() -> None:
     encoded = panoptic_png.encode(np.arange(10000, dtype=np.uint32).reshape(100, 100))
     with pytest.raises(ValueError, match="cut short"):
         panoptic_png.decode(encoded[: len(encoded) // 2])
-    with pytest.raises(ValueError, match="not an RGB picture"):
+    with pytest.raises(ValueError, match="must be an RGB picture"):
         panoptic_png.decode(masks.encode_png(np.ones((4, 4), np.uint8)))
 
 
@@ -68,7 +68,7 @@ def test_png_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
     with pytest.raises(DataError, match=r"a\.png is broken"):
         panoptic_png.read_rgb(path)
     Image.new("L", (4, 4)).save(path)
-    with pytest.raises(DataError, match=r"a\.png is broken: it is of mode L"):
+    with pytest.raises(DataError, match=r"a\.png is broken: its mode is L"):
         panoptic_png.read_rgb(path)
     with pytest.raises(DataError, match=r"b\.png does not exist"):
         panoptic_png.read_rgb(tmp_path / "b.png")
