@@ -13,6 +13,8 @@ from panoptic_cli import storage
 from panoptic_cli.errors import DataError, summarize
 from panoptic_cli.files import read_json
 
+VOID_ID = 0  # the category, and the segment, of unlabelled pixels
+ANY_THING = -1  # in semantic maps: some thing; a semantic head does not tell things apart
 MAX_CATEGORY_ID = 65535  # that the 16-bit label pictures of records hold
 _MAX_ID = 1 << 62  # that annotations may have at all
 

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from panoptic_cli.inference.predictor import LoadedModel
-from panoptic_cli.pipeline.preprocessing import MEAN, STDDEV
-
-ANY_THING = -1  # in semantic_category_map: the semantic head does not tell things apart
-
-
-class Output(NamedTuple):
-    """One output.
-
-    Attributes:
-        dtype: TensorFlow's name of it.
-        shape: a letter stands for a size that the picture or the network decides.
-        meaning: content, unit and range.
-    """
-
-    dtype: str
-    shape: tuple[str | int, ...]
-    meaning: str
+from panoptic_cli.models.network import TensorDescription
 
 
 def describe(
     model: LoadedModel,
     *,
     file_format: str,
-    outputs: dict[str, Output],
+    outputs: dict[str, TensorDescription],
     input_type: str,
     batch_size: int | None,
     contents: str,
@@ -40,13 +24,12 @@ def describe(
         file_format: saved_model, tflite or onnx.
         outputs: by name.
         input_type: what it takes.
-        batch_size: pictures of a call; None: any.
-        contents: what the model holds, and what is left to its user.
+        batch_size: pictures of a call; None: any number.
+        contents: what the model contains, and what is left to its user.
 
     Returns:
         An object for JSON.
     """
-    fusion = model.experiment.task.model.panoptic_segmentation_generator
     return {
         "format": file_format,
         "contents": contents,
@@ -57,15 +40,9 @@ def describe(
         "checkpoint": model.source,
         "step": model.step,
         "averaged": model.averaged,
-        "preprocessing": {
-            "color_order": "RGB",
-            "exif_orientation": "not applied: turn the picture before",
-            "resize": "bilinear without antialiasing, to the largest size of the same aspect that fits input_size",
-            "mean": [255.0 * value for value in MEAN],
-            "stddev": [255.0 * value for value in STDDEV],
-            "padding": "zeros after normalisation, at the bottom and on the right",
-        },
-        "fusion": fusion.model_dump(mode="json"),
+        "preprocessing": model.preprocessing.describe(),
+        "fusion": model.network.describe_finish(),
+        "score_threshold": model.network.score_threshold,
         "categories": model.table.to_list(),
     }
 

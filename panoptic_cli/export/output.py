@@ -11,10 +11,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from panoptic_cli import storage
-from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.errors import DataError, RunError, one_line
 from panoptic_cli.files import atomic_path
 
-_MAIN_FILE = "saved_model.pb"  # a folder without it is no SavedModel: in a bucket it is written last
+_MAIN_FILE = "saved_model.pb"  # a folder without it is not a SavedModel; in a bucket it is written last
 
 
 def check_folder(output: str) -> None:
@@ -24,19 +24,19 @@ def check_folder(output: str) -> None:
         output: as `storage.normalize` gives it.
 
     Raises:
-        DataError: it is there and is neither a SavedModel nor empty.
+        DataError: it exists and is neither a SavedModel nor empty.
         RunError: the bucket cannot be reached.
     """
     if storage.exists(f"{output}/{_MAIN_FILE}") or not storage.list_directory(output):
         return
-    raise DataError(f"{output} exists and is no SavedModel.", "Give another --output or remove it first.")
+    raise DataError(f"{output} exists and is not a SavedModel.", "Give another --output, or remove it first.")
 
 
 def check_file(output: str) -> None:
     """Checks that a file may be written.
 
     Raises:
-        DataError: there is a folder of that name.
+        DataError: a folder of that name exists.
         RunError: the bucket cannot be reached.
     """
     if storage.is_directory(output):
@@ -45,7 +45,7 @@ def check_file(output: str) -> None:
 
 @contextlib.contextmanager
 def whole(output: str) -> Iterator[Path]:
-    """Yields a local path to write a file or folder to, and puts it in place when that is done.
+    """Yields a local path for a file or folder, and moves the result to its place when it is complete.
 
     Args:
         output: local, or in a bucket.
@@ -63,7 +63,7 @@ def whole(output: str) -> Iterator[Path]:
             with atomic_path(Path(output)) as partial:
                 yield partial
     except (OSError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         hint = "Check space and permissions."
         if storage.is_remote(output):
             hint = "Check address and credentials, or export to a local folder and use panoptic upload."

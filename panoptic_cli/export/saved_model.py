@@ -11,11 +11,9 @@ import tensorflow as tf
 from panoptic_cli import storage
 from panoptic_cli.export.description import describe
 from panoptic_cli.export.output import check_folder, whole
-from panoptic_cli.export.served_model import COMPACT, OUTPUTS, ServedModel
+from panoptic_cli.export.served_model import ServedModel, served_outputs
 from panoptic_cli.files import write_json
 from panoptic_cli.inference.predictor import LoadedModel
-
-__all__ = ["ASSET", "COMPACT", "OUTPUTS", "export_saved_model"]
 
 ASSET = "panoptic.json"
 _CONTENTS = "preprocessing, network, fusion of things and stuff, COCO panoptic PNGs"
@@ -24,16 +22,16 @@ _CONTENTS = "preprocessing, network, fusion of things and stuff, COCO panoptic P
 def export_saved_model(
     model: LoadedModel, output: str | Path, *, input_type: str = "image_tensor", batch_size: int | None = None
 ) -> dict[str, Any]:
-    """Writes a SavedModel, whole or not at all; its signatures are serving_default, compact and metadata.
+    """Writes a SavedModel, whole or not at all.
 
     Args:
         model: the network.
-        output: folder to write, local or in a bucket; an existing SavedModel there is replaced, anything else refused.
+        output: folder to write, local or in a bucket. An existing SavedModel is replaced, anything else refused.
         input_type: image_tensor (uint8 [batch, H, W, 3]), image_bytes (JPEG or PNG strings) or tf_example.
-        batch_size: pictures of a call; None leaves it open.
+        batch_size: pictures of a call; None: any number.
 
     Returns:
-        The description, which is also the asset assets/panoptic.json, and where the model is: saved_model. See
+        The description, which is also the asset assets/panoptic.json, and the model's place: saved_model. See
         `ServedModel` for the signatures.
 
     Raises:
@@ -45,14 +43,14 @@ def export_saved_model(
     description = describe(
         model,
         file_format="saved_model",
-        outputs=OUTPUTS,
+        outputs=served_outputs(model),
         input_type=input_type,
         batch_size=batch_size,
         contents=_CONTENTS,
     )
     served = ServedModel(model, input_type, batch_size, description)
     with whole(output) as partial, tempfile.TemporaryDirectory() as folder:
-        # As an asset the description is part of the SavedModel and travels with it.
+        # As an asset, the description is part of the SavedModel and travels with it.
         asset = Path(folder) / ASSET
         write_json(asset, description)
         served.description = tf.saved_model.Asset(str(asset))

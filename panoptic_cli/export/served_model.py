@@ -6,48 +6,64 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.categories import THING_LABEL
-from panoptic_cli.export.coco_segments import CocoSegments, coco_segments
-from panoptic_cli.export.description import ANY_THING, Output
+from panoptic_cli.categories import ANY_THING
+from panoptic_cli.export.coco_segments import encode_segment_png, segment_boxes
+from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.inference.predictor import LoadedModel
-from panoptic_cli.models.panoptic_fpn.fusion import fuse
-from panoptic_cli.pipeline.preprocessing import decode_image, preprocess
+from panoptic_cli.models.network import TensorDescription
+from panoptic_cli.pipeline.preprocessing import Geometry, geometry_spec
 from panoptic_cli.records import schema
 
 _MAP = ("batch", "H", "W")
+SEMANTIC_MAP = "semantic_category_map"  # only of networks with a semantic head
 
 OUTPUTS = {
-    "detection_boxes": Output("float32", ("batch", "n", 4), "y1, x1, y2, x2 in pixels of the original picture"),
-    "detection_scores": Output("float32", ("batch", "n"), "0..1, descending; 0 behind the last detection"),
-    "detection_category_ids": Output("int32", ("batch", "n"), "category ids; 0 behind the last detection"),
-    "detection_masks": Output("float32", ("batch", "n", "m", "m"), "probabilities within the box, 0..1"),
-    "num_detections": Output("int32", ("batch",), "how many detections there are"),
-    "semantic_category_map": Output(
+    "detection_boxes": TensorDescription(
+        "float32", ("batch", "n", 4), "y1, x1, y2, x2 in pixels of the original picture"
+    ),
+    "detection_scores": TensorDescription("float32", ("batch", "n"), "0..1, descending; 0 behind the last detection"),
+    "detection_category_ids": TensorDescription("int32", ("batch", "n"), "category ids; 0 behind the last detection"),
+    "detection_mask_counts": TensorDescription(
+        "int32",
+        ("batch", "n", "r"),
+        "the mask at the original size as COCO's run lengths: pixels of 0 and 1 in turn, starting with 0, down the "
+        "columns; 0 behind the last run",
+    ),
+    "num_detections": TensorDescription("int32", ("batch",), "the number of detections"),
+    SEMANTIC_MAP: TensorDescription(
         "int32", _MAP, f"stuff category ids of the semantic head alone; {ANY_THING} is any thing, 0 void and padding"
     ),
-    "panoptic_category_map": Output("int32", _MAP, "category ids; 0 is void and padding"),
-    "panoptic_instance_map": Output("int32", _MAP, "1-based place of the detection; 0 for stuff, void and padding"),
-    "image_sizes": Output("int32", ("batch", 2), "height and width of each original picture, in pixels"),
-    "panoptic_png_bytes": Output(
+    "panoptic_category_map": TensorDescription("int32", _MAP, "category ids; 0 is void and padding"),
+    "panoptic_instance_map": TensorDescription(
+        "int32", _MAP, "1-based place of the detection; 0 for stuff, void and padding"
+    ),
+    "image_sizes": TensorDescription("int32", ("batch", 2), "height and width of each original picture, in pixels"),
+    "panoptic_png_bytes": TensorDescription(
         "string", ("batch",), "COCO panoptic PNG at the original size: segment id = R + 256 G + 65536 B, 0 is void"
     ),
-    "segment_ids": Output("int32", ("batch", "s"), "ids in the PNG, from 1; 0 behind the last segment"),
-    "segment_category_ids": Output("int32", ("batch", "s"), "category ids; 0 behind the last segment"),
-    "segment_areas": Output("int32", ("batch", "s"), "pixels"),
-    "segment_boxes": Output("int32", ("batch", "s", 4), "x, y, width, height in pixels: COCO's bbox"),
-    "segment_detections": Output("int32", ("batch", "s"), "1-based place of a thing's detection; 0 for stuff"),
-    "num_segments": Output("int32", ("batch",), "how many segments there are"),
+    "segment_ids": TensorDescription("int32", ("batch", "s"), "ids in the PNG, from 1; 0 behind the last segment"),
+    "segment_category_ids": TensorDescription("int32", ("batch", "s"), "category ids; 0 behind the last segment"),
+    "segment_areas": TensorDescription("int32", ("batch", "s"), "pixels"),
+    "segment_boxes": TensorDescription("int32", ("batch", "s", 4), "x, y, width, height in pixels: COCO's bbox"),
+    "segment_detections": TensorDescription(
+        "int32", ("batch", "s"), "1-based place of a thing's detection; 0 for stuff"
+    ),
+    "num_segments": TensorDescription("int32", ("batch",), "the number of segments"),
 }
 
 # Small answers for HTTP: no maps and masks, which are megabytes as JSON. The PNG holds the same.
-COMPACT = tuple(name for name in OUTPUTS if not name.endswith("_map") and name != "detection_masks")
+COMPACT = tuple(name for name in OUTPUTS if not name.endswith("_map") and name != "detection_mask_counts")
+
+
+def served_outputs(model: LoadedModel) -> dict[str, TensorDescription]:
+    """Describes the outputs of a model's signature `serving_default`."""
+    return {name: text for name, text in OUTPUTS.items() if name != SEMANTIC_MAP or model.network.has_semantic_map}
 
 
 class ServedModel(tf.Module):
-    """What is exported, and the variables it reads.
+    """What is exported, and the variables that it reads.
 
     Args:
         model: the network.
@@ -56,8 +72,9 @@ class ServedModel(tf.Module):
         description: JSON object for signature `metadata`.
 
     Attributes:
-        serve: signature `serving_default`, with all of OUTPUTS.
+        serve: signature `serving_default`, with all outputs.
         compact: with those of COMPACT.
+        above_score: like serve, with an additional input `score_threshold` for the fusion.
         metadata: from names in the description to their values as JSON.
     """
 
@@ -68,7 +85,7 @@ class ServedModel(tf.Module):
         self._model = model
         # As text: TensorFlow wraps the dictionaries of a module's attributes.
         self._metadata_values = {name: json.dumps(value) for name, value in description.items()}
-        # Plain TensorFlow variables, so that the SavedModel holds no Keras objects and needs no Keras to load.
+        # Plain TensorFlow variables: the SavedModel holds no Keras objects and loads without Keras.
         self.weights = [variable.value for variable in model.network.variables]
         spec, decode = {
             "image_tensor": (tf.TensorSpec([batch_size, None, None, 3], tf.uint8, name="image"), _same),
@@ -76,10 +93,17 @@ class ServedModel(tf.Module):
             "tf_example": (tf.TensorSpec([batch_size], tf.string, name="tf_example"), _decode_example),
         }[input_type]
 
-        def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self._predict(inputs, decode)
+        def above_score(inputs: tf.Tensor, score_threshold: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self._predict(inputs, decode, score_threshold)
 
-        # Nothing in it needs AutoGraph, which takes twice as long as tracing itself.
+        # Nothing here needs AutoGraph, which takes twice as long as tracing itself.
+        threshold = tf.TensorSpec([], tf.float32, name="score_threshold")
+        self.above_score = tf.function(above_score, input_signature=[spec, threshold], autograph=False)
+
+        def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            outputs: dict[str, tf.Tensor] = self.above_score(inputs, tf.constant(model.network.score_threshold))
+            return outputs
+
         self.serve = tf.function(serve, input_signature=[spec], autograph=False)
 
         def compact(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -92,83 +116,105 @@ class ServedModel(tf.Module):
 
     def functions(self) -> dict[str, Any]:
         """Returns the signatures by name."""
-        return {"serving_default": self.serve, "compact": self.compact, "metadata": self.metadata}
+        return {
+            "serving_default": self.serve,
+            "compact": self.compact,
+            "above_score": self.above_score,
+            "metadata": self.metadata,
+        }
 
     def _metadata(self, keys: tf.Tensor) -> dict[str, tf.Tensor]:
-        # With an input, because TensorFlow Serving's HTTP interface refuses signatures that have none.
+        # It has an input because TensorFlow Serving's HTTP interface refuses signatures without one.
         names = tf.constant(["", *self._metadata_values.keys()])
         values = tf.constant(["null", *self._metadata_values.values()])
         places = tf.argmax(keys[:, None] == names[None, :], axis=1)
         return {"values": tf.gather(values, places)}
 
-    def _predict(self, inputs: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
-        model, size = self._model, self._model.input_size
+    def _predict(
+        self, inputs: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], score_threshold: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        model = self._model
 
-        def prepare(item: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return preprocess(decode(item), size)
+        def prepare(item: tf.Tensor) -> tuple[tf.Tensor, Geometry]:
+            return model.preprocessing.prepare(decode(item))
 
-        prepared = (tf.TensorSpec([*size, 3], tf.float32), tf.TensorSpec([4, 2], tf.float32))
-        images, info = tf.map_fn(prepare, inputs, fn_output_signature=prepared)
-        network = model.network(images, info, training=False)
-        ids = tf.gather(tf.constant(model.label_space.thing_ids, tf.int32), network["detection_classes"])
+        prepared = (tf.TensorSpec([*model.input_size, 3], tf.float32), geometry_spec())
+        images, geometry = tf.map_fn(prepare, inputs, fn_output_signature=prepared)
+        outputs = model.network(images, geometry, platform=model.platform)
         # Pictures of one batch may differ in size: all maps are padded to the largest.
-        canvas = tf.cast(tf.reduce_max(info[:, 0], axis=0), tf.int32)
+        canvas = tf.cast(tf.reduce_max(geometry.original_size, axis=0), tf.int32)
 
-        def finish(
-            item: tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor],
-        ) -> tuple[tuple[tf.Tensor, ...], CocoSegments]:
-            return self._finish(*item, canvas)
+        def finish(item: tuple[dict[str, tf.Tensor], Geometry]) -> dict[str, tf.Tensor]:
+            return self._finish(*item, score_threshold, canvas)
 
-        i32 = tf.int32
-        maps_spec = (tf.TensorSpec([None, None], i32),) * 3
-        room = len(model.table.stuff) + int(ids.shape[1])
-        row, scalar = tf.TensorSpec([room], i32), tf.TensorSpec([], i32)
-        segments_spec = CocoSegments(
-            tf.TensorSpec([], tf.string), scalar, row, row, row, tf.TensorSpec([room, 4], i32), row
-        )
-        (semantic, category, instance), segments = tf.map_fn(
-            finish, (network, info, ids), fn_output_signature=(maps_spec, segments_spec)
-        )
-        most = tf.reduce_max(segments.count)
-        return {
-            "detection_boxes": network["detection_boxes"] / tf.tile(info[:, 2:3], [1, 1, 2]),
-            "detection_scores": network["detection_scores"],
-            "detection_category_ids": ids,
-            "detection_masks": network["detection_masks"],
-            "num_detections": network["num_detections"],
-            "semantic_category_map": semantic,
-            "panoptic_category_map": category,
-            "panoptic_instance_map": instance,
-            "image_sizes": tf.cast(info[:, 0], i32),
-            "panoptic_png_bytes": segments.png,
-            "segment_ids": segments.ids[:, :most],
-            "segment_category_ids": segments.category_ids[:, :most],
-            "segment_areas": segments.areas[:, :most],
-            "segment_boxes": segments.boxes[:, :most],
-            "segment_detections": segments.detections[:, :most],
-            "num_segments": segments.count,
+        served = tf.map_fn(finish, (outputs, geometry), fn_output_signature=self._picture_spec())
+        # Lists are padded to the longest of the batch, those of detections to a fixed length.
+        detections = self._model.network.max_detections
+        dense = {
+            name: value.to_tensor(shape=[None, detections] if name.startswith("detection_") else None)
+            if isinstance(value, tf.RaggedTensor)
+            else value
+            for name, value in served.items()
         }
+        return {name: tf.identity(dense[name]) for name in served_outputs(model)}
+
+    def _picture_spec(self) -> dict[str, Any]:
+        """What `_finish` returns; lists have a length of their own in each picture."""
+        ints, floats = tf.int32, tf.float32
+
+        def listed(*shape: int | None, dtype: tf.DType = ints, ragged_rank: int = 0) -> tf.RaggedTensorSpec:
+            return tf.RaggedTensorSpec([None, *shape], dtype, ragged_rank=ragged_rank)
+
+        maps = (SEMANTIC_MAP, "panoptic_category_map", "panoptic_instance_map")
+        spec = {
+            "detection_boxes": listed(4, dtype=floats),
+            "detection_scores": listed(dtype=floats),
+            "detection_category_ids": listed(),
+            "detection_mask_counts": listed(None, ragged_rank=1),
+            "num_detections": tf.TensorSpec([], ints),
+            **{name: tf.TensorSpec([None, None], ints) for name in maps},
+            "image_sizes": tf.TensorSpec([2], ints),
+            "panoptic_png_bytes": tf.TensorSpec([], tf.string),
+            "segment_ids": listed(),
+            "segment_category_ids": listed(),
+            "segment_areas": listed(),
+            "segment_boxes": listed(4),
+            "segment_detections": listed(),
+            "num_segments": tf.TensorSpec([], ints),
+        }
+        return {name: spec[name] for name in served_outputs(self._model)}
 
     def _finish(
-        self, network: dict[str, tf.Tensor], info: tf.Tensor, ids: tf.Tensor, canvas: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, ...], CocoSegments]:
-        """Fuses one picture; its maps padded to the canvas, and its segments."""
-        model = self._model
-        config = model.experiment.task.model.panoptic_segmentation_generator
-        maps = fuse(network, info, config, model.label_space)
-        # Classes that no category has (COCO's label space has some) are void, as in every file that we write.
-        space, table = model.label_space, model.table
-        exists = np.zeros(max(table.max_id, space.thing_ids.max(), space.semantic_ids.max()) + 1, np.int32)
-        exists[list(table.by_id)] = 1
-        known = tf.gather(tf.constant(exists), maps.category)
-        category, instance = maps.category * known, maps.instance * known
-        semantic_ids = space.semantic_ids * exists[space.semantic_ids]
-        semantic_ids[THING_LABEL] = ANY_THING
-        semantic = tf.gather(tf.constant(semantic_ids, tf.int32), maps.semantic)
-        shape = tf.shape(category)
-        padding = [[0, canvas[0] - shape[0]], [0, canvas[1] - shape[1]]]
-        padded = tuple(tf.pad(m, padding) for m in (semantic, category, instance))
-        return padded, coco_segments(category, instance, ids, table)
+        self, outputs: dict[str, tf.Tensor], geometry: Geometry, score_threshold: tf.Tensor, canvas: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Turns one picture's outputs into those of the signature; maps are padded to the canvas."""
+        found = self._model.network.finish(outputs, geometry, score_threshold)
+        count = tf.size(found.category_ids)
+        size = tf.shape(found.segment_map)
+        padding = [[0, canvas[0] - size[0]], [0, canvas[1] - size[1]]]
+
+        def painted(values: tf.Tensor) -> tf.Tensor:
+            return tf.pad(tf.gather(tf.concat([[0], values], axis=0), found.segment_map), padding)
+
+        semantic = {} if found.semantic_map is None else {SEMANTIC_MAP: tf.pad(found.semantic_map, padding)}
+        return {
+            "detection_boxes": found.boxes,
+            "detection_scores": found.scores,
+            "detection_category_ids": found.detection_category_ids,
+            "detection_mask_counts": found.masks,
+            "num_detections": tf.size(found.scores),
+            **semantic,
+            "panoptic_category_map": painted(found.category_ids),
+            "panoptic_instance_map": painted(found.detection_of_segment),
+            "image_sizes": size,
+            "panoptic_png_bytes": encode_segment_png(found.segment_map),
+            "segment_ids": tf.range(1, count + 1),
+            "segment_category_ids": found.category_ids,
+            "segment_areas": found.areas,
+            "segment_boxes": segment_boxes(found.segment_map, count),
+            "segment_detections": found.detection_of_segment,
+            "num_segments": count,
+        }
 
 
 def _same(image: tf.Tensor) -> tf.Tensor:

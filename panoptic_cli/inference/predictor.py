@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ class Predictor:
         platform = model.platform
 
         def run(images: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
-            outputs: dict[str, tf.Tensor] = network(images, geometry, platform)
+            outputs: dict[str, tf.Tensor] = network(images, geometry, platform=platform)
             return outputs
 
         # One graph for every batch size, as in exported models: a smaller last batch is not traced again.
@@ -174,8 +175,8 @@ class Predictor:
         Args:
             images: float32 [batch, height, width, 3], prepared by `preprocessing`.
             geometry: of the batch.
-            share: pictures of a replica, at least batch / replicas, which is the default. With a fixed share the outputs
-                equal, to the last bit, those of one replica that takes as many at once, whatever the last batch.
+            share: pictures of a replica, at least batch / replicas, which is the default. With a fixed share the
+                outputs equal, to the last bit, those of one replica that takes as many at once.
 
         Returns:
             What the network's `call` returns for each picture, in order.
@@ -234,7 +235,7 @@ def to_prediction(segments: Segments) -> Prediction:
             boxes=segments.boxes.numpy(),
             scores=segments.scores.numpy(),
             category_ids=segments.detection_category_ids.numpy().astype(np.int64),
-            masks=[masks[a:b] for a, b in zip(splits[:-1], splits[1:], strict=True)],
+            masks=[masks[a:b] for a, b in itertools.pairwise(splits)],
         ),
         detection_of_segment=segments.detection_of_segment.numpy(),
         semantic_map=None if segments.semantic_map is None else segments.semantic_map.numpy(),

@@ -33,10 +33,12 @@ class PanopticNetwork(keras.Model):
     Attributes:
         preprocessing: how its pictures are prepared.
         max_detections: the most detections that `finish` returns.
+        has_semantic_map: whether `finish` returns a semantic map.
     """
 
     preprocessing: Preprocessing
     max_detections: int
+    has_semantic_map: bool = False
 
     def call(self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu") -> dict[str, tf.Tensor]:
         """Runs the network for inference; static shapes up to the batch size.

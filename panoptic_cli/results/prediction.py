@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-VOID_ID = 0  # the id of unlabelled pixels in segment maps and category maps
-ANY_THING = -1  # in semantic maps: some thing; a semantic head does not tell things apart
+from panoptic_cli.categories import VOID_ID
 
 
 @dataclass(frozen=True)
@@ -16,9 +15,9 @@ class Segment:
 
     Attributes:
         id: its value in the map, 1 .. 2**24 - 1.
-        category_id: the category it belongs to.
-        iscrowd: whether it is a region of many things that are not told apart; only in ground truth.
-        area: pixels, as far as known.
+        category_id: its category.
+        iscrowd: whether it covers several things without separating them; only in ground truth.
+        area: its number of pixels; None if unknown.
     """
 
     id: int
@@ -48,24 +47,26 @@ class Detections:
 class Prediction:
     """The panoptic prediction of one picture.
 
+    Every category id in it exists in the data set's table: the network turns others into void.
+
     Attributes:
-        segment_map: int32 [height, width], the id of each pixel's segment, 0 where void.
+        segment_map: int32 [height, width], the id of each pixel's segment; 0 for void.
         segments: the segments with ids 1, 2, ..., ordered by category and detection; each has its area, at least 1.
         detections: the objects.
         detection_of_segment: int32 [len(segments)], 1-based place of a thing's detection; 0 for stuff.
-        semantic_map: int32 [height, width], what a semantic head alone says: category ids of stuff, ANY_THING or 0;
-            None for networks without such a head.
+        semantic_map: int32 [height, width], the semantic head's own result: category ids of stuff, ANY_THING or
+            VOID_ID; None for networks without such a head.
     """
 
     segment_map: np.ndarray
     segments: list[Segment]
     detections: Detections
     detection_of_segment: np.ndarray
-    semantic_map: np.ndarray | None = field(default=None)
+    semantic_map: np.ndarray | None = None
 
     @property
     def category_map(self) -> np.ndarray:
-        """int32 [height, width], category ids; 0 where void."""
+        """int32 [height, width], category ids; 0 for void."""
         return np.array([VOID_ID, *(s.category_id for s in self.segments)], np.int32)[self.segment_map]
 
     @property

@@ -78,8 +78,8 @@ def _heads(network: PanopticFPN) -> Iterator[tuple[str, Any]]:
 
 
 # The reference's pyramid and its semantic fusion are functional Keras models. Their layers are numbered by depth (the
-# longest path to an output), deepest first, and within a depth in the order in which a walk back from the outputs, lowest
-# level first, reaches them.
+# longest path to an output), deepest first, and within a depth in the order in which a walk back from the outputs,
+# lowest level first, reaches them.
 
 
 def _decoder_order(decoder: FeaturePyramid) -> list[keras.layers.Layer]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from panoptic_cli.categories import ANY_THING
 from panoptic_cli.config.panoptic_fpn import PanopticSegmentationGenerator
 from panoptic_cli.models.panoptic_fpn.label_space import THING_CLASS, VOID_CLASS, LabelSpace
 from panoptic_cli.models.panoptic_fpn.masks import mask_runs, paste, source_positions
@@ -19,7 +20,6 @@ from panoptic_cli.models.segments import Segments, number_segments
 from panoptic_cli.pipeline.preprocessing import Geometry
 
 _PIXELS_AT_ONCE = 1 << 15  # of the interpolated class scores: 15 MB at 111 classes
-_ANY_THING = -1  # in semantic maps, see Segments
 
 
 class FusedMaps(NamedTuple):
@@ -220,5 +220,5 @@ def finish(
 
 def _semantic_ids(label_space: LabelSpace) -> np.ndarray:
     ids = label_space.stuff_id_of_class.copy()
-    ids[THING_CLASS] = _ANY_THING
+    ids[THING_CLASS] = ANY_THING
     return ids

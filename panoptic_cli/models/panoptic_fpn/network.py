@@ -81,6 +81,8 @@ class PanopticFPN(PanopticNetwork):
         backbone, decoder, rpn_head, detection_head, mask_head, segmentation_head: its parts.
     """
 
+    has_semantic_map = True
+
     def __init__(self, task: Task, label_space: LabelSpace, name: str = "panoptic_fpn") -> None:
         super().__init__(name=name)
         config = task.model
