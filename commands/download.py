@@ -1,4 +1,4 @@
-"""`panoptic download`: the data set, from archives to folders."""
+"""`panoptic download`: fetch and extract a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panoptic_cli.transfer.sizes import human_size
 
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
-if TYPE_CHECKING:  # its pydantic models take 0.1 s that the help of other commands need not wait for
+if TYPE_CHECKING:  # pydantic takes 0.1 s to import, which would delay every help page
     from panoptic_cli.transfer.download_plan import Plan
 
 
@@ -22,7 +22,7 @@ _SOURCE = "Source"
 
 
 class _Split(StrEnum):
-    """The choices of --split; Typer takes no list of Literals."""
+    """The choices of --split. Typer does not support lists of Literals."""
 
     train = "train"
     val = "val"
@@ -35,13 +35,13 @@ def download(
         typer.Option(
             "--split",
             metavar="train|val",
-            help="Fetch this split only; repeatable. val is 1.9 GB, both are 21.3 GB.",
+            help="Only this split; repeatable. val is 1.9 GB, both are 21.3 GB.",
             show_default="both",
             rich_help_panel=DATA,
         ),
     ] = None,
     connections: Annotated[
-        int, typer.Option("--connections", min=1, max=16, metavar="N", help="Connections for each archive.")
+        int, typer.Option("--connections", min=1, max=16, metavar="N", help="Number of connections for each archive.")
     ] = 8,
     keep_zips: Annotated[
         bool, typer.Option("--keep-zips/--no-keep-zips", help="Keep the archives in <data-dir>/zips.")
@@ -52,7 +52,7 @@ def download(
             "--base-url",
             envvar="PANOPTIC_BASE_URL",
             metavar="URL",
-            help="A mirror to fetch from.",
+            help="Download from this mirror.",
             show_default="http://images.cocodataset.org/",
             rich_help_panel=_SOURCE,
         ),
@@ -63,7 +63,7 @@ def download(
             "--manifest",
             envvar="PANOPTIC_MANIFEST",
             metavar="FILE",
-            help="JSON with archives, sizes, SHA-256 and what they extract to.",
+            help="JSON list of archives with sizes, SHA-256 and what they extract to.",
             show_default="COCO 2017",
             rich_help_panel=_SOURCE,
         ),
@@ -71,9 +71,9 @@ def download(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Fetch, verify and extract COCO with its panoptic annotations.
+    """Download, verify and extract COCO with its panoptic annotations.
 
-    Unfinished downloads and extractions are taken up where they stopped; what is complete is not done again.
+    Resumes unfinished downloads and extractions, and skips what is complete.
 
     Examples:
         panoptic download --dry-run
@@ -81,10 +81,10 @@ def download(
     """
     from panoptic_cli.transfer.download import run_plan
     from panoptic_cli.transfer.download_plan import make_plan
-    from panoptic_cli.transfer.manifest import SPLITS, load_manifest
+    from panoptic_cli.transfer.manifest import SPLITS
 
     splits = tuple(dict.fromkeys(str(name) for name in split)) if split else SPLITS
-    plan = make_plan(load_manifest(manifest), data_dir, splits, base_url)
+    plan = make_plan(data_dir, splits, manifest_file=manifest, base_url=base_url)
     if dry_run:
         console.result({"dry_run": True, **plan.to_json()}, _plan_table(plan), _plan_total(plan))
         return
@@ -116,12 +116,9 @@ def _plan_table(plan: Plan) -> Table:
         for item in plan.items
     ]
     rows.append(["total", "", "", "", human_size(plan.to_fetch)])
-    return console.table(None, ["archive", "extracts to", "state", "size", "to fetch"], rows, left=3)
+    return console.table(None, ["archive", "extracts to", "state", "size", "to download"], rows, left=3)
 
 
 def _plan_total(plan: Plan) -> str:
     fits = "" if plan.needed <= plan.free else ": NOT ENOUGH"
-    return (
-        f"Into {plan.data_dir}: about {human_size(plan.needed)} of disk space needed, "
-        f"{human_size(plan.free)} free{fits}."
-    )
+    return f"{plan.data_dir}: about {human_size(plan.needed)} of disk space needed, {human_size(plan.free)} free{fits}."

@@ -1,4 +1,4 @@
-"""The Typer app, and the one handler of errors."""
+"""The Typer app and the handling of errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from panoptic_cli import __version__, console
-from panoptic_cli.errors import PanopticError
+from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line
 from panoptic_cli.startup import own_stderr
 
 from . import demo, doctor, download, evaluate, export, make_tfrecords, predict, train, upload
 from . import inspect as inspect_command
 
-# Lines of their own, which Typer's help keeps; the leading newline keeps their indentation too.
+# Typer keeps these line breaks; the leading newline keeps the indentation too.
 _EXAMPLES = """
 Examples:
   panoptic demo
@@ -29,7 +29,7 @@ Examples:
 
 app = typer.Typer(
     name="panoptic",
-    help="From COCO files to a trained, evaluated and exported Panoptic FPN.",
+    help="Train, evaluate and export panoptic segmentation networks, from COCO files to a SavedModel.",
     epilog=_EXAMPLES,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -55,17 +55,17 @@ def _global_options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print details.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print results, warnings and errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only results, warnings and errors.")] = False,
 ) -> None:
     console.configure(verbosity=1 if verbose else -1 if quiet else 0)
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C. Typer itself would turn a KeyboardInterrupt into exit code 130 without a word."""
+    """Ctrl-C. On a KeyboardInterrupt Typer would exit without a message."""
 
 
 def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
-    """Adds a command. Its docstring is its help: paragraphs, which Typer is to wrap, and examples, which it is not."""
+    """Adds a command. Its docstring is its help: paragraphs, which Typer wraps, and examples, which it keeps."""
     text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     lines = "".join(f"  {line.strip()}\n" for line in examples.splitlines())
@@ -94,13 +94,13 @@ _add("doctor", _HELP, doctor.doctor)
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command line and returns its exit code; prints any error on one line.
+    """Runs a command line, prints any error on one line and returns the exit code.
 
     Args:
         arguments: the words after `panoptic`.
 
     Returns:
-        0 done, 1 failed, 2 wrong usage, 130 interrupted.
+        0 done, 1 failed, 2 wrong usage, 130 interrupted; other codes from the command itself.
     """
     console.configure(verbosity=0, json_output="--json" in arguments)
     try:
@@ -115,7 +115,7 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, _InterruptedError, typer.Abort):
         console.warn("interrupted")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -124,36 +124,35 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         where = f" {error.filename}" if error.filename else ""
         console.error(
-            error, f"The system refused{where}: {error.strerror or error}. Check path, permissions and space."
+            error,
+            f"Cannot access{where or ' a file'}: {error.strerror or one_line(error)}. "
+            "Check the path, the permissions and the disk space.",
         )
         return 1
     except Exception as error:
         if os.environ.get("PANOPTIC_DEBUG"):
             traceback.print_exc()
-        where = _origin(error)
-        message = " ".join(str(error).split())[:600] or "no message"
         console.error(
             error,
-            f"{type(error).__name__} in {where}: {message} "
-            "This is a bug in panoptic: run again with PANOPTIC_DEBUG=1 and report the traceback with "
-            "the output of panoptic doctor.",
+            f"{type(error).__name__} in {_origin(error)}: {one_line(error, 600)}. This is a bug in panoptic. "
+            "Run again with PANOPTIC_DEBUG=1 and report the traceback with the output of panoptic doctor.",
         )
         return 1
 
 
 def _usage_error(error: typer.TyperException, arguments: list[str]) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if not message:  # the help page that no_args_is_help shows
+    if not message:  # no_args_is_help has printed the help page
         return int(getattr(error, "exit_code", 2))
     context = getattr(error, "ctx", None)
     commands = {command.name for command in app.registered_commands}
-    named = [word for word in arguments if word in commands][:1]  # the parser's own errors have no context
+    named = [word for word in arguments if word in commands][:1]  # errors of the parser have no context
     path = context.command_path if context is not None else " ".join(["panoptic", *named])
     option, command = getattr(error, "option_name", None), path.partition(" ")[2]
     if option in _GLOBAL and command:
-        message = f"{option} goes before the command: panoptic {option} {command}"
-    # Typer checks values with pydantic, whose words these are.
-    message = message.replace(": Value error, ", ": ").replace(": Input should", ": it should")
+        message = f"{option} must come before the command: panoptic {option} {command}"
+    # Typer checks values with pydantic, which adds these words.
+    message = message.replace(": Value error, ", ": ").replace(": Input should", ": must")
     message = message.partition(", unable to parse")[0]
     console.error(error, f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See '{path} --help'.")
     return int(getattr(error, "exit_code", 2))

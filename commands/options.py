@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print the result as one JSON object.", callback=_json_callback, is_eager=True),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, without changing anything.")]
 
 DataDir = Annotated[
     Path,
@@ -33,7 +33,7 @@ DataDir = Annotated[
         "--data-dir",
         envvar="PANOPTIC_DATA_DIR",
         metavar="DIR",
-        help="The data set's folder (COCO layout).",
+        help="Data folder in COCO's layout.",
         rich_help_panel=DATA,
     ),
 ]
@@ -45,7 +45,7 @@ ModelDir = Annotated[
         "--model-dir",
         envvar="PANOPTIC_MODEL_DIR",
         metavar="DIR",
-        help="The run directory.",
+        help="Run directory.",
         show_default="runs/<experiment>",
         rich_help_panel=RUN,
     ),
@@ -55,7 +55,7 @@ Checkpoint = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="PATH",
-        help="A checkpoint (prefix or folder) instead of a run directory; takes --experiment, --config, --set.",
+        help="Checkpoint (prefix or folder) instead of a run directory; takes --experiment, --config and --set.",
         rich_help_panel=RUN,
     ),
 ]
@@ -64,7 +64,7 @@ ExperimentName = Annotated[
     typer.Option(
         "--experiment",
         metavar="NAME",
-        help="Preset.",
+        help="Name of a preset.",
         show_default="panoptic_fpn_coco",
         rich_help_panel=CONFIG,
     ),
@@ -74,24 +74,26 @@ Schedule = Annotated[
     typer.Option(
         "--schedule",
         metavar="NAME",
-        help="A schedule of the preset: 1x, 3x.",
+        help="Training schedule of the preset: 1x or 3x.",
         rich_help_panel=CONFIG,
     ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML with any part of the configuration.", rich_help_panel=CONFIG),
+    typer.Option(
+        "--config", metavar="FILE", help="YAML file with any part of the configuration.", rich_help_panel=CONFIG
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one key; repeatable.", rich_help_panel=CONFIG),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one configuration key; repeatable.", rich_help_panel=CONFIG),
 ]
 ParamsOverride = Annotated[
     str | None,
     typer.Option(
         "--params-override",
         metavar="A.B=C,D.E=F",
-        help="The same with commas, as in the Model Garden.",
+        help="Set several keys, separated by commas, as in the Model Garden.",
         rich_help_panel=CONFIG,
     ),
 ]
@@ -101,7 +103,7 @@ TrainData = Annotated[
         "--train-data",
         envvar="PANOPTIC_TRAIN_DATA",
         metavar="PATTERN",
-        help="Training records, in quotes.",
+        help="Training records (quote the pattern).",
         show_default="<data-dir>/tfrecords/train-*",
         rich_help_panel=DATA,
     ),
@@ -112,7 +114,7 @@ EvalData = Annotated[
         "--eval-data",
         envvar="PANOPTIC_EVAL_DATA",
         metavar="PATTERN",
-        help="Validation records, in quotes.",
+        help="Validation records (quote the pattern).",
         show_default="<data-dir>/tfrecords/val-*",
         rich_help_panel=DATA,
     ),
@@ -123,7 +125,7 @@ AnnotationFile = Annotated[
         "--annotation-file",
         envvar="PANOPTIC_ANNOTATION_FILE",
         metavar="FILE",
-        help="COCO instances JSON for box and mask AP.",
+        help="COCO instances JSON, for box and mask AP.",
         show_default="from the records",
         rich_help_panel=DATA,
     ),
@@ -134,7 +136,7 @@ CategoriesFile = Annotated[
         "--categories",
         envvar="PANOPTIC_CATEGORIES",
         metavar="FILE",
-        help="Panoptic JSON or categories.json.",
+        help="File with the categories: a panoptic JSON or categories.json.",
         show_default="beside the records",
         rich_help_panel=CONFIG,
     ),
@@ -144,7 +146,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="TYPE",
-        help="Number format: float32, float16 or bfloat16.",
+        help="Precision of computation: float32, float16 or bfloat16.",
         rich_help_panel=DEVICES,
     ),
 ]
@@ -154,17 +156,17 @@ Gpus = Annotated[
         "--gpus",
         min=0,
         metavar="N",
-        help="How many GPUs; 0 is the CPU.",
+        help="Number of GPUs; 0 uses the CPU.",
         show_default="all",
         rich_help_panel=DEVICES,
     ),
 ]
 Tpu = Annotated[
     str | None,
-    typer.Option("--tpu", metavar="NAME", help="TPU name or address; local on a TPU VM.", rich_help_panel=DEVICES),
+    typer.Option("--tpu", metavar="NAME", help="Name or address of a TPU; local on a TPU VM.", rich_help_panel=DEVICES),
 ]
 
 
 def given(*pairs: tuple[str, Any]) -> list[tuple[str, Any]]:
-    """Keeps the (configuration key, value) pairs whose option was given."""
+    """Returns the (configuration key, value) pairs of options that were given."""
     return [(key, value) for key, value in pairs if value is not None]

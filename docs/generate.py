@@ -1,6 +1,6 @@
-"""Writes docs/cli.md, the reference of all commands, from the app itself (`make docs`).
+"""Write docs/cli.md, the reference of all commands, from the help texts (`make docs`).
 
-Typer's own `utils docs` knows no panels, folds values and defaults into the text, and cuts the commands' summaries.
+Typer's own `utils docs` ignores panels, mixes values and defaults into the text, and cuts the commands' summaries.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import typer
 from panoptic_cli.commands.main import app
 
 _PAGE = Path(__file__).with_name("cli.md")
-_NOTE = "<!-- Written by docs/generate.py from the help texts: change those, then run `make docs`. -->"
+_NOTE = "<!-- Written by docs/generate.py from the help texts. To change it, edit those and run `make docs`. -->"
 
 
 def page() -> str:
-    """Returns the reference as Markdown. It depends on the app alone: not on terminal, environment or home folder."""
+    """Returns the reference as Markdown. It does not depend on the terminal, the environment or the home folder."""
     group: Any = typer.main.get_command(app)
     context = typer.Context(group, info_name="panoptic", **group.context_settings)
     lines = [_NOTE, "", "# Command-line reference", "", *_command(group, context)]
     for panel, names in _panels((name, command.rich_help_panel) for name, command in group.commands.items()):
         rows = [[f"[`{name}`](#panoptic-{name})", _text(group.commands[name].help.split("\n\n")[0])] for name in names]
-        lines += [f"**{panel}**", "", *_table(["command", "what it does"], rows), ""]
+        lines += [f"**{panel}**", "", *_table(["command", "description"], rows), ""]
     for name, command in group.commands.items():
         lines += [f"## panoptic {name}", "", *_command(command, typer.Context(command, parent=context, info_name=name))]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _command(command: Any, context: typer.Context) -> Iterator[str]:
-    """Yields description, synopsis, examples and one table for each panel."""
+    """Yields the description, synopsis, examples and a table for each panel."""
     yield from [_text(command.help), "", "```text"]
     yield " ".join([context.command_path, *command.collect_usage_pieces(context)])
     yield from ["```", "", "```bash"]
-    yield from (line.strip() for line in command.epilog.strip().splitlines()[1:])  # the first says "Examples:"
+    yield from (line.strip() for line in command.epilog.strip().splitlines()[1:])  # the first line is "Examples:"
     yield from ["```", ""]
     parameters = [parameter for parameter in command.get_params(context) if not parameter.hidden]
     titles = {"argument": "Arguments", "option": "Options"}
     for panel, found in _panels((p, p.rich_help_panel or titles[p.param_type_name]) for p in parameters):
-        columns = [found[0].param_type_name, "value", "default", "variable", "meaning"]
+        columns = [found[0].param_type_name, "value", "default", "variable", "description"]
         rows = [[_names(p), _value(p, context), _default(p), _code(p.envvar or ""), _text(p.help)] for p in found]
         used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
         yield from [f"**{panel}**", ""]
@@ -49,7 +49,7 @@ def _command(command: Any, context: typer.Context) -> Iterator[str]:
 
 
 def _panels(items: Iterable[tuple[Any, str]]) -> list[tuple[str, list[Any]]]:
-    """Groups (item, panel) in the order of the help pages: arguments, options without a panel, the other panels."""
+    """Groups (item, panel) pairs in the order of the help pages: arguments, options without a panel, other panels."""
     panels: dict[str, list[Any]] = {"Arguments": [], "Options": []}
     for item, panel in items:
         panels.setdefault(panel, []).append(item)
@@ -59,12 +59,12 @@ def _panels(items: Iterable[tuple[Any, str]]) -> list[tuple[str, list[Any]]]:
 def _names(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return _code(parameter.metavar)
-    names = sorted(parameter.opts, key=lambda name: name.startswith("--"))  # Typer keeps those of --help in a set
+    names = sorted(parameter.opts, key=lambda name: name.startswith("--"))  # Typer keeps the names of --help in a set
     return ", ".join(_code(name) for name in [*names, *parameter.secondary_opts])
 
 
 def _value(parameter: Any, context: typer.Context) -> str:
-    """What has to follow the option, with its range; nothing for a flag."""
+    """Returns the value that an option takes, with its range; "" for a flag."""
     if parameter.param_type_name == "argument" or parameter.is_flag:
         return ""
     name = parameter.metavar or parameter.display_type_rich(context).strip("<>")
@@ -73,7 +73,7 @@ def _value(parameter: Any, context: typer.Context) -> str:
 
 
 def _default(parameter: Any) -> str:
-    """The value as code, or in words where it depends on something."""
+    """Returns the default as code, or in words if it depends on something."""
     if isinstance(parameter.show_default, str):
         return _text(parameter.show_default)
     if parameter.default is None or not parameter.show_default or parameter.param_type_name == "argument":
@@ -89,7 +89,7 @@ def _code(text: str) -> str:
 
 
 def _text(text: str | None) -> str:
-    """Text in which Markdown is to see no markup."""
+    """Returns text with Markdown's markup characters escaped."""
     return "".join(f"\\{c}" if c in "\\<>*_[]|`#" else c for c in text or "")
 
 

@@ -39,7 +39,7 @@ def check_devices(
     kind, tpu, gpus = runtime.distribution_strategy, runtime.tpu, runtime.num_gpus
     if tpu is not None:
         if gpus is not None:
-            raise UsageError("--tpu and --gpus exclude each other.", "Give only one of them.")
+            raise UsageError("--tpu and --gpus cannot be combined.", "Give only one of them.")
         if kind not in ("auto", "tpu"):
             raise UsageError(f"--tpu contradicts runtime.distribution_strategy={kind}.", "Set it to auto or tpu.")
         if runtime.mixed_precision_dtype == "float16":

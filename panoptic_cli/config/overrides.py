@@ -1,4 +1,4 @@
-"""Dotted overrides: `a.b=c` one at a time (--set) or several with commas (--params-override, the reference's form)."""
+"""Dotted overrides: single assignments `a.b=c` (--set), or several with commas (--params-override)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from panoptic_cli.errors import ConfigError
 
 
 def split_params(text: str) -> list[str]:
-    """Splits the comma form into single assignments.
+    """Splits a comma-separated text into single assignments.
 
-    Commas inside brackets, braces or quotes belong to the value; spaces and line breaks around assignments and a
-    trailing comma do not count.
+    Commas inside brackets, braces or quotes belong to the value. Whitespace around assignments and a trailing comma are
+    ignored.
 
     Args:
         text: "a.b=1, c.d=[2,3],\\n e=x".
@@ -38,7 +38,7 @@ def split_params(text: str) -> list[str]:
         else:
             current += character
     parts.append(current)
-    # A value may itself be a comma list without brackets, as in input_path=a*,b*: a part without "=" continues it.
+    # A value may be a list without brackets, as in input_path=a*,b*: a part without "=" continues the value.
     joined: list[str] = []
     for part in (p.strip() for p in parts):
         if part and "=" not in part and joined:
@@ -52,16 +52,16 @@ def parse_override(assignment: str) -> tuple[list[str], Any]:
     """Parses one `a.b=c`.
 
     Returns:
-        The key's parts and the value, read as YAML: numbers, true/false, null, lists; anything else is text.
+        The key's parts, and the value parsed as YAML: numbers, true/false, null, lists; anything else is text.
 
     Raises:
-        ConfigError: it has no key or no "=".
+        ConfigError: there is no key or no "=".
     """
     key, equals, text = assignment.partition("=")
     parts = [part.strip() for part in key.strip().split(".")]
     if not equals or not all(parts):
         raise ConfigError(
-            f"The override '{assignment}' is not of the form key.subkey=value.",
+            f"The override '{assignment}' does not have the form key.subkey=value.",
             "For example: trainer.train_steps=1000.",
         )
     text = text.strip()
@@ -69,16 +69,16 @@ def parse_override(assignment: str) -> tuple[list[str], Any]:
         return parts, None
     try:
         value = yaml.safe_load(text) if text else ""
-    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+    except (yaml.YAMLError, ValueError):  # ValueError: something that looks like a date and is none
         value = text
     return parts, value
 
 
 def apply_overrides(tree: dict[str, Any], assignments: Iterable[str]) -> None:
-    """Sets each override in a nested dictionary, in order; later ones win.
+    """Applies overrides to a nested dictionary, in order; later ones win.
 
     Raises:
-        ConfigError: an override is malformed, or goes below a value that is no section.
+        ConfigError: an override is malformed, or its key is below a value that is not a section.
     """
     for assignment in assignments:
         parts, value = parse_override(assignment)
@@ -90,22 +90,22 @@ def apply_overrides(tree: dict[str, Any], assignments: Iterable[str]) -> None:
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key in a nested dictionary, making the sections on its way.
+    """Sets a dotted key in a nested dictionary and creates missing sections.
 
     Raises:
-        ConfigError: a file or an override has put a value in the place of a section.
+        ConfigError: the key is below a value that is not a section.
     """
     parts = key.split(".")
     _section(tree, parts, f"The option for {key}")[parts[-1]] = value
 
 
 def _section(tree: dict[str, Any], parts: list[str], what: str) -> dict[str, Any]:
-    """The section that holds the last of a key's parts; `what` is told where a value stands in the way."""
+    """Returns the section that contains the last part of a key; `what` starts the error message."""
     section = tree
     for depth, part in enumerate(parts[:-1], start=1):
         below = section.setdefault(part, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"{what} goes below {'.'.join(parts[:depth])}, which is a value, not a section.")
+            raise ConfigError(f"{what} is below {'.'.join(parts[:depth])}, which is a value, not a section.")
         section = below
     return section
 

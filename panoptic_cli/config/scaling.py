@@ -1,4 +1,4 @@
-"""A preset's schedule for another batch size or number of epochs (linear scaling, arXiv 1706.02677, section 2.1)."""
+"""Scale a preset's schedule to another batch size or number of epochs (linear scaling, arXiv 1706.02677, sec. 2.1)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PREFIX = "trainer.optimizer_config"
 
 
 class Scaled(NamedTuple):
-    """A schedule that was fitted.
+    """A scaled schedule.
 
     Attributes:
-        changes: (dotted key, value), for `load_experiment(options=...)`.
-        summary: what changed, for the user; empty when nothing did.
+        changes: (dotted key, value) pairs for `load_experiment(options=...)`.
+        summary: the changes in words, for the user; empty if there are none.
     """
 
     changes: list[tuple[str, Any]]
@@ -27,16 +27,17 @@ class Scaled(NamedTuple):
 def scale_schedule(
     effective: Experiment, preset: Experiment, *, epochs: float | None = None, pictures: int | None = None
 ) -> Scaled:
-    """Fits rates and lengths that are still the preset's; what a file or an override set is the user's and stays.
+    """Scales the learning rates and lengths that still have the preset's values. Values of the user are kept.
 
-    Rates grow with the batch size. The number of steps, boundaries and the warm-up shrink with it, so that they stay at
-    the same epoch; with `epochs` they are stretched to that many passes over the data.
+    Learning rates are proportional to the batch size. The number of steps, the boundaries and the warm-up are inversely
+    proportional to it, so that they stay at the same epoch. With `epochs` they are stretched to that many passes over
+    the data.
 
     Args:
-        effective: the configuration as the user gave it.
-        preset: the experiment and schedule it started from.
-        epochs: passes over the training data; None: as many pictures as the preset sees.
-        pictures: in the training data; needed with `epochs`.
+        effective: the user's configuration.
+        preset: the experiment and schedule that it is based on.
+        epochs: passes over the training data; None: train on as many pictures as the preset.
+        pictures: number of training pictures; required with `epochs`.
 
     Returns:
         The changes to make.
@@ -44,10 +45,10 @@ def scale_schedule(
     ours, theirs = effective.task.train_data.global_batch_size, preset.task.train_data.global_batch_size
     rate, length = ours / theirs, theirs / ours
     if epochs is not None:
-        assert pictures is not None, "the length of an epoch"
+        assert pictures is not None, "the length of an epoch is needed"
         length = epochs * pictures / ours / preset.trainer.train_steps
     changes: list[tuple[str, Any]] = []
-    told: list[str] = []
+    texts: list[str] = []
 
     def times(value: Any) -> Any:
         return tuple(v * rate for v in value) if isinstance(value, tuple) else value * rate
@@ -67,7 +68,7 @@ def scale_schedule(
     optimizer = effective.trainer.optimizer_config
     kind = optimizer.learning_rate.type
     stepwise, cosine, linear = kind == "stepwise", kind == "cosine", optimizer.warmup.type == "linear"
-    # (key, how it is fitted, whether the schedule in force reads it: only then the user is told)
+    # (key, how to scale it, whether the chosen schedule uses it; if not, the summary omits it)
     rows: list[tuple[str, Callable[[Any], Any], bool]] = [
         ("trainer.train_steps", all_steps, True),
         (f"{_PREFIX}.learning_rate.stepwise.values", times, stepwise),
@@ -84,10 +85,10 @@ def scale_schedule(
             continue
         changes.append((key, fit(value)))
         if used:
-            told.append(f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {_text(value)} -> {_text(fit(value))}")
-    reasons = [f"batch {ours} instead of {theirs}"] if ours != theirs else []
+            texts.append(f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {_text(value)} -> {_text(fit(value))}")
+    reasons = [f"batch size {ours} instead of {theirs}"] if ours != theirs else []
     reasons += [f"{epochs:g} epochs of {pictures:,} pictures"] if epochs is not None else []
-    summary = f"Schedule fitted to {' and '.join(reasons)}: {', '.join(told)}." if told else ""
+    summary = f"Schedule scaled to {' and '.join(reasons)}: {', '.join(texts)}." if texts else ""
     return Scaled(changes, summary)
 
 

@@ -1,1 +1,1 @@
-"""The two ends of the pipeline: downloads through aria2 and uploads to Cloud Storage."""
+"""Download data sets with aria2 and upload files to Cloud Storage."""

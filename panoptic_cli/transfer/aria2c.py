@@ -1,4 +1,4 @@
-"""The aria2c program: where it is, how to get it, and how it names unfinished files."""
+"""The aria2c program: finding and installing it, and the names of its unfinished files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from panoptic_cli.errors import TransferError
 
 
 def part_path(path: Path) -> Path:
-    """Returns where a file is kept until it is complete."""
+    """Returns the path of a file until it is complete."""
     return path.with_name(path.name + ".part")
 
 
 def control_path(path: Path) -> Path:
-    """Returns where aria2 notes which pieces of an incomplete file it has."""
+    """Returns the path of aria2's list of the pieces that an incomplete file has."""
     return path.with_name(path.name + ".part.aria2")
 
 
 def find_aria2c() -> str | None:
-    """Returns the path of the aria2c program, None when it is not installed."""
+    """Returns the path of the aria2c program, None if it is not installed."""
     return shutil.which("aria2c")
 
 
@@ -46,7 +46,7 @@ def require_aria2c() -> str:
     """Returns the path of aria2c.
 
     Raises:
-        TransferError: it is not installed; the hint is the command that installs it.
+        TransferError: it is not installed; the hint is the installation command.
     """
     program = find_aria2c()
     if program is None:

@@ -1,9 +1,10 @@
-"""Downloads through an aria2c daemon of our own.
+"""Download files through our own aria2c daemon.
 
-The daemon listens on a random loopback port with a random secret and ends with us in every case: normal end,
-error and Ctrl-C (SIGTERM too, see `interrupts`) through the context manager, kill -9 through --stop-with-process.
+The daemon listens on a random loopback port with a random secret. It always ends with this process: the context
+manager stops it on success, on errors and on Ctrl-C (also SIGTERM, see `interrupts`); --stop-with-process stops it
+after kill -9.
 
-Importing aria2p takes a second: import this module where a download really starts.
+Importing aria2p takes a second, so import this module only where a download starts.
 """
 
 from __future__ import annotations
@@ -24,26 +25,26 @@ import aria2p
 import requests
 
 from panoptic_cli import console
-from panoptic_cli.errors import TransferError, summarize
+from panoptic_cli.errors import TransferError, one_line, summarize
 from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
 
 _POLL = 0.2  # seconds between progress readings
 _START_TIMEOUT = 15.0
 _KEYS = ["status", "completedLength", "errorCode", "errorMessage"]
 
-# aria2c(1), EXIT STATUS: what the user can do about it.
+# What the user can do about each exit status (see EXIT STATUS in aria2c(1)).
 _HINTS = {
-    "2": "The server does not answer: run the same command again to resume, or give a mirror (--base-url).",
-    "3": "The server does not have it: check --base-url and the manifest.",
+    "2": "The server does not answer. Run the same command again to resume, or give a mirror with --base-url.",
+    "3": "The file is not on the server. Check --base-url and the manifest.",
     "6": "Check the network, then run the same command again to resume.",
-    "9": "The disk is full: free space, then run the same command again to resume.",
-    "15": "Check that the data folder can be written to.",
-    "16": "Check that the data folder can be written to.",
-    "17": "The disk failed: check it, then run the same command again to resume.",
-    "19": "The server's name is not known: check --base-url and the network.",
-    "22": "The server refused: check --base-url, or try again later.",
-    "24": "The server wants a password: check --base-url.",
-    "29": "The server is overloaded: run the same command again later to resume.",
+    "9": "The disk is full. Free space, then run the same command again to resume.",
+    "15": "Check that the data folder is writable.",
+    "16": "Check that the data folder is writable.",
+    "17": "The disk failed. Check it, then run the same command again to resume.",
+    "19": "The server's name cannot be resolved. Check --base-url and the network.",
+    "22": "The server refused the request. Check --base-url, or try again later.",
+    "24": "The server asks for a password. Check --base-url.",
+    "29": "The server is overloaded. Run the same command again later to resume.",
 }
 Report = Callable[[Mapping[str, int]], None]
 
@@ -55,8 +56,8 @@ class Fetch:
     """One file to download.
 
     Attributes:
-        url: where from.
-        path: where to. Until it is complete it is `<path>.part`, with aria2's state in `<path>.part.aria2`.
+        url: the source.
+        path: the target. Until it is complete, the file is `<path>.part`, with aria2's state in `<path>.part.aria2`.
     """
 
     url: str
@@ -64,7 +65,7 @@ class Fetch:
 
 
 class _LoopbackClient(aria2p.Client):
-    """aria2p's client without the environment's proxies, which do not know our loopback port."""
+    """aria2p's client, which ignores the environment's proxies: they cannot reach our loopback port."""
 
     def post(self, payload: str) -> dict:
         with requests.Session() as session:
@@ -75,13 +76,13 @@ class _LoopbackClient(aria2p.Client):
 
 @contextlib.contextmanager
 def daemon(connections: int = 8) -> Iterator[aria2p.Client]:
-    """Runs an aria2c daemon for the length of the block.
+    """Runs an aria2c daemon during the block.
 
     Args:
-        connections: connections to use for each file, 1..16.
+        connections: connections for each file, 1..16.
 
     Yields:
-        A client that talks to it.
+        A client of the daemon.
 
     Raises:
         TransferError: aria2c is missing or does not start.
@@ -96,20 +97,20 @@ def daemon(connections: int = 8) -> Iterator[aria2p.Client]:
 
 
 def fetch(client: aria2p.Client, files: Sequence[Fetch], report: Report | None = None) -> None:
-    """Downloads files, all at once, taking up what an earlier call left unfinished.
+    """Downloads files at the same time and resumes what an earlier call left unfinished.
 
     Args:
-        client: of a running `daemon`.
-        files: what to fetch; the folders exist.
-        report: called a few times a second with the bytes of each file, by name, that are on the disk.
+        client: client of a running `daemon`.
+        files: what to fetch; the folders must exist.
+        report: called a few times a second with each file's bytes on the disk, by file name.
 
     Raises:
-        TransferError: names each file that failed after aria2's retries; the others are complete.
+        TransferError: lists each file that failed after aria2's retries; the others are complete.
     """
     try:
         _fetch(client, files, report or (lambda done: None))
     except (requests.RequestException, aria2p.ClientException) as error:
-        message = str(error) if isinstance(error, aria2p.ClientException) else "it does not answer any more"
+        message = str(error) if isinstance(error, aria2p.ClientException) else "it no longer answers"
         raise TransferError(f"aria2c failed: {message}.", _RETRY_HINT) from error
 
 
@@ -118,7 +119,7 @@ def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Report) -> Non
     for item in files:
         partial = part_path(item.path)
         if not control_path(item.path).exists():
-            # Pieces without the note that says which they are (a kill -9 in the first seconds).
+            # Pieces without aria2's list of them, left by a kill -9 in the first seconds.
             partial.unlink(missing_ok=True)
         options = {"dir": str(partial.parent.absolute()), "out": partial.name}
         pending[client.add_uri([item.url], options)] = item
@@ -139,13 +140,13 @@ def _fetch(client: aria2p.Client, files: Sequence[Fetch], report: Report) -> Non
             break
         time.sleep(_POLL)
     if failures:
-        problems = [f"{item.url}: {text.rstrip('. ') or f'aria2 error {code}'}." for item, code, text in failures]
-        message = f"{len(failures)} of {len(files)} archives were not fetched: {summarize(problems)}"
+        problems = [f"{item.url}: {one_line(text or f'aria2 error {code}')}." for item, code, text in failures]
+        message = f"{len(failures)} of {len(files)} archives could not be downloaded: {summarize(problems)}"
         raise TransferError(message, _HINTS.get(failures[0][1], _RETRY_HINT))
 
 
 def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Popen, aria2p.Client]:
-    for _ in range(3):  # somebody else may take the port between our look and aria2's bind
+    for _ in range(3):  # another program may take the port between our probe and aria2's bind
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -162,11 +163,11 @@ def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Pop
             "min-split-size": "1M",
             "max-concurrent-downloads": 2,
             "continue": "true",
-            "always-resume": "false",  # a server without ranges starts the file again instead of failing
+            "always-resume": "false",  # restarts the file instead of failing if the server does not support ranges
             "max-resume-failure-tries": 1,
             "allow-overwrite": "true",
             "auto-file-renaming": "false",
-            "auto-save-interval": 1,  # even a kill -9 of aria2c itself loses a second only
+            "auto-save-interval": 1,  # even a kill -9 of aria2c itself loses only a second
             "file-allocation": "none",
             "max-tries": 6,
             "retry-wait": 2,
@@ -174,7 +175,7 @@ def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Pop
             "timeout": 60,
             "lowest-speed-limit": 0,
         }
-        # A file only we can read: on the command line everybody on the machine would see the secret.
+        # Only this user can read the file. On the command line every user of the machine would see the secret.
         config = folder / f"{port}.conf"
         config.touch(mode=0o600)
         config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
@@ -183,7 +184,7 @@ def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches us alone; we then end it in order
+            start_new_session=True,  # Ctrl-C reaches only us; we then stop the daemon cleanly
         )
         client = _LoopbackClient("http://127.0.0.1", port, secret, timeout=10)
         try:
@@ -195,7 +196,7 @@ def _start(program: str, connections: int, folder: Path) -> tuple[subprocess.Pop
             console.detail(f"aria2c runs on loopback port {port}")
             return process, client
         _stop(process, client)
-    raise TransferError(f"{program} does not start as a daemon.", f"Try it by hand: {program} --version")
+    raise TransferError(f"{program} does not start as a daemon.", f"Try to run it yourself: {program} --version")
 
 
 def _wait_until_it_answers(process: subprocess.Popen, client: aria2p.Client) -> bool:
@@ -211,8 +212,8 @@ def _wait_until_it_answers(process: subprocess.Popen, client: aria2p.Client) -> 
 
 
 def _stop(process: subprocess.Popen, client: aria2p.Client) -> None:
-    # Each way writes the note of finished pieces first, so that the next run resumes. The signal takes effect
-    # within a second, aria2.forceShutdown after four; Windows has no such signal.
+    # Both ways save the list of finished pieces first, so that the next run resumes. The signal takes effect within a
+    # second, aria2.forceShutdown after four. Windows has no such signal.
     if sys.platform == "win32":
         with contextlib.suppress(Exception):
             client.force_shutdown()

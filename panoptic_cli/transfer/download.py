@@ -1,4 +1,4 @@
-"""From nothing to a data set in COCO layout: fetch, verify, extract; each skipped where it is done."""
+"""Download, verify and extract a data set; skip what is complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli import console
-from panoptic_cli.errors import TransferError, summarize
+from panoptic_cli.errors import TransferError, listed, summarize
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
 from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
@@ -25,24 +25,24 @@ _BLOCK = 1 << 20
 
 
 def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> dict[str, Any]:
-    """Fetches, verifies and extracts what the plan lacks.
+    """Downloads, verifies and extracts what is missing in the plan.
 
     Args:
         plan: from `make_plan`.
         connections: connections for each archive, 1..16.
-        keep_zips: keeps the archives in `<data-dir>/zips`.
+        keep_zips: whether to keep the archives in `<data-dir>/zips`.
 
     Returns:
-        Plain values: data_dir, fetched (file names), bytes_fetched, extracted and already_complete (outputs), and
-        outputs, all of them with path, state, files and bytes.
+        Values for JSON: data_dir, fetched (file names), bytes_fetched, extracted and already_complete (outputs), and
+        outputs (each with path, state, files and bytes).
 
     Raises:
-        TransferError: what could not be fetched, verified or extracted. The same call takes it up from there.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after saying what is kept.
+        TransferError: something could not be downloaded, verified or extracted. The same call resumes.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after a message about what is kept.
     """
     work = [item for item in plan.items if item.missing]
     if any(item.state != "archive here" for item in work):
-        require_aria2c()  # before anything is made
+        require_aria2c()  # before anything is written
     lacking: list[Item] = []
     fetched = 0
     try:
@@ -63,7 +63,7 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
             if zips.is_dir() and not any(zips.iterdir()):
                 zips.rmdir()
     except KeyboardInterrupt:
-        console.warn(f"stopped. {_kept(plan, work)} The same command goes on from there.")
+        console.warn(f"stopped. {_kept(plan, work)} Run the same command again to resume.")
         raise
     except OSError as error:
         raise _disk_error(error, plan.data_dir) from error
@@ -82,7 +82,7 @@ def verify(path: Path, archive: Archive) -> str | None:
     """Compares a file with the manifest's size and SHA-256.
 
     Returns:
-        What is wrong, or None when all that the manifest knows agrees.
+        What is wrong; None if everything in the manifest matches.
     """
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
@@ -106,11 +106,11 @@ def _set_aside(path: Path) -> Path:
 
 
 def _usable(item: Item) -> bool:
-    """Whether the archive is on the disk and right; a wrong one is moved aside to be fetched anew."""
+    """Whether the archive is complete and correct. Renames a wrong one, so that it is downloaded again."""
     part = part_path(item.path)
     if not item.path.is_file() and part.is_file() and not control_path(item.path).exists():
-        # aria2c deletes its note when a file is complete. We were killed before it got its name, or both of us
-        # before the first note: only the checksum tells.
+        # aria2c deletes its list of pieces when a file is complete. Either we were killed before we renamed the file,
+        # or both of us before aria2c wrote its first list: only the checksum can tell.
         if item.archive.size != part.stat().st_size or item.archive.sha256 is None or verify(part, item.archive):
             part.unlink()
             return False
@@ -120,7 +120,7 @@ def _usable(item: Item) -> bool:
         return False
     problem = verify(item.path, item.archive)
     if problem is not None:
-        console.warn(f"{problem}; it is now {_set_aside(item.path).name} and is fetched again.")
+        console.warn(f"{problem}; renamed to {_set_aside(item.path).name}, downloading it again.")
     return problem is None
 
 
@@ -131,7 +131,7 @@ def _fetch(plan: Plan, items: Sequence[Item], connections: int, receipts: Receip
     sizes = {item.path.name: item.archive.size for item in items}
     unpacked = sum(item.to_unpack for item in plan.items)
     needed = unpacked + sum(max(0, (item.archive.size or 0) - count) for item, count in have.items())
-    require_free_space(plan.data_dir, needed, "This download with its extraction")
+    require_free_space(plan.data_dir, needed, "The download with extraction")
     for item in items:
         item.path.parent.mkdir(parents=True, exist_ok=True)
         receipts.set_temporary(item.archive, not keep_zips)
@@ -155,8 +155,8 @@ def _fetch(plan: Plan, items: Sequence[Item], connections: int, receipts: Receip
             problems.append(f"{problem}; kept as {_set_aside(item.path).name}")
     if problems:
         raise TransferError(
-            f"A fetched archive is not the one the manifest names: {summarize(problems)}.",
-            "Run the same command again to fetch it anew, or give another --base-url.",
+            f"A downloaded archive does not match the manifest: {summarize(problems)}.",
+            "Run the same command again to download it again, or give another --base-url.",
         )
     return fetched
 
@@ -167,7 +167,7 @@ def _extract(item: Item, data_dir: Path, receipts: Receipts) -> None:
         extracted = extract(item.path, output, data_dir, workers)
         if output.files is not None and extracted.files != output.files:
             console.warn(
-                f"{item.archive.filename} holds {extracted.files:,} files for {output.to}, "
+                f"{item.archive.filename} has {extracted.files:,} files for {output.to}; "
                 f"the manifest says {output.files:,}."
             )
         receipts.record(item.archive, output, extracted)
@@ -179,7 +179,7 @@ def _describe(data_dir: Path, to: str, is_new: bool) -> dict[str, Any]:
 
 
 def _kept(plan: Plan, work: Sequence[Item]) -> str:
-    """Says what an interrupted run leaves behind."""
+    """Describes what an interrupted run keeps on the disk."""
     receipts, kept = Receipts(plan.data_dir), []
     for item in work:
         complete = [output.to for output in item.missing if receipts.is_complete(item.archive, output)]
@@ -191,13 +191,13 @@ def _kept(plan: Plan, work: Sequence[Item]) -> str:
             elif state == "partly fetched":
                 size = "" if item.archive.size is None else f" of {human_size(item.archive.size)}"
                 kept.append(f"{human_size(have)}{size} of {ZIPS}/{item.archive.filename}")
-    return f"Kept in {plan.data_dir}: {', '.join(kept)}." if kept else "Nothing was complete yet."
+    return f"Kept in {plan.data_dir}: {listed(kept)}." if kept else "Nothing was complete yet."
 
 
 def _disk_error(error: OSError, data_dir: Path) -> TransferError:
     where = error.filename or data_dir
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TransferError(
-            f"The disk is full: {where} cannot be written.", "Free space, then run the same command again to go on."
+            f"The disk is full: {where} cannot be written.", "Free space, then run the same command again to resume."
         )
     return TransferError(f"{where}: {error.strerror}.", "Check the data folder, or give another --data-dir.")

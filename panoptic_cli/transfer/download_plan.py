@@ -1,4 +1,4 @@
-"""What a download would do: which archives and outputs are there, which are missing, how much disk that takes."""
+"""Plan a download: which archives and outputs exist, which are missing, and how much disk space they need."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
-from panoptic_cli.errors import DataError, UsageError
+from panoptic_cli.errors import DataError, UsageError, listed
 from panoptic_cli.transfer.aria2c import control_path, part_path
-from panoptic_cli.transfer.manifest import Archive, Manifest, Output
+from panoptic_cli.transfer.manifest import Archive, Output, load_manifest
 from panoptic_cli.transfer.receipts import Receipts
 from panoptic_cli.transfer.sizes import free_space
 
@@ -24,12 +24,12 @@ class Item:
 
     Attributes:
         archive: the archive.
-        url: where it is fetched from.
-        path: where it is kept while it is needed.
-        outputs: what the chosen splits need of it.
-        missing: those outputs that are not complete yet.
-        state: how far it is.
-        have: bytes of the archive already on the disk.
+        url: the archive's URL.
+        path: the archive's file.
+        outputs: the outputs that the chosen splits need.
+        missing: the outputs that are not complete yet.
+        state: how much of the archive is on the disk.
+        have: bytes of the archive on the disk.
     """
 
     archive: Archive
@@ -42,14 +42,14 @@ class Item:
 
     @property
     def to_fetch(self) -> int | None:
-        """Bytes still to fetch; None when the size is not known."""
+        """Bytes to download; None if the size is unknown."""
         if self.state in ("complete", "archive here"):
             return 0
         return None if self.archive.size is None else max(0, self.archive.size - self.have)
 
     @property
     def to_unpack(self) -> int:
-        """Estimate of the bytes that extraction adds."""
+        """Estimated bytes that extraction adds."""
         size = self.archive.size or self.have
         return int(size * self.archive.unpack_ratio) if self.missing else 0
 
@@ -61,7 +61,7 @@ class Plan:
     Attributes:
         data_dir: the data folder.
         items: every archive that the splits need.
-        free: bytes free on the disk now.
+        free: free bytes on the disk.
     """
 
     data_dir: Path
@@ -70,16 +70,16 @@ class Plan:
 
     @property
     def to_fetch(self) -> int:
-        """Bytes still to fetch, archives of unknown size not counted."""
+        """Bytes to download, without archives of unknown size."""
         return sum(item.to_fetch or 0 for item in self.items)
 
     @property
     def needed(self) -> int:
-        """Estimate of the disk space still needed: archives and what they extract to."""
+        """Estimated bytes of disk space needed for archives and outputs."""
         return self.to_fetch + sum(item.to_unpack for item in self.items)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the plan as plain values."""
+        """Returns the plan as values for JSON."""
         return {
             "data_dir": str(self.data_dir),
             "archives": [
@@ -101,19 +101,23 @@ class Plan:
         }
 
 
-def make_plan(manifest: Manifest, data_dir: Path, splits: Sequence[str], base_url: str | None = None) -> Plan:
-    """Finds out what is there and what is to do. Changes nothing and asks no server.
+def make_plan(
+    data_dir: Path, splits: Sequence[str], *, manifest_file: Path | None = None, base_url: str | None = None
+) -> Plan:
+    """Finds what exists and what is missing. Writes nothing and contacts no server.
 
     Args:
-        manifest: the data set.
         data_dir: the data folder, which may not exist yet.
         splits: "train", "val" or both.
-        base_url: where to fetch from instead of the manifest's own base URL.
+        manifest_file: the manifest of the data set; None for COCO 2017.
+        base_url: the URL to download from, instead of the manifest's.
 
     Raises:
-        UsageError: no usable base URL.
-        DataError: the folder holds outputs of another data set.
+        UsageError: there is no usable base URL.
+        ConfigError: the manifest is not valid.
+        DataError: the manifest is missing, or the folder contains outputs of another data set.
     """
+    manifest = load_manifest(manifest_file)
     base = base_url or manifest.base_url
     if base is None:
         raise UsageError("The manifest has no base_url.", "Give --base-url.")
@@ -134,20 +138,20 @@ def make_plan(manifest: Manifest, data_dir: Path, splits: Sequence[str], base_ur
         items.append(Item(archive, url, path, outputs, missing, state, have))
     if foreign:
         raise DataError(
-            f"{', '.join(foreign)} came from another archive than this manifest's.",
+            f"{listed(foreign)} came from another archive than the manifest's.",
             "Give another --data-dir, or move the old data away.",
         )
     if not items:
-        raise UsageError(f"The manifest has nothing for {', '.join(splits)}.", "Check --split and --manifest.")
+        raise UsageError(f"The manifest has nothing for {listed(splits)}.", "Check --split and --manifest.")
     return Plan(data_dir, tuple(items), free_space(data_dir))
 
 
 def state_of(path: Path, missing: bool) -> tuple[State, int]:
-    """Returns how far an archive is, and how many of its bytes are on the disk.
+    """Returns the state of an archive and its bytes on the disk.
 
     Args:
-        path: where the archive is kept.
-        missing: whether any of its outputs is.
+        path: the archive's file.
+        missing: whether any of its outputs is missing.
     """
     if not missing:
         return "complete", 0
@@ -156,6 +160,6 @@ def state_of(path: Path, missing: bool) -> tuple[State, int]:
     part = part_path(path)
     if part.is_file() and control_path(path).is_file():
         found = part.stat()
-        # The pieces are written where they belong, so the file has holes: what counts is the space it takes.
+        # The pieces are written at their final offsets, so the file has holes: count the space that it occupies.
         return "partly fetched", min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
     return "to fetch", 0

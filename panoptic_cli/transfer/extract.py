@@ -1,4 +1,4 @@
-"""Zip extraction that stays inside its folder, can be taken up again, and never shows half of anything."""
+"""Extract zip files: only inside the target folder, resumable, and without ever showing partial results."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from panoptic_cli import files
-from panoptic_cli.errors import TransferError, summarize
+from panoptic_cli.errors import TransferError, one_line, summarize
 from panoptic_cli.transfer.manifest import Output
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.sizes import human_size, require_free_space
 
-# Deflate cannot pack tighter than 1:1032; annotation JSON packs about 1:10. More than this is no data set.
+# Deflate compresses by 1032 at most; annotation JSON by about 10. A larger ratio than this is not a data set.
 MAX_UNPACK_RATIO = 200
-_SMALL_TOTAL = 64 << 20  # below this many bytes no ratio is suspicious
-_BATCH = 64  # members a thread takes at a time
+_SMALL_TOTAL = 64 << 20  # bytes; below this, no ratio is suspicious
+_BATCH = 64  # members that a thread takes at a time
 _BLOCK = 1 << 20
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What one output holds now: number of files and their bytes."""
+    """Number and bytes of the files of an output."""
 
     files: int
     bytes: int
@@ -43,23 +43,23 @@ class _Job:
 
 
 def extract(archive: Path, output: Output, data_dir: Path, workers: int) -> Extracted:
-    """Extracts one output of an archive. Files already there with the declared size are not written again.
+    """Extracts one output of an archive. Skips existing files that have the declared size.
 
-    A new folder is filled under a temporary name and renamed when it is complete; a folder already there is
-    completed in place, file by file, each under a temporary name first.
+    A new folder is filled under a temporary name and renamed when it is complete. An existing folder is completed in
+    place; each file is written under a temporary name first.
 
     Args:
         archive: the zip file.
-        output: what to take and where to put it.
+        output: what to extract, and where to.
         data_dir: the folder that `output.to` is relative to.
-        workers: threads.
+        workers: number of threads.
 
     Returns:
-        The count and size of the output's files.
+        The number and size of the output's files.
 
     Raises:
-        TransferError: the archive is broken or unsafe (nothing of it is written), lacks the members, or the
-            disk is full.
+        TransferError: the archive is broken, is unsafe (then nothing is written) or lacks the members, or the disk
+            is full.
     """
     with contextlib.ExitStack() as stack:
         if output.archive is not None:
@@ -79,7 +79,7 @@ def extract(archive: Path, output: Output, data_dir: Path, workers: int) -> Extr
                 if info.filename.startswith(output.members) and not info.is_dir() and not _is_litter(info)
             ]
             if not jobs:
-                raise TransferError(f"{archive} holds nothing below {output.members}.", "Check the manifest.")
+                raise TransferError(f"{archive} contains nothing below {output.members}.", "Check the manifest.")
             _write_all(opened, archive, jobs, workers, data_dir, f"{target.name}/")
             if root == staging:
                 staging.replace(target)
@@ -90,22 +90,24 @@ def extract(archive: Path, output: Output, data_dir: Path, workers: int) -> Extr
 
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Opens a zip file after checking every member.
+    """Opens a zip file and checks every member.
 
     Raises:
-        TransferError: not a zip file, or a member leaves the folder, is a link, is encrypted, comes twice, or
-            the declared sizes are out of all proportion.
+        TransferError: it is not a zip file, a member points outside the folder, is a link, is encrypted or occurs
+            twice, or the declared sizes are implausible.
     """
     try:
         opened = zipfile.ZipFile(path)
-    except (*_BROKEN, ValueError) as error:  # ValueError: a member's name is not in the encoding it says
-        raise TransferError(f"{path} is not a whole zip file: {error}.", "Delete it and fetch it again.") from None
+    except (*_BROKEN, ValueError) as error:  # ValueError: a member's name has another encoding than declared
+        raise TransferError(
+            f"{path} is not a complete zip file: {one_line(error)}.", "Delete it and download it again."
+        ) from None
     with opened:
         problems = _problems(opened.infolist(), path.stat().st_size)
         if problems:
             raise TransferError(
                 f"{path} is not safe to extract; nothing was extracted: {summarize(problems)}",
-                "Do not use this archive: get it from a source you trust.",
+                "Do not use this archive. Get it from a source that you trust.",
             )
         yield opened
 
@@ -114,7 +116,7 @@ def _problems(members: Sequence[zipfile.ZipInfo], archive_size: int) -> list[str
     problems, seen = [], set()
     for info in members:
         parts = PurePosixPath(info.filename).parts
-        # orig_filename: zipfile itself cuts a name at a NUL byte.
+        # orig_filename, because zipfile cuts `filename` at a NUL byte.
         name = info.orig_filename
         if not parts or parts[0] == "/" or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
             problems.append(f"{name!r} points outside the folder")
@@ -124,16 +126,16 @@ def _problems(members: Sequence[zipfile.ZipInfo], archive_size: int) -> list[str
         if info.flag_bits & 1:
             problems.append(f"{name!r} is encrypted")
         if info.filename in seen:
-            problems.append(f"{name!r} comes twice")
+            problems.append(f"{name!r} occurs twice")
         seen.add(info.filename)
     total = sum(info.file_size for info in members)
     if total > max(_SMALL_TOTAL, MAX_UNPACK_RATIO * archive_size):
-        problems.append(f"{human_size(archive_size)} would unpack to {human_size(total)}")
+        problems.append(f"{human_size(archive_size)} would extract to {human_size(total)}")
     return problems
 
 
 def _is_litter(info: zipfile.ZipInfo) -> bool:
-    """Finder's droppings, which some of COCO's archives carry."""
+    """Whether this is a metadata file of macOS, as in some of COCO's archives."""
     name = PurePosixPath(info.filename).name
     return name == ".DS_Store" or name.startswith("._")
 
@@ -142,12 +144,12 @@ def _member(opened: zipfile.ZipFile, name: str, archive: Path) -> zipfile.ZipInf
     try:
         return opened.getinfo(name)
     except KeyError:
-        raise TransferError(f"{archive} holds no {name}.", "Check the manifest.") from None
+        raise TransferError(f"{archive} does not contain {name}.", "Check the manifest.") from None
 
 
 @contextlib.contextmanager
 def _nested(archive: Path, member: str, data_dir: Path) -> Iterator[Path]:
-    """Yields the path of a zip file inside a zip file, removed afterwards (on failure kept, to go on)."""
+    """Extracts a zip file from a zip file and yields its path. Removes it afterwards; keeps it on failure to resume."""
     path = data_dir / f".{PurePosixPath(member).name}"
     with open_archive(archive) as outer:
         jobs = [_Job(_member(outer, member, archive), path)]
@@ -183,7 +185,7 @@ def _write_all(
                     future.result()
                 show(written.value)
         finally:
-            stop.set()  # after an error or Ctrl-C the other threads end with the block they are at
+            stop.set()  # after an error or Ctrl-C the other threads stop after their current block
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -208,11 +210,11 @@ def _is_complete(job: _Job) -> bool:
 
 
 def _write(opened: zipfile.ZipFile, archive: Path, job: _Job, stop: threading.Event, written: _Counter) -> None:
-    # Always the same name, so that what a killed run left of this member is written over, not left behind.
+    # Always the same name, so that the partial file of a killed run is overwritten.
     partial = job.target.with_name(f".{job.target.name}.partial")
     try:
-        # zipfile stops at the declared size and compares the CRC there, so a member cannot grow beyond what
-        # was added up before.
+        # zipfile stops at the declared size and compares the CRC there, so a member cannot exceed the size that was
+        # checked before.
         with opened.open(job.info) as source, partial.open("wb") as sink:
             while block := source.read(_BLOCK):
                 if stop.is_set():
@@ -221,23 +223,24 @@ def _write(opened: zipfile.ZipFile, archive: Path, job: _Job, stop: threading.Ev
                 written.add(len(block))
         partial.replace(job.target)
     except _BROKEN as error:
-        raise _broken(archive, job, str(error) or type(error).__name__) from None
+        raise _broken(archive, job, error) from None
     except OSError as error:
-        if error.errno is None:  # bz2's way to say that data are damaged
-            raise _broken(archive, job, str(error)) from None
+        if error.errno is None:  # how bz2 reports damaged data
+            raise _broken(archive, job, error) from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise TransferError(
                 f"{job.target} cannot be written: {error.strerror}.", "Check the data folder."
             ) from error
         raise TransferError(
             f"The disk is full: {job.target} cannot be written.",
-            "Free space, then run the same command again to go on.",
+            "Free space, then run the same command again to resume.",
         ) from None
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _broken(archive: Path, job: _Job, why: str) -> TransferError:
+def _broken(archive: Path, job: _Job, error: Exception) -> TransferError:
     return TransferError(
-        f"{archive} is broken at {job.info.filename!r}: {why}.", "Delete the archive and fetch it again."
+        f"{archive} is broken at {job.info.filename!r}: {one_line(error)}.",
+        "Delete the archive and download it again.",
     )

@@ -1,7 +1,7 @@
-"""What to download: a manifest of archives, their sizes and checksums, and what each one extracts to.
+"""The manifest of a download: archives, their sizes and checksums, and what each one extracts to.
 
-The official COCO 2017 manifest ships as data; `--manifest FILE` takes any other of the same form, for example
-one of a reduced mirror.
+The manifest of COCO 2017 comes with the package. `--manifest FILE` reads another one, for example of a mirror with
+fewer pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from panoptic_cli.errors import ConfigError, summarize
+from panoptic_cli.errors import ConfigError, listed, summarize
 from panoptic_cli.files import read_json
 
 Split = Literal["train", "val"]
@@ -39,11 +39,11 @@ class Output(_Model):
     """One file or folder that an archive extracts to.
 
     Attributes:
-        members: what to take from the archive: one member, or everything below a folder (ends with "/").
-        to: where it goes in the data folder; ends with "/" exactly when `members` does.
-        split: the split that needs it; None when both do.
-        archive: the member that is a zip file and holds `members`; None when the archive itself does.
-        files: how many files the folder holds when complete, when known.
+        members: what to extract: one member of the archive, or everything below a folder (ends with "/").
+        to: the target in the data folder; ends with "/" if and only if `members` does.
+        split: the split that needs it; None if both do.
+        archive: the member that is a zip file and contains `members`; None if the archive itself contains them.
+        files: the number of files in the complete folder; None if unknown.
     """
 
     members: RelativePath
@@ -55,12 +55,12 @@ class Output(_Model):
     @model_validator(mode="after")
     def _same_kind(self) -> Output:
         if self.is_folder != self.to.endswith("/"):
-            raise ValueError(f"members and to must both end with '/' (folders) or neither: {self.members}, {self.to}")
+            raise ValueError(f"members and to must both end with '/' (folders), or neither: {self.members}, {self.to}")
         return self
 
     @property
     def is_folder(self) -> bool:
-        """Whether this is a folder rather than one file."""
+        """Whether this is a folder, not a file."""
         return self.members.endswith("/")
 
 
@@ -69,9 +69,9 @@ class Archive(_Model):
 
     Attributes:
         path: its URL relative to the base URL.
-        size: bytes; None when unknown.
-        sha256: hexadecimal SHA-256; None when unknown (then only the zip's own CRCs are checked).
-        unpack_ratio: estimate of extracted bytes per archive byte, for the disk check before the download.
+        size: bytes; None if unknown.
+        sha256: hexadecimal SHA-256; None if unknown (then only the zip file's own CRCs are checked).
+        unpack_ratio: estimated extracted bytes per archive byte, for the disk check before the download.
         outputs: what it extracts to.
     """
 
@@ -95,10 +95,10 @@ class Manifest(_Model):
     """A data set as a list of archives.
 
     Attributes:
-        name: what it is.
-        base_url: where the archives' paths start; may be missing when --base-url is given.
-        archives: the archives, in the order in which they are fetched.
-        source: where sizes and checksums come from.
+        name: the data set's name.
+        base_url: the URL that the archives' paths are relative to; not needed with --base-url.
+        archives: the archives, in the order of download.
+        source: where the sizes and checksums come from.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Manifest(_Model):
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"several {what} {', '.join(twice)}")
+                raise ValueError(f"several {what} {listed(twice)}")
         return self
 
 
@@ -128,11 +128,11 @@ def load_manifest(path: Path | None) -> Manifest:
     """Reads a manifest.
 
     Args:
-        path: the JSON file; None takes the official COCO 2017 manifest.
+        path: the JSON file; None for the official manifest of COCO 2017.
 
     Raises:
         DataError: the file is missing or not JSON.
-        ConfigError: it does not have the form of a manifest; every problem is listed.
+        ConfigError: it is not a manifest; the message lists every problem.
     """
     if path is None:
         return official_manifest()
@@ -142,7 +142,7 @@ def load_manifest(path: Path | None) -> Manifest:
         problems = [_describe(item) for item in error.errors()]
         raise ConfigError(
             f"The manifest {path} is not valid: {summarize(problems)}",
-            "It needs name and archives, each with path and outputs (members, to), size and sha256.",
+            "It needs name and archives, and each archive path and outputs (members, to).",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Progress in bytes: on a terminal one row for each file and one for all, plain lines elsewhere."""
+"""Progress in bytes: on a terminal, a row for each file and one for the total; elsewhere, plain lines."""
 
 from __future__ import annotations
 
@@ -14,30 +14,36 @@ from rich.table import Column
 from panoptic_cli import console
 
 _MB = 10**6
-_NAME_WIDTH, _WIDE_NAME = 26, 40  # the first so that a row fits into 80 columns
+_NAME_WIDTH, _WIDE_NAME = 26, 40  # the first lets a row fit into 80 columns
 
 
 class Show(Protocol):
-    """Shows a state of things."""
+    """Updates the progress."""
 
     def __call__(self, done: int, files: Mapping[str, int] | None = None, note: str | None = None) -> None:
-        """Takes bytes done in all, bytes done of each file, and a short text behind the figures."""
+        """Shows the progress so far.
+
+        Args:
+            done: total bytes done.
+            files: bytes done of each file, by name.
+            note: a short text after the numbers.
+        """
 
 
 @contextlib.contextmanager
 def byte_progress(
     description: str, total: int | None, files: Mapping[str, int | None] | None = None, start: int = 0
 ) -> Iterator[Show]:
-    """Shows how many bytes are done, how fast it goes and how long it still takes.
+    """Shows the bytes done, the speed and the time left.
 
     Args:
         description: what is being done: "Uploading".
-        total: bytes in all, None when unknown.
-        files: the names of the files that get their own row, and their bytes (None when unknown).
-        start: bytes that were done before; they do not count in the speed.
+        total: bytes in all, None if unknown.
+        files: files with their own row, name -> bytes (None if unknown).
+        start: bytes already done when the task resumes; they do not count in the speed.
 
     Yields:
-        `show(done, files, note)`, to be called from one thread; see `Show`.
+        `show(done, files, note)`, see `Show`. Call it from one thread.
     """
     if console.is_live():
         yield from _rows(description, total, files or {}, start)
@@ -64,7 +70,7 @@ def _rows(description: str, total: int | None, files: Mapping[str, int | None], 
             for name, count in (files or {}).items():
                 task = bar.tasks[bar.task_ids.index(rows[name])]
                 if count and not task.started:
-                    # What an earlier run fetched shows at once, and is no part of the speed.
+                    # Bytes of an earlier run are shown at once and do not count in the speed.
                     bar.update(rows[name], completed=count)
                     bar.start_task(rows[name])
                 else:

@@ -1,4 +1,4 @@
-"""What a data folder already holds: a note of what was extracted completely, checked against the disk."""
+"""Record what was extracted completely into a data folder, and compare it with the disk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FILENAME = ".download.json"
 
 
 class Receipts:
-    """The note `<data-dir>/.download.json`.
+    """The receipts in `<data-dir>/.download.json`.
 
-    For every output: from which archive it came and how many files and bytes it had. For every archive:
-    whether it is ours to delete once it is extracted.
+    For every output, the archive it came from and its numbers of files and bytes. For every archive, whether we may
+    delete it after extraction.
 
     Args:
         data_dir: the data folder, which may not exist yet.
@@ -36,12 +36,12 @@ class Receipts:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            console.warn(f"{self._path} cannot be read; what is already here is checked from scratch.")
+            console.warn(f"{self._path} cannot be read; existing files are checked from scratch.")
 
     def is_complete(self, archive: Archive, output: Output) -> bool:
-        """Whether an output is on the disk, whole, and comes from this archive.
+        """Whether an output is complete on the disk and comes from this archive.
 
-        Without a note, a folder counts as complete when it holds as many files as the manifest says.
+        Without a receipt, a folder is complete if it has as many files as the manifest says.
         """
         found = measure(self._data_dir / output.to)
         note = self._outputs.get(output.to)
@@ -50,12 +50,12 @@ class Receipts:
         return note["archive"] == identity(archive) and found.files >= note["files"] and found.bytes >= note["bytes"]
 
     def foreign(self, archive: Archive, output: Output) -> bool:
-        """Whether the folder or file is there, but from another archive than this one."""
+        """Whether the folder or file exists but came from another archive."""
         note = self._outputs.get(output.to)
         return note is not None and note["archive"] != identity(archive) and (self._data_dir / output.to).exists()
 
     def record(self, archive: Archive, output: Output, extracted: Extracted) -> None:
-        """Notes that an output is complete."""
+        """Records that an output is complete."""
         self._outputs[output.to] = {
             "archive": identity(archive),
             "files": extracted.files,
@@ -64,12 +64,12 @@ class Receipts:
         self._save()
 
     def set_temporary(self, archive: Archive, temporary: bool) -> None:
-        """Notes whether the zip file is to go once it is extracted."""
+        """Records whether the zip file is deleted after extraction."""
         (self._temporary.add if temporary else self._temporary.discard)(archive.filename)
         self._save()
 
     def is_temporary(self, archive: Archive) -> bool:
-        """Whether the zip file is ours to delete."""
+        """Whether the zip file is deleted after extraction."""
         return archive.filename in self._temporary
 
     def _save(self) -> None:
@@ -77,17 +77,17 @@ class Receipts:
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:
-    """Returns the note of an output; ValueError or the like when it is not as we write it."""
+    """Returns the receipt of an output; raises ValueError or similar if it does not have our format."""
     return {"archive": str(entry["archive"]), "files": int(entry["files"]), "bytes": int(entry["bytes"])}
 
 
 def identity(archive: Archive) -> str:
-    """Returns what tells versions of an archive apart: its SHA-256, else its size, else its path."""
+    """Returns what identifies a version of an archive: its SHA-256, else path and size, else its path."""
     return archive.sha256 or (f"{archive.path}:{archive.size}" if archive.size else archive.path)
 
 
 def measure(path: Path) -> Extracted | None:
-    """Counts the files below a folder (or a file) and their bytes; None when it does not exist."""
+    """Counts the files below a folder and their bytes; a file counts as one. None if the path does not exist."""
     if path.is_file():
         return Extracted(1, path.stat().st_size)
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""Byte counts for people, and the check that they fit on the disk."""
+"""Format byte counts and check for free disk space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from panoptic_cli.errors import TransferError
 
 
 def human_size(count: float) -> str:
-    """Returns a byte count in decimal units, as disks and downloads are sold: 815585330 is "815.6 MB"."""
+    """Formats a byte count in decimal units, as for disks and downloads: 815585330 is "815.6 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.95:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -18,7 +18,7 @@ def human_size(count: float) -> str:
 
 
 def free_space(path: Path) -> int:
-    """Returns the free bytes of the disk on which `path` is, or will be."""
+    """Returns the free bytes of the disk that holds `path`, which may not exist yet."""
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -29,7 +29,7 @@ def require_free_space(path: Path, needed: int, what: str) -> None:
     """Checks that `needed` more bytes fit on the disk of `path`.
 
     Raises:
-        TransferError: they do not fit; says how much is missing.
+        TransferError: they do not fit; the message says how much is missing.
     """
     free = free_space(path)
     if needed > free:

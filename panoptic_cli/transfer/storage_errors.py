@@ -1,7 +1,7 @@
-"""What Cloud Storage's errors mean to the user, and the command that helps.
+"""Translate errors of Cloud Storage into what is wrong and what to do.
 
-Messages are written here from the kind of error alone. The libraries' own texts are not passed on: they can
-hold request URLs with upload ids, and they name what failed inside rather than what to do.
+The messages depend only on the kind of error. The libraries' own texts are not shown: they can contain request URLs
+with upload ids, and they describe internals instead of what to do.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _AGAIN = "Check the network, then run the same command again."
 
 
 class ChecksumMismatchError(Exception):
-    """An object in the bucket does not have the file's CRC32C."""
+    """An object in the bucket has another CRC32C than the file."""
 
 
 class FileChangedError(Exception):
-    """A file is no longer what its checksum was taken of."""
+    """A file changed after its checksum was computed."""
 
 
 def is_worth_resending(error: Exception) -> bool:
-    """Whether sending the whole object again can help: other bytes arrived than were meant, or the upload was lost."""
+    """Whether sending the whole object again can help: the bytes arrived damaged, or the upload was lost."""
     import google.api_core.exceptions as api
     from google.cloud.storage import exceptions as storage
 
@@ -32,9 +32,9 @@ def is_worth_resending(error: Exception) -> bool:
         status = int(error.code or 0)
     elif isinstance(error, storage.InvalidResponse):
         status = int(getattr(error.response, "status_code", 0))
-    # 400: the content does not have the announced checksum. 404, 410: the resumable upload is not known any more;
+    # 400: the content does not have the announced checksum. 404, 410: the server has forgotten the resumable upload;
     # Cloud Storage's documentation says to start over.
-    # The library's ValueError: the file, or what the server has of it, is shorter than it should be.
+    # The library's ValueError: the file, or the server's part of it, is shorter than expected.
     return status in (http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE) or isinstance(
         error, (ChecksumMismatchError, storage.DataCorruption, ValueError)
     )
@@ -47,17 +47,17 @@ def as_transfer_error(error: Exception, bucket: str) -> TransferError:
 
 
 def describe(error: BaseException, bucket: str) -> tuple[str, str]:
-    """Says what an error of the client library means.
+    """Explains an error of the client library.
 
     Args:
-        error: what it raised.
-        bucket: the bucket's name, empty when none was asked yet.
+        error: the error.
+        bucket: the bucket's name; empty if no bucket was involved.
 
     Returns:
-        (what is wrong, what to do). The first has no capital and no full stop.
+        (what is wrong, what to do). The first starts in lower case and has no final period.
 
     Raises:
-        BaseException: `error` itself when it comes from neither the network, nor Cloud Storage, nor the disk.
+        BaseException: `error` itself if it comes from neither the network, nor Cloud Storage, nor the disk.
     """
     import google.api_core.exceptions as api
     import google.auth.exceptions as auth
@@ -66,20 +66,20 @@ def describe(error: BaseException, bucket: str) -> tuple[str, str]:
 
     if isinstance(error, (ChecksumMismatchError, storage.DataCorruption)):
         return (
-            "the object in the bucket does not have the file's CRC32C, also after several tries",
-            "Something on the way changes the bytes: check proxies, then run the same command again to replace it.",
+            "the object in the bucket does not have the file's CRC32C, even after several tries",
+            "Something changes the bytes in transit. Check proxies, then run the same command again to replace it.",
         )
     if isinstance(error, FileChangedError):
         return (
             "the file changed while it was being sent",
-            "Let what writes it end, then run the same command again.",
+            "Wait until no program writes to it, then run the same command again.",
         )
     if isinstance(error, auth.DefaultCredentialsError):
         return "there are no Google Cloud credentials, or they cannot be read", _LOGIN
     if isinstance(error, auth.TransportError):
         return "Google's sign-in server does not answer", _AGAIN
     if isinstance(error, auth.GoogleAuthError):
-        return "the Google Cloud credentials are expired or revoked", _LOGIN
+        return "the Google Cloud credentials have expired or been revoked", _LOGIN
     if isinstance(error, api.RetryError) and error.cause is not None:
         return describe(error.cause, bucket)
     if isinstance(error, api.GoogleAPICallError):
@@ -92,7 +92,7 @@ def describe(error: BaseException, bucket: str) -> tuple[str, str]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or type(error).__name__}", "Check the file and the network."
     if type(error).__module__.partition(".")[0] in ("google", "requests", "urllib3"):
-        return f"the storage client failed ({type(error).__name__})", _AGAIN
+        return f"the Cloud Storage client failed ({type(error).__name__})", _AGAIN
     raise error
 
 
@@ -102,19 +102,19 @@ def _of_status(status: int, bucket: str) -> tuple[str, str]:
     if status == http.HTTPStatus.FORBIDDEN:
         return (
             f"no permission to list and write objects in gs://{bucket}",
-            "Ask its owner to run: gcloud storage buckets add-iam-policy-binding "
+            "Ask the bucket's owner to run: gcloud storage buckets add-iam-policy-binding "
             f"gs://{bucket} --member=user:YOU --role=roles/storage.objectUser",
         )
     if status == http.HTTPStatus.NOT_FOUND:
         return (
             f"there is no bucket gs://{bucket}",
-            f"Check the name, or make it with: gcloud storage buckets create gs://{bucket}",
+            f"Check the name, or create it with: gcloud storage buckets create gs://{bucket}",
         )
     if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
-        return f"Cloud Storage is busy or out of order (HTTP {status})", "Run the same command again later."
+        return f"Cloud Storage is overloaded or unavailable (HTTP {status})", "Run the same command again later."
     if status == http.HTTPStatus.BAD_REQUEST:
         return (
-            "Cloud Storage refused the content or the request (HTTP 400), also after several tries",
-            "Something on the way may change the bytes: check proxies and the bucket's settings, then run it again.",
+            "Cloud Storage refused the content or the request (HTTP 400), even after several tries",
+            "Something may change the bytes in transit. Check proxies and the bucket's settings, then try again.",
         )
-    return f"Cloud Storage refused the request (HTTP {status})", "Check the bucket's name and its settings."
+    return f"Cloud Storage refused the request (HTTP {status})", "Check the bucket's name and settings."

@@ -1,10 +1,11 @@
-"""Uploads to Cloud Storage: several files at a time, resumable, and every object's CRC32C verified."""
+"""Upload files to Cloud Storage: in parallel, resumable, with the CRC32C of every object verified."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from panoptic_cli import console
@@ -19,16 +20,16 @@ from panoptic_cli.transfer.storage_errors import (
     describe,
     is_worth_resending,
 )
-from panoptic_cli.transfer.upload_plan import Destination, Upload, checksum
+from panoptic_cli.transfer.upload_plan import Destination, Upload, checksum, list_files, plan_uploads
 
-_CHUNK = 32 << 20  # bytes of one resumable request: a worker's memory, and what a dropped connection costs
-_ATTEMPTS = 3  # of a whole object
-_LONGEST_PAUSE = 16.0  # seconds between tries of one request
+_CHUNK = 32 << 20  # bytes of a resumable request: the memory of a worker, and the loss when a connection drops
+_ATTEMPTS = 3  # for a whole object
+_LONGEST_PAUSE = 16.0  # seconds between the attempts of one request
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that did not arrive: what is wrong, and what to do."""
+    """A file that did not arrive, what is wrong, and what to do."""
 
     item: Upload
     message: str
@@ -39,55 +40,133 @@ class UploadError(TransferError):
     """Some files did not arrive.
 
     Attributes:
-        failures: those files; all others did.
+        failures: the files that did not arrive; all others did.
+        files: all files of the upload.
     """
 
-    def __init__(self, failures: list[Failure], count: int, destination: Destination) -> None:
+    def __init__(self, failures: list[Failure], files: list[Upload], destination: Destination) -> None:
         problems = [f"{failure.item.path}: {failure.message}" for failure in failures]
+        count = sum(item.action != "unchanged" for item in files)
         super().__init__(
             f"{len(failures)} of {count} files did not reach {destination} (the others did): "
             f"{summarize(problems, len(problems))}.",
             failures[0].hint,
         )
         self.failures = failures
+        self.files = files
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an upload did, or would do.
+
+    Attributes:
+        destination: the target.
+        files: all files.
+        dry_run: whether nothing was sent.
+    """
+
+    destination: Destination
+    files: list[Upload]
+    dry_run: bool
+
+    @property
+    def changed(self) -> list[Upload]:
+        """The files that were, or would be, sent."""
+        return [item for item in self.files if item.action != "unchanged"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns values for JSON."""
+        sent = [] if self.dry_run else self.changed
+        return {
+            "dry_run": self.dry_run,
+            "destination": str(self.destination),
+            "files": [
+                {
+                    "path": str(item.path),
+                    "object": item.name,
+                    "bytes": item.size,
+                    "crc32c": item.crc32c,
+                    "action": item.action,
+                }
+                for item in self.files
+            ],
+            "files_sent": len(sent),
+            "bytes_sent": sum(item.size for item in sent),
+            "files_unchanged": len(self.files) - len(self.changed),
+        }
+
+
+def upload_files(
+    source: Path,
+    destination: Destination,
+    *,
+    hidden: bool = False,
+    links: bool = False,
+    workers: int = 8,
+    dry_run: bool = False,
+) -> Outcome:
+    """Sends the files of a folder that are new or different, and verifies each object's CRC32C.
+
+    Args:
+        source: a folder or a file.
+        destination: the target.
+        hidden: whether to include hidden files and folders.
+        links: whether to follow symbolic links.
+        workers: number of files sent at the same time.
+        dry_run: compares only and sends nothing.
+
+    Raises:
+        DataError: the source does not exist, has nothing to send or cannot be read.
+        UploadError: lists every file that did not arrive; the others did.
+        TransferError: the bucket does not exist, permission or credentials are missing, or there is no answer.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after a message about what arrived.
+    """
+    paths = list_files(source, hidden=hidden, links=links)
+    client = make_client()
+    planned = plan_uploads(client, paths, source if source.is_dir() else source.parent, destination)
+    if not dry_run:
+        run_uploads(client, planned, destination, workers)
+    return Outcome(destination, planned, dry_run)
 
 
 def make_client() -> Any:
     """Returns a Cloud Storage client with Application Default Credentials.
 
     Raises:
-        TransferError: there are none; says how to get them.
+        TransferError: there are no credentials; the hint says how to get them.
     """
     import google.auth.exceptions
     from google.cloud import storage
 
     try:
-        return storage.Client(project=None)  # uploads need none, and not everybody has set one
+        return storage.Client(project=None)  # uploads need no project, and not every user has set one
     except (google.auth.exceptions.GoogleAuthError, OSError) as error:
         raise as_transfer_error(error, "") from None
 
 
 def run_uploads(client: Any, planned: list[Upload], destination: Destination, workers: int = 8) -> list[Upload]:
-    """Sends what is new or different, several files at a time, and verifies each object's CRC32C.
+    """Sends files that are new or different, several at a time, and verifies each object's CRC32C.
 
-    Large files go in resumable requests; every request is tried again with growing pauses on passing faults, and a
-    whole object when it arrives damaged. Cloud Storage is told the checksum beforehand and refuses other content.
+    Large files are sent in resumable requests. A request is repeated with growing pauses after temporary errors; a
+    whole object is sent again if it arrives damaged. Cloud Storage knows the checksum in advance and refuses other
+    content.
 
-    The library's own transfer_manager sends through the same calls, but it says nothing before all files have ended,
-    cannot be told the checksum of each, and on Ctrl-C first sends what is still queued.
+    The client library's transfer_manager makes the same calls, but it reports nothing until all files are done, cannot
+    set the checksum of each file, and on Ctrl-C sends everything in its queue first.
 
     Args:
         client: a google.cloud.storage.Client.
         planned: from `plan_uploads`.
-        destination: where to.
-        workers: files under way at once.
+        destination: the target.
+        workers: number of files sent at the same time.
 
     Returns:
-        What was sent.
+        The files that were sent.
 
     Raises:
         UploadError: lists every file that did not arrive; the others did.
-        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after saying what had arrived.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after a message about what arrived.
     """
     work = [item for item in planned if item.action != "unchanged"]
     stop, sent = threading.Event(), _Counter()
@@ -111,18 +190,18 @@ def run_uploads(client: Any, planned: list[Upload], destination: Destination, wo
                         errors.append((futures[future], error))
                 show(sent.value, note=f"{len(arrived)}/{len(work)} files")
         except KeyboardInterrupt:
-            stop.set()  # the workers end with the request they are at
+            stop.set()  # the workers stop after their current request
             size = human_size(sum(item.size for item in arrived))
             console.warn(
                 f"stopped. {len(arrived)} of {len(work)} files ({size}) arrived in {destination} and were verified. "
-                "The same command sends the others."
+                "Run the same command again to send the others."
             )
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if errors:
         failures = [Failure(item, *describe(error, destination.bucket)) for item, error in errors]
-        raise UploadError(failures, len(work), destination)
+        raise UploadError(failures, planned, destination)
     return work
 
 
@@ -136,7 +215,7 @@ def _prepare_transport(client: Any, workers: int, stop: threading.Event) -> None
             return super().send(*args, **kwargs)
 
     for scheme in ("https://", "http://"):
-        # requests keeps ten connections by default and throws the others away, with a warning for each.
+        # By default requests keeps ten connections and drops the others, with a warning for each.
         client._http.mount(scheme, Adapter(pool_maxsize=max(10, workers)))
 
 
@@ -176,7 +255,7 @@ def _has_changed(item: Upload) -> bool:
 
 
 class _Counter:
-    """Bytes that arrived so far, of all files; what is sent again does not count twice."""
+    """Bytes of all files that arrived so far; bytes that are sent again do not count twice."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -192,7 +271,7 @@ class _Counter:
 
 
 class _CountedFile:
-    """A file that counts: who reads on has delivered what was read before."""
+    """A file that counts the bytes sent: when a reader asks for more, it has sent what it read before."""
 
     def __init__(self, stream: IO[bytes], counter: _Counter, name: str) -> None:
         self._stream = stream

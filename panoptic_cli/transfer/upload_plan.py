@@ -1,4 +1,4 @@
-"""What an upload would do: which files go where, and which objects are there already."""
+"""Plan an upload: which files to send, and which objects already exist."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Action = Literal["upload", "replace", "unchanged"]
 
 @dataclass(frozen=True)
 class Destination:
-    """A place in a bucket.
+    """A location in a bucket.
 
     Attributes:
         bucket: the bucket's name.
-        prefix: what object names start with: empty, or ends with "/".
+        prefix: the start of the object names: empty, or ends with "/".
     """
 
     bucket: str
@@ -44,8 +44,8 @@ class Upload:
         path: the local file.
         name: the object's name.
         size: bytes.
-        crc32c: base64 of the big-endian CRC32C, as Cloud Storage writes it.
-        action: upload (new), replace (other content there), or unchanged.
+        crc32c: base64 of the big-endian CRC32C, in Cloud Storage's format.
+        action: upload (a new object), replace (the object has other content), or unchanged.
     """
 
     path: Path
@@ -56,75 +56,75 @@ class Upload:
 
 
 def parse_destination(url: str) -> Destination:
-    """Reads gs://BUCKET/PREFIX.
+    """Parses gs://BUCKET/PREFIX.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: the URL does not have this form.
     """
     bucket, _, prefix = url.removeprefix("gs://").partition("/")
     if not url.startswith("gs://") or not bucket or prefix.startswith("/") or "//" in prefix:
-        raise UsageError(f"'{url}' is not a Cloud Storage place.", "Give it as gs://BUCKET/PREFIX.")
+        raise UsageError(f"'{url}' is not a Cloud Storage location.", "Give it as gs://BUCKET/PREFIX.")
     return Destination(bucket, prefix.rstrip("/") + "/" if prefix.strip("/") else "")
 
 
 def list_files(source: Path, *, hidden: bool = False, links: bool = False) -> list[Path]:
-    """Returns the files to send, sorted; what is left out is counted in a note.
+    """Returns the files to send, sorted. Prints a note with the number of skipped files and folders.
 
     Args:
-        source: a folder, taken with all below it, or one file.
-        hidden: takes files and folders whose names start with a dot.
-        links: takes what symbolic links lead to, each folder once.
+        source: a file, or a folder, which includes its subfolders.
+        hidden: whether to include files and folders whose names start with a dot.
+        links: whether to follow symbolic links. Each folder is included once.
 
     Raises:
-        DataError: it does not exist or holds nothing to send.
+        DataError: the source does not exist or has nothing to send.
     """
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise DataError(f"{source} does not exist.", "Make the records first: panoptic make-tfrecords.")
+        raise DataError(f"{source} does not exist.", "Create the records first: panoptic make-tfrecords.")
 
-    def is_wanted(path: Path) -> bool:
+    def is_included(path: Path) -> bool:
         return (hidden or not path.name.startswith(".")) and (links or not path.is_symlink())
 
-    found, left_out, seen = [], 0, {source.resolve()}
+    found, skipped, seen = [], 0, {source.resolve()}
     for folder, subfolders, names in os.walk(source, followlinks=links):
         here = Path(folder)
-        wanted = [name for name in subfolders if is_wanted(here / name)]
-        left_out += len(subfolders) - len(wanted)
-        # A link to a folder above would lead round and round.
-        subfolders[:] = [name for name in wanted if not links or (here / name).resolve() not in seen]
+        included = [name for name in subfolders if is_included(here / name)]
+        skipped += len(subfolders) - len(included)
+        # A link to a parent folder would never end.
+        subfolders[:] = [name for name in included if not links or (here / name).resolve() not in seen]
         if links:
             seen.update((here / name).resolve() for name in subfolders)
         for name in names:
             path = here / name
-            if is_wanted(path) and path.is_file():
+            if is_included(path) and path.is_file():
                 found.append(path)
             else:
-                left_out += 1
-    if left_out:
-        console.info(f"Left out {left_out:,} hidden or linked files and folders in {source}")
+                skipped += 1
+    if skipped:
+        console.info(f"Skipped {skipped:,} hidden or linked files and folders in {source}.")
     if not found:
-        raise DataError(f"{source} holds nothing to upload.", "Make the records first: panoptic make-tfrecords.")
+        raise DataError(f"{source} contains nothing to upload.", "Create the records first: panoptic make-tfrecords.")
     return sorted(found)
 
 
 def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destination) -> list[Upload]:
-    """Compares what is here with what is there. Reads every file once for its CRC32C; sends nothing.
+    """Compares local files with the objects in the bucket. Reads every file once for its CRC32C; sends nothing.
 
     Args:
         client: a google.cloud.storage.Client.
         paths: the files, from `list_files`.
         root: the folder that object names are relative to.
-        destination: where to.
+        destination: the target.
 
     Raises:
-        DataError: a file cannot be read, or its name cannot be an object's.
-        TransferError: no such bucket, no permission, no credentials, or no answer.
+        DataError: a file cannot be read, or its name is not allowed for an object.
+        TransferError: the bucket does not exist, permission or credentials are missing, or there is no answer.
     """
     try:
         blobs = client.list_blobs(destination.bucket, prefix=destination.prefix)
-        there = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
-    except Exception as error:  # whatever the transport raises: described, or raised again when it is not one of its
+        existing = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
+    except Exception as error:  # `describe` raises errors again that are not from the transport
         raise as_transfer_error(error, destination.bucket) from None
     planned, done = [], 0
     with byte_progress("Reading checksums", sum(path.stat().st_size for path in paths)) as show:
@@ -134,21 +134,21 @@ def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destin
             size, crc = checksum(path, lambda count, before=before: show(before + count))  # type: ignore[misc]
             done += size
             action: Action = "upload"
-            if name in there:
-                action = "unchanged" if there[name] == (size, crc) else "replace"
+            if name in existing:
+                action = "unchanged" if existing[name] == (size, crc) else "replace"
             planned.append(Upload(path, name, size, crc, action))
     return planned
 
 
 def checksum(path: Path, report: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """Returns a file's size in bytes and its CRC32C as Cloud Storage writes it.
+    """Returns a file's size in bytes and its CRC32C in Cloud Storage's format.
 
     Args:
         path: the file.
         report: called with the bytes read so far.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     size, crc = 0, google_crc32c.Checksum()
     try:
@@ -168,5 +168,7 @@ def _object_name(path: Path, root: Path, destination: Destination) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"The name of {str(path)!r} is not UTF-8, as object names must be.", "Rename it.") from None
+        raise DataError(
+            f"The name {str(path)!r} is not UTF-8, which object names must be.", "Rename the file."
+        ) from None
     return name

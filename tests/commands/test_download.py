@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from panoptic_cli.commands.main import run
@@ -88,7 +87,9 @@ def test_usage_errors(arguments: list[str], word: str, capsys: pytest.CaptureFix
     assert word in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_help_says_how_large_the_small_start_is(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_help_says_how_large_the_small_start_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERMINAL_WIDTH", "200")
     assert run(["download", "--help"]) == 0

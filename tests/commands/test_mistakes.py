@@ -1,6 +1,5 @@
-"""Forty mistakes and what is said about them: what, where, what next; one line, the right exit code, nothing written.
-
-None of them needs TensorFlow: each is noticed before it would be imported.
+"""Common mistakes. Each gives a one-line error with what, where and what next, and the right exit code; nothing is
+written, and TensorFlow is not imported.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ Prepare = Callable[[Path], None]
 
 
 class Mistake(NamedTuple):
-    """One mistake.
+    """A mistake.
 
     Attributes:
-        line: the command line; `{records}` and `{data}` are the generated set's.
+        line: the command line; `{records}` and `{data}` are folders of the generated data set.
         code: the exit code.
-        said: words of the message: what is wrong, where, and what to do.
-        prepare: makes what has to be there in the current folder.
+        said: parts of the message: what is wrong, where, and what to do.
+        prepare: creates the files that the mistake needs in the current folder.
     """
 
     line: str
@@ -44,7 +43,7 @@ def _text(name: str, text: str) -> Prepare:
 
 
 def _changed(name: str, change: Callable[[Any], None]) -> Prepare:
-    """Changes a JSON file of the copied data set."""
+    """Returns a function that changes a JSON file of the copied data set."""
 
     def write(folder: Path) -> None:
         path = folder / "mine" / "annotations" / name
@@ -75,12 +74,12 @@ _CONVERT = "make-tfrecords --data-dir mine --split val --workers 1"
 _SCORE = "evaluate --predictions pred.json --panoptic-annotations mine/annotations/panoptic_val2017.json"
 
 MISTAKES = [
-    # Words that are not there.
+    # Commands and options.
     Mistake("trian", 2, ("No such command 'trian'. Did you mean 'train'? See", "panoptic --help")),
     Mistake("train --step 3", 2, ("--step", "--steps", "panoptic train --help")),
-    Mistake("make-tfrecords -q", 2, ("-q goes before the command", "panoptic -q make-tfrecords")),
+    Mistake("make-tfrecords -q", 2, ("-q must come before the command: panoptic -q make-tfrecords",)),
     Mistake("-q train --steps", 2, ("'--steps' requires an argument", "panoptic train --help")),
-    Mistake("train --steps 2.5", 2, ("'--steps': it should be a valid integer. See", "panoptic train --help")),
+    Mistake("train --steps 2.5", 2, ("'--steps': must be a valid integer. See", "panoptic train --help")),
     Mistake("make-tfrecords --workers 0", 2, ("'--workers'", "greater than or equal to 1", "panoptic make-tfrecords")),
     Mistake("download --split test", 2, ("'--split': 'test' is not one of 'train', 'val'. See",)),
     Mistake("make-tfrecords --split test", 2, ("--split", "train or val", "'test'")),
@@ -92,9 +91,7 @@ MISTAKES = [
     Mistake("train --experiment coco", 2, ("coco", "panoptic_fpn_coco", "panoptic_fpn_shapes")),
     Mistake("train --schedule 2x", 2, ("2x", "1x", "3x")),
     Mistake("train --set trainer.train_step=3", 2, ("trainer.train_step", "train_steps")),
-    Mistake(
-        "train --set trainer.train_steps=many", 2, ("trainer.train_steps: input should be a valid integer, not 'many'",)
-    ),
+    Mistake("train --set trainer.train_steps=many", 2, ("trainer.train_steps: must be a valid integer, not 'many'",)),
     Mistake("train --set trainer", 2, ("'trainer'", "key.subkey=value", "trainer.train_steps=1000")),
     Mistake("train --config mine.yaml", 2, ("mine.yaml", "does not exist")),
     Mistake("train --config mine", 2, ("mine cannot be read: Is a directory", "Give a YAML file")),
@@ -113,20 +110,20 @@ MISTAKES = [
     Mistake("train --set task.model.input_size=[100,100,3]", 2, ("input_size", "multiples of 64")),
     Mistake("train --steps 10 --epochs 2 --train-data {records}/train-*", 2, ("--epochs", "--steps", "Leave one")),
     # Devices.
-    Mistake(_TRAIN + " --tpu v3 --gpus 2", 2, ("--tpu", "--gpus", "Leave one")),
+    Mistake(_TRAIN + " --tpu v3 --gpus 2", 2, ("--tpu", "--gpus", "Give only one")),
     Mistake(_TRAIN + " --tpu v3 --precision float16", 2, ("float16", "bfloat16")),
-    Mistake(_TRAIN + " --tpu v3", 2, ("v3", "run", "gs://")),
-    Mistake(_TRAIN + " --gpus 3 --batch-size 8", 2, ("8", "3", "--batch-size")),
+    Mistake(_TRAIN + " --tpu v3", 2, ("v3 cannot write to the local directory run", "gs://")),
+    Mistake(_TRAIN + " --gpus 3 --batch-size 8", 2, ("8 is not divisible by", "use --batch-size 9")),
     Mistake(_TRAIN + " --tpu-zone here", 2, ("--tpu-zone", "--tpu NAME")),
     Mistake("evaluate --tpu local", 2, ("TPU", "shapes")),
-    # Files that are not there, or something else.
+    # Missing and wrong files.
     Mistake("make-tfrecords --data-dir nowhere", 1, ("nowhere", "panoptic download")),
     Mistake("inspect nowhere", 1, ("nowhere",)),
     Mistake("train --train-data nowhere/train-*", 1, ("nowhere/train-*", "match", "make-tfrecords")),
     Mistake(
         "evaluate --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir", "panoptic train")
     ),
-    Mistake("evaluate --model-dir mine", 1, ("mine has no config.yaml: it is no run directory", "--model-dir")),
+    Mistake("evaluate --model-dir mine", 1, ("mine is not a run directory: it has no config.yaml", "--model-dir")),
     Mistake("predict a.jpg --model-dir nowhere", 1, ("no picture, folder or match for: a.jpg", "Check the path")),
     Mistake("predict mine/annotations", 1, ("no pictures (", ".jpg", "in mine/annotations.", "Check the path")),
     Mistake("predict mine --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir")),
@@ -136,9 +133,11 @@ MISTAKES = [
     Mistake(_TRAIN + " --init-checkpoint here/ckpt-7", 1, ("here/ckpt-7", "--init-checkpoint none")),
     Mistake(_TRAIN + " --init-checkpoint none", 1, ("run is not empty", "other.txt"), _text("run/other.txt", "x")),
     Mistake(_TRAIN + " --categories c.json", 1, ("c.json", "not valid JSON"), _text("c.json", "[{")),
-    Mistake("upload gs://bucket/x --data-dir nowhere", 1, ("nowhere",)),
-    Mistake("upload s3://bucket/x", 2, ("s3://bucket/x", "gs://")),
-    # Data that do not fit.
+    Mistake(
+        "upload gs://bucket/x --data-dir nowhere", 1, ("nowhere/tfrecords does not exist", "panoptic make-tfrecords")
+    ),
+    Mistake("upload s3://bucket/x", 2, ("s3://bucket/x", "gs://BUCKET/PREFIX")),
+    # Inconsistent data.
     Mistake(_CONVERT, 1, ("panoptic_val2017.json", "not valid JSON"), _cut("annotations/panoptic_val2017.json")),
     Mistake(_CONVERT, 1, ("picture", "does not exist", "--on-bad-data skip"), _without("val2017/*.jpg")),
     Mistake(_CONVERT, 1, ("cut short", ".png", "--on-bad-data skip"), _cut("panoptic_val2017/*.png")),
@@ -167,7 +166,7 @@ MISTAKES = [
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_dir: Path) -> Path:
-    """An empty current folder but for a copy of the validation split, and no setting from outside."""
+    """A current folder with only a copy of the validation split, and no environment variables of ours."""
     folder = tmp_path / "here"
     for name in ("annotations", "val2017", "panoptic_val2017"):
         shutil.copytree(shapes_dir / name, folder / "mine" / name)
@@ -196,10 +195,10 @@ def test_a_mistake_is_one_line_that_helps(
     assert not missing, f"{missing} not in {error!r}"
     assert "Traceback" not in captured.err
     left = {Path(path).name for path in map(str, here.rglob("*")) if path not in before}
-    assert left <= {"tfrecords", "categories.json", "val.manifest.json"}  # of a conversion that can be taken up again
+    assert left <= {"tfrecords", "categories.json", "val.manifest.json"}  # of a conversion that can be resumed
 
 
-def test_what_to_do_stands_below_a_list_of_problems(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_hint_is_below_a_list_of_problems(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "empty").mkdir()
     assert run(["make-tfrecords", "--data-dir", "empty"]) == 1
     first, *problems, last = capsys.readouterr().err.splitlines()
@@ -207,7 +206,3 @@ def test_what_to_do_stands_below_a_list_of_problems(here: Path, capsys: pytest.C
     assert len(problems) == 8
     assert all(problem.startswith("  - ") and "empty/" in problem for problem in problems)
     assert last.startswith("Get COCO with 'panoptic download --data-dir empty', or")
-
-
-def test_there_are_forty() -> None:
-    assert len({(mistake.line, mistake.said) for mistake in MISTAKES}) >= 40

@@ -141,7 +141,7 @@ def test_the_schedule_follows_the_batch_size(data, capsys):
         "values": pytest.approx([0.03, 0.003, 0.0003]),
     }
     assert config["warmup"]["linear"] == {"warmup_steps": 2000, "warmup_learning_rate": pytest.approx(0.0067 / 4)}
-    assert "batch 16 instead of 64" in told
+    assert "batch size 16 instead of 64" in told
     assert "values 0.12/0.012/0.0012 -> 0.03/0.003/0.0003" in told
 
 
@@ -155,7 +155,7 @@ def test_what_the_user_set_stays(data, capsys):
     assert "values" not in told
     same, told = print_config(capsys, "--batch-size", "64")
     assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(mode="json")
-    assert "fitted" not in told
+    assert "Schedule scaled" not in told
 
 
 def test_print_config_and_usage_errors_do_not_import_tensorflow(data):

@@ -18,7 +18,7 @@ TRAIN_DATA = ("task.train_data.input_path", "records/train-*")
 def test_a_file_with_a_value_for_a_section(tmp_path, content, section):
     file = tmp_path / "config.yaml"
     file.write_text(content)
-    with pytest.raises(ConfigError, match=f"input_path goes below {section}, which is a value"):
+    with pytest.raises(ConfigError, match=f"input_path is below {section}, which is a value"):
         config.load_experiment(config_file=file, options=[TRAIN_DATA])
 
 

@@ -1,4 +1,4 @@
-"""A Cloud Storage emulator of our own, with one bucket."""
+"""A local Cloud Storage emulator with one bucket."""
 
 from __future__ import annotations
 

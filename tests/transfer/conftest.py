@@ -1,4 +1,4 @@
-"""Fixtures of the transfer tests: a mirror to download from, an emulator of Cloud Storage to upload to."""
+"""Fixtures of the transfer tests: a mirror for downloads, a Cloud Storage emulator for uploads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mirror_server import Mirror, coco_members, make_zip, manifest_for, serve
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """A running mirror of the small COCO; its manifest is `<root>/manifest.json`."""
+    """A running mirror of a small COCO; its manifest is `<root>/manifest.json`."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     root = tmp_path / "mirror"
@@ -33,7 +33,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of an emulator, with one bucket."""
+    """A client of an emulator with one bucket."""
     from panoptic_cli.transfer.upload import make_client
 
     with emulator() as url:
@@ -44,7 +44,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def faults(storage: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """A proxy in front of the emulator; what is run from now on talks to it, `storage` to the emulator itself."""
+    """A proxy in front of the emulator. New clients talk to the proxy, `storage` still to the emulator."""
     with fault_proxy(os.environ["STORAGE_EMULATOR_HOST"]) as proxy:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
         yield proxy
@@ -52,7 +52,7 @@ def faults(storage: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """Three shards, one of them large enough for a resumable upload, and what must not be sent."""
+    """Three shards, one large enough for a resumable upload, and hidden and linked files, which are not sent."""
     folder = tmp_path / "tfrecords"
     (folder / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)

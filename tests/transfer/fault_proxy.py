@@ -1,4 +1,4 @@
-"""A small proxy in front of a Cloud Storage emulator that fails as networks and servers do."""
+"""A small proxy in front of a Cloud Storage emulator that fails like networks and servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "ya29.MARKER-that-nobody-may-print"
 
 @dataclass
 class Request:
-    """What came in: method, path with query, headers (names in lower case) and body."""
+    """A request: method, path with query, headers (names in lower case) and body."""
 
     method: str
     path: str
@@ -34,15 +34,15 @@ class Request:
 
 @dataclass
 class FaultProxy:
-    """Passes requests on to `target`, except for what its faults do to them.
+    """Forwards requests to `target`, unless a fault applies.
 
     Attributes:
         target: URL of the emulator.
-        url: of this proxy.
-        answer: takes a request, returns a status to answer instead of passing it on (None: pass it on), "drop" to
-            close the connection before the request is passed on, "drop after" to close it instead of answering,
-            or "token" to answer as a sign-in server.
-        change: takes a request with content, returns the body to pass on.
+        url: URL of this proxy.
+        answer: takes a request and returns None to forward it, a status to answer with instead, "drop" to close the
+            connection before forwarding, "drop after" to close it instead of answering, or "token" to answer like a
+            sign-in server.
+        change: takes a request with content and returns the body to forward.
         seen: all requests.
     """
 
@@ -87,14 +87,14 @@ def _handler(proxy: FaultProxy) -> type[QuietHandler]:
             content = answer.read()
             connection.close()
             if fault == "drop after":
-                # Cloud Storage knows a finished upload and answers again; the emulator has forgotten it.
+                # Cloud Storage remembers a finished upload and answers again; the emulator does not.
                 if self.command == "PUT":
                     answers[self.path] = (answer.status, answer.getheaders(), content)
                 self.close_connection = True
                 return None
-            # The address of a resumable upload is to lead through this proxy too.
-            headers = [(name, value.replace(proxy.target, proxy.url)) for name, value in answer.getheaders()]
-            return self._send(answer.status, headers, content)
+            # Requests of a resumable upload must also go through this proxy.
+            answered = [(name, value.replace(proxy.target, proxy.url)) for name, value in answer.getheaders()]
+            return self._send(answer.status, answered, content)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _pass_on
 

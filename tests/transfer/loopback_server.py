@@ -1,4 +1,4 @@
-"""What the servers of the transfer tests share."""
+"""Base of the HTTP servers of the transfer tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class QuietHandler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def running(handler: type[QuietHandler]) -> Iterator[str]:
-    """Runs a server on a free loopback port; yields its URL, without a slash at the end."""
+    """Runs a server on a free loopback port and yields its URL without a trailing slash."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -1,4 +1,4 @@
-"""A local mirror with range support that serves small archives of the shape of COCO's, and fails when told to."""
+"""A local mirror with range support. It serves small archives like COCO's and fails on request."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Mirror:
         root: the folder it serves.
         url: its base URL.
         sent: (path, first byte, bytes sent) of every answer with a body.
-        status: answers a path with this status instead of its content.
-        busy: so many times a path is answered with 503 first.
-        cut: so many times a path's answer ends in the middle, with the connection.
-        ranges: whether parts of a file can be asked for.
-        bytes_per_second: limit for each connection, None for none.
+        status: path -> status to answer with instead of the content.
+        busy: path -> number of 503 answers before the content.
+        cut: path -> number of connections that are closed in the middle of the content.
+        ranges: whether range requests are supported.
+        bytes_per_second: limit for each connection, None for no limit.
     """
 
     root: Path
@@ -87,7 +87,7 @@ def _handler(mirror: Mirror) -> type[QuietHandler]:
                     if mirror.bytes_per_second:
                         time.sleep(len(piece) / mirror.bytes_per_second)
             except OSError:
-                pass  # the client went away: what it got still counts
+                pass  # the client closed the connection; bytes already sent count
             finally:
                 mirror.sent.append((name, start, count))
 
@@ -121,7 +121,7 @@ def zip_bytes(members: dict[str, bytes]) -> bytes:
 
 
 def coco_members() -> dict[str, dict[str, bytes]]:
-    """The contents of COCO's four archives in small: path of the archive -> member -> bytes."""
+    """Returns small versions of COCO's four archives: path of the archive -> member -> bytes."""
     rng = np.random.default_rng(7)
     counts = {"train": TRAIN_FILES, "val": VAL_FILES}
 
@@ -146,7 +146,7 @@ def coco_members() -> dict[str, dict[str, bytes]]:
 
 
 def manifest_for(root: Path) -> dict[str, Any]:
-    """The official manifest with the sizes and checksums of the small archives in `root`."""
+    """Returns the official manifest with the sizes and checksums of the small archives in `root`."""
     from panoptic_cli.transfer.manifest import official_manifest
 
     value = official_manifest().model_dump(mode="json")
@@ -156,14 +156,14 @@ def manifest_for(root: Path) -> dict[str, Any]:
         for output in archive["outputs"]:
             if output["files"]:
                 output["files"] = TRAIN_FILES if output["split"] == "train" else VAL_FILES
-    value["base_url"] = "http://127.0.0.1:9/"  # nothing listens there: --base-url must win
+    value["base_url"] = "http://127.0.0.1:9/"  # nothing listens there: --base-url must be used
     return value
 
 
 def big_val_archive(mirror: Mirror, size: int) -> int:
-    """Makes val2017.zip of three random pictures with `size` bytes together; returns the archive's bytes."""
+    """Replaces val2017.zip by three random files of `size` bytes in all; returns the archive's size."""
     path = mirror.root / "zips/val2017.zip"
-    with zipfile.ZipFile(path, "w") as archive:  # stored: the archive is as large as its content
+    with zipfile.ZipFile(path, "w") as archive:  # without compression, as large as its content
         for number in range(3):
             archive.writestr(f"val2017/{number}.jpg", np.random.default_rng(number).bytes(size // 3))
     content = path.read_bytes()

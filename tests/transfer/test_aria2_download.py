@@ -1,4 +1,4 @@
-"""`panoptic download` from a local mirror: fetched, verified, extracted, and never twice."""
+"""`panoptic download` from a local mirror: archives are fetched, verified and extracted, and never twice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mirror_server import Mirror
 from panoptic_cli.commands.main import run
 
 from panoptic_cli.transfer.aria2c import find_aria2c
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(find_aria2c() is None, reason="the program aria2
 VAL_ZIP = "zips/val2017.zip"
 
 
-def _arguments(mirror: Any, data: Path, *more: str) -> list[str]:
+def _arguments(mirror: Mirror, data: Path, *more: str) -> list[str]:
     manifest = str(mirror.root / "manifest.json")
     return ["download", "--data-dir", str(data), "--base-url", mirror.url, "--manifest", manifest, *more]
 
@@ -30,7 +31,9 @@ def _tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_from_nothing_to_the_tree_and_then_nothing_to_do(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_download_is_complete_and_a_second_one_does_nothing(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco"
     code, result = _run_json(capsys, _arguments(mirror, data))
     assert code == 0
@@ -51,7 +54,9 @@ def test_from_nothing_to_the_tree_and_then_nothing_to_do(mirror: Any, tmp_path: 
     assert len(mirror.sent) == requests
 
 
-def test_kept_zips_are_used_again_after_a_folder_is_lost(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+def test_kept_zips_are_used_again_after_a_folder_is_lost(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco"
     assert run(_arguments(mirror, data, "--split", "val", "--keep-zips")) == 0
     assert (data / "zips/val2017.zip").read_bytes() == (mirror.root / VAL_ZIP).read_bytes()
@@ -62,10 +67,12 @@ def test_kept_zips_are_used_again_after_a_folder_is_lost(mirror: Any, tmp_path: 
     assert (code, result["extracted"], result["fetched"]) == (0, ["val2017/"], [])
     assert len(list((data / "val2017").iterdir())) == 3
     assert len(mirror.sent) == requests
-    assert (data / "zips/val2017.zip").exists()  # kept by an earlier wish: not ours to delete now
+    assert (data / "zips/val2017.zip").exists()  # an earlier run was asked to keep it
 
 
-def test_a_wrong_checksum_is_kept_aside_and_fetched_anew(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+def test_an_archive_with_a_wrong_checksum_is_renamed_and_downloaded_again(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco"
     good = (mirror.root / VAL_ZIP).read_bytes()
     bad = bytearray(good)
@@ -81,10 +88,10 @@ def test_a_wrong_checksum_is_kept_aside_and_fetched_anew(mirror: Any, tmp_path: 
     sent = mirror.bytes_sent("annotations/annotations_trainval2017.zip")
     assert run(_arguments(mirror, data, "--split", "val")) == 0
     assert len(list((data / "val2017").iterdir())) == 3
-    assert mirror.bytes_sent("annotations/annotations_trainval2017.zip") == sent  # that one was right
+    assert mirror.bytes_sent("annotations/annotations_trainval2017.zip") == sent  # that one was correct
 
 
-def test_a_wrong_size_is_named(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_wrong_size_is_reported(mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = mirror.root / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["archives"][1].update(size=manifest["archives"][1]["size"] + 1)
@@ -94,7 +101,9 @@ def test_a_wrong_size_is_named(mirror: Any, tmp_path: Path, capsys: Any) -> None
     assert (tmp_path / "coco/zips/val2017.zip.corrupt").exists()
 
 
-def test_a_missing_archive_is_named_and_the_others_are_kept(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_missing_archive_is_reported_and_the_others_are_kept(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco"
     mirror.status[VAL_ZIP] = 404
     code, result = _run_json(capsys, _arguments(mirror, data, "--split", "val"))
@@ -104,7 +113,9 @@ def test_a_missing_archive_is_named_and_the_others_are_kept(mirror: Any, tmp_pat
     assert (data / "zips/annotations_trainval2017.zip").exists()
 
 
-def test_a_folder_of_another_data_set_is_not_mixed_with(mirror: Any, tmp_path: Path, capsys: Any) -> None:
+def test_two_data_sets_are_not_mixed_in_one_folder(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco"
     assert run(_arguments(mirror, data, "--split", "val")) == 0
     assert run(["download", "--data-dir", str(data), "--split", "val", "--dry-run"]) == 1

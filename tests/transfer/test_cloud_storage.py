@@ -1,4 +1,4 @@
-"""Uploads against a Cloud Storage emulator: everything arrives and is verified, nothing is sent twice."""
+"""Uploads to a Cloud Storage emulator: everything arrives and is verified, nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def _run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_every_byte_arrives_and_a_second_run_sends_nothing(storage: Any, records: Path, capsys: Any) -> None:
+def test_every_byte_arrives_and_a_second_run_sends_nothing(
+    storage: Any, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = f"gs://{BUCKET}/coco/v1/"
     code, result = _run_json(capsys, "upload", str(records), place)
     assert code == 0
@@ -40,7 +42,7 @@ def test_every_byte_arrives_and_a_second_run_sends_nothing(storage: Any, records
     assert (code, again["files_sent"], again["files_unchanged"]) == (0, 0, 3)
     assert {blob.name: blob.generation for blob in storage.list_blobs(BUCKET)} == generations
 
-    (records / "val-0").write_bytes(b"other" * 200)  # of the same size
+    (records / "val-0").write_bytes(b"other" * 200)  # same size
     code, third = _run_json(capsys, "upload", str(records), place)
     assert (code, third["files_sent"]) == (0, 1)
     assert [item["object"] for item in third["files"] if item["action"] == "replace"] == ["coco/v1/val-0"]
@@ -60,7 +62,7 @@ def test_many_small_files_with_many_workers(storage: Any, tmp_path: Path, caplog
     assert "pool is full" not in caplog.text
 
 
-def test_a_dry_run_sends_nothing(storage: Any, records: Path, capsys: Any) -> None:
+def test_a_dry_run_sends_nothing(storage: Any, records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["upload", str(records), f"gs://{BUCKET}", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "3 files (9.4 MB) would be sent" in out
@@ -68,29 +70,31 @@ def test_a_dry_run_sends_nothing(storage: Any, records: Path, capsys: Any) -> No
     assert list(storage.list_blobs(BUCKET)) == []
 
 
-def test_the_source_defaults_to_the_records_of_the_data_dir(storage: Any, records: Path, capsys: Any) -> None:
+def test_the_default_source_is_the_records_of_the_data_folder(
+    storage: Any, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, result = _run_json(capsys, "upload", f"gs://{BUCKET}/x", "--data-dir", str(records.parent))
     assert code == 0
     assert {item["object"] for item in result["files"]} == {"x/train-0", "x/val-0", "x/sub/empty"}
 
 
-def test_a_missing_bucket_has_its_own_message(storage: Any, records: Path, capsys: Any) -> None:
+def test_a_missing_bucket_has_its_own_message(storage: Any, records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["upload", str(records), "gs://nowhere/x"]) == 1
     assert "gcloud storage buckets create gs://nowhere" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", [bytes(1000), bytes(900), bytes(1100)])
-def test_a_file_that_changes_meanwhile_is_named_and_the_rest_is_sent(
+def test_a_file_that_changes_during_the_upload_is_reported_and_the_others_are_sent(
     storage: Any, records: Path, content: bytes
 ) -> None:
     planned = plan_uploads(storage, list_files(records), records, Destination(BUCKET, ""))
-    (records / "val-0").write_bytes(content)  # after its checksum was taken
+    (records / "val-0").write_bytes(content)  # after its checksum was computed
     with pytest.raises(TransferError, match=r"1 of 3 files.*val-0: the file changed while"):
         run_uploads(storage, planned, Destination(BUCKET, ""))
     assert {"train-0", "sub/empty"} <= {blob.name for blob in storage.list_blobs(BUCKET)}
 
 
-def test_hidden_files_and_links_stay_here(records: Path) -> None:
+def test_hidden_files_and_links_are_skipped_by_default(records: Path) -> None:
     assert [path.name for path in list_files(records)] == ["empty", "train-0", "val-0"]
     with pytest.raises(DataError, match="does not exist"):
         list_files(records / "nothing")
@@ -99,8 +103,10 @@ def test_hidden_files_and_links_stay_here(records: Path) -> None:
         list_files(records.parent / "void")
 
 
-def test_hidden_files_and_links_are_sent_when_asked_for(storage: Any, records: Path, capsys: Any) -> None:
-    (records / "sub" / "round").symlink_to(records)  # leads back to the start: nothing comes twice
+def test_hidden_files_and_links_are_sent_on_request(
+    storage: Any, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (records / "sub" / "round").symlink_to(records)  # a cycle: no file is sent twice
     place = f"gs://{BUCKET}/x"
     code, result = _run_json(capsys, "upload", str(records), place, "--include-hidden", "--follow-links")
     assert code == 0
@@ -118,12 +124,12 @@ def test_destinations(url: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["b/x", "s3://b/x", "gs://", "gs:///x", "gs://b//x"])
-def test_what_is_no_destination(url: str) -> None:
+def test_invalid_destinations(url: str) -> None:
     with pytest.raises(UsageError, match="gs://BUCKET/PREFIX"):
         parse_destination(url)
 
 
-def test_each_error_has_its_own_message_and_none_repeats_the_library() -> None:
+def test_each_error_has_its_own_message_without_the_text_of_the_library() -> None:
     import google.api_core.exceptions as api
     import google.auth.exceptions as auth
     import requests
@@ -149,6 +155,6 @@ def test_each_error_has_its_own_message_and_none_repeats_the_library() -> None:
     assert describe(wrapped, "b") == messages[4]
 
 
-def test_a_bug_is_not_taken_for_a_transfer_error() -> None:
+def test_a_bug_is_not_reported_as_a_transfer_error() -> None:
     with pytest.raises(ZeroDivisionError):
         describe(ZeroDivisionError(), "b")

@@ -1,4 +1,4 @@
-"""`panoptic download` when servers, connections, disks and processes fail: said clearly, and taken up again."""
+"""`panoptic download` with failing servers, connections, disks and processes: clear errors, and it can resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,29 +36,31 @@ def _error(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_a_busy_server_is_asked_again(mirror: Mirror, tmp_path: Path) -> None:
+def test_requests_to_a_busy_server_are_repeated(mirror: Mirror, tmp_path: Path) -> None:
     mirror.busy[VAL_ZIP] = 2
     assert run(_arguments(mirror, tmp_path / "coco")) == 0
     assert len(list((tmp_path / "coco/val2017").iterdir())) == 3
-    assert mirror.busy[VAL_ZIP] < 0  # both refusals were given
+    assert mirror.busy[VAL_ZIP] < 0  # it refused twice
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_broken_connection_is_resumed(mirror: Mirror, tmp_path: Path) -> None:
     size = big_val_archive(mirror, 3 << 20)
     mirror.cut[VAL_ZIP] = 2
     assert run(_arguments(mirror, tmp_path / "coco")) == 0
     assert mirror.cut[VAL_ZIP] < 0
     assert len(list((tmp_path / "coco/val2017").iterdir())) == 3
-    # aria2 asks for whole pieces: the one that broke may come again, twice.
+    # aria2 requests whole pieces, so the broken one may be sent again, twice.
     assert mirror.bytes_sent(VAL_ZIP) <= size + 2 * (1 << 20)
 
 
-def test_a_server_without_ranges_is_good_enough(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_server_without_ranges_works(mirror: Mirror, tmp_path: Path) -> None:
     mirror.ranges = False
     assert run(_arguments(mirror, tmp_path / "coco")) == 0
 
 
-def test_a_server_that_stays_busy_is_named_with_what_to_do(mirror: Mirror, tmp_path: Path, capsys: Any) -> None:
+def test_a_failing_server_is_named_with_a_hint(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mirror.status[VAL_ZIP] = 500
     assert run(_arguments(mirror, tmp_path / "coco")) == 1
     error = _error(capsys)
@@ -68,7 +69,9 @@ def test_a_server_that_stays_busy_is_named_with_what_to_do(mirror: Mirror, tmp_p
     assert "try again later" in error
 
 
-def test_nobody_listens(mirror: Mirror, tmp_path: Path, capsys: Any) -> None:
+def test_a_server_that_does_not_answer_is_an_error(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = _arguments(mirror, tmp_path / "coco")
     arguments[arguments.index(mirror.url)] = "http://127.0.0.1:9/"
     assert run(arguments) == 1
@@ -80,24 +83,24 @@ def test_progress_of_a_slow_server(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = big_val_archive(mirror, 6 << 20)
-    mirror.bytes_per_second = 1_000_000  # of one connection
+    mirror.bytes_per_second = 1_000_000  # for each connection
     monkeypatch.setattr(console, "_PLAIN_INTERVAL", 0.5)
     assert run([*_arguments(mirror, tmp_path / "coco"), "--connections", "1"]) == 0
     lines = re.findall(r"Downloading: (\d+)/(\d+) MB, ([\d.]+)/s, (\d+):(\d\d) left, (.*)", capsys.readouterr().err)
     assert len(lines) >= 4
     last = 0.0
-    for done, total, rate, minutes, seconds, files in lines[1:]:  # the first is of the start, too rough to judge
+    for done, total, rate, minutes, seconds, files in lines[1:]:  # the first estimate is too rough
         assert int(total) == round(size / 1e6)
         assert int(done) >= last
         last = int(done)
-        # Sleeping is never shorter than asked; a busy machine can make it twice as slow. Figures are whole MB.
+        # A sleep is never too short; on a busy machine it can take twice as long. Figures are in whole MB.
         assert 0.4 <= float(rate) <= 1.6
         left = int(minutes) * 60 + int(seconds)
         assert abs(left - (int(total) - int(done)) / float(rate)) <= 1
         assert "val2017.zip" in files
 
 
-def test_an_archive_that_was_complete_when_we_were_killed_is_not_fetched_again(mirror: Mirror, tmp_path: Path) -> None:
+def test_an_archive_completed_just_before_a_kill_is_not_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
     part = tmp_path / "coco/zips/val2017.zip.part"
     part.parent.mkdir(parents=True)
     shutil.copy(mirror.root / VAL_ZIP, part)
@@ -105,7 +108,7 @@ def test_an_archive_that_was_complete_when_we_were_killed_is_not_fetched_again(m
     assert mirror.bytes_sent(VAL_ZIP) == 0
 
 
-def test_a_part_of_full_length_with_holes_is_fetched_again(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_partial_file_of_full_length_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
     part = tmp_path / "coco/zips/val2017.zip.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes((mirror.root / VAL_ZIP).stat().st_size))
@@ -113,7 +116,9 @@ def test_a_part_of_full_length_with_holes_is_fetched_again(mirror: Mirror, tmp_p
     assert mirror.bytes_sent(VAL_ZIP) == (mirror.root / VAL_ZIP).stat().st_size
 
 
-def test_two_downloads_do_not_share_a_folder(mirror: Mirror, tmp_path: Path, capsys: Any) -> None:
+def test_two_downloads_do_not_share_a_folder(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "coco"
     data.mkdir()
     with folder_lock(data, "panoptic download", "wait"):
@@ -124,11 +129,11 @@ def test_two_downloads_do_not_share_a_folder(mirror: Mirror, tmp_path: Path, cap
 
 
 def _in_small_disk(folder: Path, megabytes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs panoptic with `folder` on a disk of its own that ends with the process."""
+    """Runs panoptic with `folder` on a separate small disk that exists only for this process."""
     mount = f"mount -t tmpfs -o size={megabytes}m tmpfs {folder}"
     namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*namespace, mount], capture_output=True).returncode:
-        pytest.skip("this system mounts no private tmpfs")
+        pytest.skip("this system cannot mount a private tmpfs")
     script = f'{mount} && cp -r {folder}.before/. {folder} && "$@"; code=$?; ls -a {folder}/*; exit $code'
     command = [*namespace, script, "sh", sys.executable, "-m", "panoptic_cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -136,7 +141,7 @@ def _in_small_disk(folder: Path, megabytes: int, arguments: list[str]) -> subpro
 
 def test_the_disk_fills_up_during_the_download(mirror: Mirror, tmp_path: Path) -> None:
     big_val_archive(mirror, 6 << 20)
-    _forget_sizes(mirror)  # else it is said before the download
+    _forget_sizes(mirror)  # otherwise the check before the download fails
     data = tmp_path / "coco"
     data.mkdir()
     (tmp_path / "coco.before").mkdir()
@@ -144,10 +149,10 @@ def test_the_disk_fills_up_during_the_download(mirror: Mirror, tmp_path: Path) -
     assert process.returncode == 1, process.stderr
     assert "free space, then run the same command again" in " ".join(process.stderr.split()).lower()
     assert "Traceback" not in process.stderr
-    assert "val2017.zip.part" in process.stdout  # what was fetched is kept
+    assert "val2017.zip.part" in process.stdout  # the downloaded part is kept
 
 
-def test_what_does_not_fit_unpacked_is_said_before_it_is_unpacked(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_extraction(mirror: Mirror, tmp_path: Path) -> None:
     with zipfile.ZipFile(mirror.root / VAL_ZIP, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("val2017/0.jpg", bytes(8 << 20))
     _forget_sizes(mirror)
@@ -173,7 +178,7 @@ def _forget_sizes(mirror: Mirror) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9")
-def test_an_extraction_that_was_killed_is_finished(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_killed_extraction_is_resumed(mirror: Mirror, tmp_path: Path) -> None:
     count, data = 2000, tmp_path / "coco"
     names = [f"{number:012d}.jpg" for number in range(count)]
     with zipfile.ZipFile(mirror.root / VAL_ZIP, "w") as archive:
@@ -190,10 +195,10 @@ def test_an_extraction_that_was_killed_is_finished(mirror: Mirror, tmp_path: Pat
     process.wait()
     before = {path.name: path.stat().st_mtime_ns for path in staging.glob("[0-9]*.jpg")}
     assert not (data / "val2017").exists()
-    (staging / f".{names[-1]}.partial").write_bytes(b"half")  # as a kill at the wrong moment leaves it
+    (staging / f".{names[-1]}.partial").write_bytes(b"half")  # as after a kill at the wrong moment
     sent = len(mirror.sent)
     assert run(_arguments(mirror, data)) == 0
-    assert len(mirror.sent) == sent  # the archives were there
+    assert len(mirror.sent) == sent  # the archives were already complete
     assert sorted(os.listdir(data / "val2017")) == names
     for name in names:
         assert (data / "val2017" / name).read_bytes() == name.encode() * 50
@@ -243,18 +248,18 @@ def test_an_interrupted_download_is_resumed_and_leaves_no_daemon(mirror: Mirror,
         assert process.returncode == 130
         assert re.search(rf"stopped\. Kept in {data}: [\d.]+ MB of 8\.4 MB of zips/val2017\.zip", error)
         assert "same command" in error
-        assert list(scratch.iterdir()) == []  # nor the file with the daemon's secret
-    deadline = time.monotonic() + 15  # aria2c looks for its parent every second
+        assert list(scratch.iterdir()) == []  # the file with the daemon's secret is gone too
+    deadline = time.monotonic() + 15  # aria2c checks for its parent every second
     while _processes_with(str(scratch)):
-        assert time.monotonic() < deadline, "the daemon outlived us"
+        assert time.monotonic() < deadline, "the daemon is still running"
         time.sleep(0.1)
     assert not (data / "val2017").exists()
 
-    # Not without any limit: the mirror would fill the sockets' buffers with bytes that nobody reads.
+    # With a limit: otherwise the mirror would fill the sockets' buffers with bytes that nobody reads.
     mirror.bytes_per_second = 2_000_000
     assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
-    # Sent twice may be what was under way when connections closed: for each of 8 connections, twice, 128 KiB; and
-    # what came in the second before the last note, where nobody could write one.
+    # Some bytes may be sent twice: those in transit when the connections closed, 128 KiB for each of 8 connections,
+    # twice; and after a kill of aria2c those of the last second, which it could not save in its list.
     lost = 2 * 2_400_000 if end == "SIGKILL of both" else 0
     assert mirror.bytes_sent(VAL_ZIP) < size + 2 * 8 * (128 << 10) + lost
     assert (data / "val2017/1.jpg").read_bytes() == np.random.default_rng(1).bytes((8 << 20) // 3)

@@ -1,4 +1,4 @@
-"""Extraction: safe against hostile archives, whole or invisible, and able to go on."""
+"""Extraction: safe against hostile archives, atomic and resumable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_folder_with_subfolders_and_nothing_else(tmp_path: Path) -> None:
+def test_a_folder_is_extracted_with_its_subfolders_only(tmp_path: Path) -> None:
     members = {"a/": b"", "a/1": b"one", "a/b/2": b"two", "other/3": b"x", "a/.DS_Store": b"x"}
     data = tmp_path / "data"
     result = extract(_zip(tmp_path / "z.zip", members), FOLDER, data, 2)
@@ -39,7 +39,7 @@ def test_a_folder_with_subfolders_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "a\\..\\evil", "C:/evil"])
-def test_zip_slip_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+def test_paths_outside_the_folder_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     archive = _zip(tmp_path / "z.zip", {"a/1": b"one", name: b"evil"})
     with pytest.raises(TransferError, match="not safe"):
         extract(archive, FOLDER, tmp_path / "data", 2)
@@ -59,7 +59,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
 def test_bombs_are_refused_by_their_declared_sizes(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "z.zip", {"a/zeros": bytes(extraction._SMALL_TOTAL + 1)})
     assert archive.stat().st_size < 100_000
-    with pytest.raises(TransferError, match="would unpack to"):
+    with pytest.raises(TransferError, match="would extract to"):
         extract(archive, FOLDER, tmp_path / "data", 1)
 
 
@@ -75,7 +75,7 @@ def test_a_member_cannot_exceed_its_declared_size(tmp_path: Path) -> None:
     assert all(path.stat().st_size <= 10 for path in (tmp_path / "data").rglob("*") if path.is_file())
 
 
-def test_a_damaged_member_is_named_and_the_folder_stays_invisible(tmp_path: Path) -> None:
+def test_a_damaged_member_is_named_and_no_folder_appears(tmp_path: Path) -> None:
     content = np.random.default_rng(0).bytes(5000)
     raw = bytearray(_zip(tmp_path / "z.zip", {"a/1": content}, zipfile.ZIP_STORED).read_bytes())
     raw[raw.find(content) + 2500] ^= 1
@@ -85,7 +85,7 @@ def test_a_damaged_member_is_named_and_the_folder_stays_invisible(tmp_path: Path
     assert not (tmp_path / "data/out/a").exists()
 
 
-def test_a_half_extracted_folder_is_finished(tmp_path: Path) -> None:
+def test_a_partly_extracted_folder_is_completed(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "z.zip", {f"a/{n}": bytes([n]) * 100 for n in range(4)})
     target = tmp_path / "data/out/a"
     target.mkdir(parents=True)
@@ -111,10 +111,10 @@ def test_a_nested_archive_leaves_no_zip_behind(tmp_path: Path) -> None:
     ("members", "words"),
     [
         ({"a/1": b"one", "../evil": b"x"}, "not safe"),
-        ({"a/zeros": bytes(extraction._SMALL_TOTAL + 1)}, "would unpack to"),
+        ({"a/zeros": bytes(extraction._SMALL_TOTAL + 1)}, "would extract to"),
     ],
 )
-def test_a_nested_archive_is_as_suspect(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+def test_a_nested_archive_is_checked_too(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
     inner = _zip(tmp_path / "in.zip", members).read_bytes()
     archive = _zip(tmp_path / "z.zip", {"x/in.zip": inner})
     with pytest.raises(TransferError, match=words):
@@ -124,11 +124,11 @@ def test_a_nested_archive_is_as_suspect(tmp_path: Path, members: dict[str, bytes
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_disk_that_fills_up_in_the_middle_is_said_and_the_rest_done_later(tmp_path: Path) -> None:
+def test_a_full_disk_during_extraction_is_an_error_and_the_next_run_resumes(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "z.zip", {f"a/{n}": bytes([n]) * 100 for n in range(4)})
     staging = tmp_path / "data/out/.a.partial"
     staging.mkdir(parents=True)
-    (staging / ".2.partial").symlink_to("/dev/full")  # every write to it finds the disk full
+    (staging / ".2.partial").symlink_to("/dev/full")  # every write fails because the disk is full
     with pytest.raises(TransferError, match=r"The disk is full: .*/2 cannot be written") as caught:
         extract(archive, FOLDER, tmp_path / "data", 1)
     assert "same command again" in (caught.value.hint or "")
@@ -138,22 +138,22 @@ def test_a_disk_that_fills_up_in_the_middle_is_said_and_the_rest_done_later(tmp_
     assert _tree(tmp_path / "data") == {f"out/a/{n}" for n in range(4)}
 
 
-def test_what_the_archive_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_members_are_named(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "z.zip", {"b/1": b"x"})
-    with pytest.raises(TransferError, match="nothing below a/"):
+    with pytest.raises(TransferError, match="contains nothing below a/"):
         extract(archive, FOLDER, tmp_path / "data", 1)
-    with pytest.raises(TransferError, match=r"no a\.json"):
+    with pytest.raises(TransferError, match=r"does not contain a\.json"):
         extract(archive, Output(members="a.json", to="a.json"), tmp_path / "data", 1)
 
 
-def test_no_zip_file(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_zip_archive_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "z.zip").write_bytes(b"<html>not found</html>")
-    with pytest.raises(TransferError, match="not a whole zip file"):
+    with pytest.raises(TransferError, match="not a complete zip file"):
         extract(tmp_path / "z.zip", FOLDER, tmp_path / "data", 1)
 
 
-def test_a_name_in_another_encoding_than_it_says(tmp_path: Path) -> None:
+def test_a_member_name_with_a_wrong_encoding_is_an_error(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "z.zip", {"a/\u00e9": b"x"})
     archive.write_bytes(archive.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
-    with pytest.raises(TransferError, match="not a whole zip file"):
+    with pytest.raises(TransferError, match="not a complete zip file"):
         extract(archive, FOLDER, tmp_path / "data", 1)

@@ -1,4 +1,4 @@
-"""The manifest: the official figures, and refusal of what could write outside the data folder."""
+"""Manifests: the official figures, and errors for paths outside the data folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from panoptic_cli.errors import ConfigError, DataError
 from panoptic_cli.transfer.manifest import load_manifest, official_manifest
 
 
-def test_the_official_manifest_knows_every_size_and_checksum() -> None:
+def test_the_official_manifest_has_every_size_and_checksum() -> None:
     archives = {archive.path: archive for archive in official_manifest().archives}
     assert len(archives) == 4
     assert all(archive.size and archive.sha256 for archive in archives.values())
@@ -50,7 +50,7 @@ def test_all_problems_of_a_manifest_are_listed(tmp_path: Path) -> None:
         assert key in caught.value.message
 
 
-def test_two_outputs_may_not_share_a_place(tmp_path: Path) -> None:
+def test_two_outputs_with_the_same_target_are_an_error(tmp_path: Path) -> None:
     file = tmp_path / "m.json"
     outputs = [{"members": "a/", "to": "c/"}, {"members": "b/", "to": "c/"}]
     file.write_text(json.dumps({"name": "x", "archives": [{"path": "a.zip", "outputs": outputs}]}))
@@ -58,6 +58,6 @@ def test_two_outputs_may_not_share_a_place(tmp_path: Path) -> None:
         load_manifest(file)
 
 
-def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.json"):
         load_manifest(tmp_path / "nowhere.json")

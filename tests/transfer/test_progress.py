@@ -1,4 +1,4 @@
-"""Progress rows: each fits its line, counts what is there already, and leaves it out of the speed."""
+"""Progress in bytes: rows fit into the terminal and include bytes of earlier runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _show(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
     with progress.byte_progress("Downloading", 20_197_587_632, FILES, start=10**9) as show:
         show(10**9, {"train2017.zip": 10**9})
         show(3 * 10**9, {"train2017.zip": 2 * 10**9, "unknown.zip": 10**9}, "2/3 files")
-    last = out.getvalue().rpartition("\x1b[1A")[2]  # what is drawn after the cursor went up for the last time
+    last = out.getvalue().rpartition("\x1b[1A")[2]  # the last frame: everything after the cursor moved up
     lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "", last).splitlines()
     return [line.rstrip() for line in lines if line.strip()]
 
@@ -50,11 +50,11 @@ def test_every_file_has_one_row_that_fits(monkeypatch: pytest.MonkeyPatch, width
     assert "2/3 files" in rows[3]
 
 
-def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(console, "_PLAIN_INTERVAL", 0.0)
     with progress.byte_progress("Downloading", 10**8, {"a.zip": 6 * 10**7, "b.zip": None}, start=10**7) as show:
         show(5 * 10**7, {"a.zip": 3 * 10**7, "b.zip": 2 * 10**7})
-        show(4 * 10**7, {"a.zip": 3 * 10**7, "b.zip": 10**7})  # never backwards
+        show(4 * 10**7, {"a.zip": 3 * 10**7, "b.zip": 10**7})  # the total never decreases
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Downloading: 50/100 MB")
     assert lines[0].endswith("a.zip 50%, b.zip 20 MB")

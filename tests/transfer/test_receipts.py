@@ -1,9 +1,8 @@
-"""The note of what was extracted: kept across runs, and checked from scratch where it is damaged."""
+"""Receipts of extracted outputs: valid across runs; damaged ones are ignored with a warning."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_was_noted_holds_in_the_next_run(data: Path) -> None:
+def test_the_next_run_reads_the_receipts(data: Path) -> None:
     receipts = Receipts(data)
     assert receipts.is_complete(ARCHIVE, OUTPUT)
     assert receipts.is_temporary(ARCHIVE)
@@ -50,9 +49,9 @@ def test_what_was_noted_holds_in_the_next_run(data: Path) -> None:
         "[" * 100_000,
     ],
 )
-def test_a_damaged_note_is_told_and_counts_for_nothing(data: Path, capsys: Any, text: str) -> None:
+def test_damaged_receipts_are_ignored_with_a_warning(data: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     (data / FILENAME).write_text(text)
     receipts = Receipts(data)
-    assert "cannot be read; what is already here is checked from scratch" in capsys.readouterr().err
+    assert "cannot be read; existing files are checked from scratch" in capsys.readouterr().err
     assert not receipts.is_complete(ARCHIVE, OUTPUT)
     assert not receipts.foreign(ARCHIVE, OUTPUT)

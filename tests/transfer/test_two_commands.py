@@ -1,4 +1,4 @@
-"""The owner's two commands, from nothing to records that `panoptic inspect` finds clean."""
+"""`panoptic download && panoptic make-tfrecords` gives records in which `panoptic inspect` finds no problems."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _pack(path: Path, base: Path, *names: str) -> Path:
 
 
 def _mirror_of(data: Path, root: Path, scratch: Path) -> None:
-    """Packs a data set in COCO's layout into COCO's four archives, with the manifest of them."""
+    """Packs a data set in COCO's layout into COCO's four archives, and writes their manifest."""
     from panoptic_cli.transfer.manifest import official_manifest
 
     nested = scratch / "annotations"
@@ -52,7 +52,7 @@ def _mirror_of(data: Path, root: Path, scratch: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_aria2c() is None, reason="the program aria2c is not installed")
-def test_download_and_make_tfrecords_end_with_clean_records(shapes_dir: Path, tmp_path: Path) -> None:
+def test_download_and_make_tfrecords_give_clean_records(shapes_dir: Path, tmp_path: Path) -> None:
     root, home = tmp_path / "mirror", tmp_path / "home"
     home.mkdir()
     _mirror_of(shapes_dir, root, tmp_path / "scratch")
@@ -75,7 +75,7 @@ def test_download_and_make_tfrecords_end_with_clean_records(shapes_dir: Path, tm
     records = json.loads((home / "records.json").read_text())
     assert (records["errors"], records["warnings"]) == (0, 0), records["problems"]
     assert (records["files"], records["records"]) == (4, 16)
-    # What came through archives, mirror and extraction is what was packed, byte by byte.
+    # The extracted files equal the packed ones, byte by byte.
     data = home / "data/coco"
     for name in ("train2017", "val2017", "panoptic_train2017", "panoptic_val2017"):
         ours = {path.name: path.read_bytes() for path in (data / name).iterdir()}

@@ -1,4 +1,4 @@
-"""`panoptic upload` through a proxy that fails: every byte arrives, or the command says which did not."""
+"""`panoptic upload` through a failing proxy: every file arrives, or the command names those that did not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _assert_all_arrived(storage: Any, records: Path) -> None:
 
 
 def _every_upload_first(fault: int | str) -> Any:
-    """Answers the first request of each kind about an object with a fault, and passes on all others."""
+    """Answers the first request of each kind about an object with a fault, and forwards all others."""
     seen: set[tuple[str, str, str]] = set()
 
     def answer(request: Request) -> int | str | None:
@@ -51,8 +51,8 @@ def _every_upload_first(fault: int | str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [503, 410, "drop", "drop after"])
-def test_passing_faults_are_overcome(
-    storage: Any, faults: FaultProxy, records: Path, capsys: Any, fault: int | str
+def test_temporary_faults_are_retried(
+    storage: Any, faults: FaultProxy, records: Path, capsys: pytest.CaptureFixture[str], fault: int | str
 ) -> None:
     faults.answer = _every_upload_first(fault)
     code, out, error = _run(capsys, "upload", str(records), PLACE)
@@ -60,18 +60,18 @@ def test_passing_faults_are_overcome(
     _assert_all_arrived(storage, records)
     assert "3 files (9.4 MB) sent and verified" in out
     before = len(faults.uploads())
-    assert before > 4  # three files, and what had to come again
+    assert before > 4  # three files, and repeated requests
     code, out, _ = _run(capsys, "upload", str(records), PLACE)
     assert code == 0
     assert "0 files (0 B) sent and verified, 3 unchanged" in out
     assert len(faults.uploads()) == before
 
 
-def test_a_large_file_goes_in_parts_and_only_the_lost_part_comes_again(
-    storage: Any, faults: FaultProxy, records: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+def test_only_the_lost_part_of_a_large_file_is_sent_again(
+    storage: Any, faults: FaultProxy, records: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "_CHUNK", 8 << 20)
-    failed = []
+    failed: list[Request] = []
 
     def answer(request: Request) -> str | None:
         if request.headers.get("content-range", "").startswith("bytes 8388608-") and not failed:
@@ -87,15 +87,15 @@ def test_a_large_file_goes_in_parts_and_only_the_lost_part_comes_again(
 
 def _flip(request: Request) -> bytes:
     changed = bytearray(request.body)
-    changed[len(changed) // 2] ^= 1  # in the content: what is around it is much shorter
+    changed[len(changed) // 2] ^= 1  # this is in the content, because the parts around it are much shorter
     return bytes(changed)
 
 
 @pytest.mark.parametrize("name", ["train-0", "val-0"])
-def test_bytes_changed_on_the_way_are_sent_again(
-    storage: Any, faults: FaultProxy, records: Path, capsys: Any, name: str
+def test_bytes_changed_in_transit_are_sent_again(
+    storage: Any, faults: FaultProxy, records: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    hit = []
+    hit: list[Request] = []
 
     def change(request: Request) -> bytes:
         if len(request.body) < 900 or hit or f"v1%2F{name}" not in _object_of(request, faults):
@@ -111,13 +111,13 @@ def test_bytes_changed_on_the_way_are_sent_again(
 
 
 def _object_of(request: Request, proxy: FaultProxy) -> str:
-    """The object's name as it stands in the request's address or in its metadata."""
+    """Returns text with the object's name, from the request's path or metadata."""
     text = request.path + request.body[:400].decode("latin-1").replace("/", "%2F")
-    return text if "v1%2F" in text else "v1%2Ftrain-0"  # a part of a resumable upload knows its id only
+    return text if "v1%2F" in text else "v1%2Ftrain-0"  # parts of a resumable upload contain only its id
 
 
-def test_bytes_that_always_change_are_named_and_the_rest_arrives(
-    storage: Any, faults: FaultProxy, records: Path, capsys: Any
+def test_a_file_that_always_arrives_damaged_is_named_and_the_others_arrive(
+    storage: Any, faults: FaultProxy, records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faults.change = lambda request: _flip(request) if len(request.body) > 5000 else request.body
     code, out, error = _run(capsys, "upload", str(records), PLACE)
@@ -131,18 +131,18 @@ def test_bytes_that_always_change_are_named_and_the_rest_arrives(
     faults.change = lambda request: request.body
     code, out, _ = _run(capsys, "upload", str(records), PLACE)
     assert code == 0
-    assert "1 files (9.4 MB) sent and verified, 2 unchanged" in out
+    assert "1 file (9.4 MB) sent and verified, 2 unchanged" in out
     _assert_all_arrived(storage, records)
 
 
-def test_a_store_that_keeps_other_bytes_than_it_got_is_found_out(
-    storage: Any, faults: FaultProxy, records: Path, capsys: Any
+def test_damaged_objects_are_detected_without_the_help_of_the_server(
+    storage: Any, faults: FaultProxy, records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the server does not compare the checksum it is told, we compare its own with the file's."""
+    """If the server does not check the announced checksum, we compare the object's checksum with the file's."""
     told = re.compile(rb'"crc32c": "[^"]*"')
 
     def change(request: Request) -> bytes:
-        # Cut the announced checksum out at equal length, then change the content.
+        # Replace the announced checksum by text of equal length, then change the content.
         without = told.sub(lambda match: b'"other": "' + b"x" * (len(match[0]) - 11) + b'"', request.body)
         return _flip(Request(request.method, request.path, request.headers, without)) if request.body else without
 
@@ -161,8 +161,14 @@ def test_a_store_that_keeps_other_bytes_than_it_got_is_found_out(
     ],
 )
 @pytest.mark.parametrize("where", ["list", "send"])
-def test_each_refusal_comes_with_the_command_to_run(
-    storage: Any, faults: FaultProxy, records: Path, capsys: Any, status: int, words: str, where: str
+def test_each_refusal_names_the_command_that_helps(
+    storage: Any,
+    faults: FaultProxy,
+    records: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    words: str,
+    where: str,
 ) -> None:
     faults.answer = lambda request: status if request.is_upload == (where == "send") else None
     code, _, error = _run(capsys, "upload", str(records), PLACE)
@@ -172,7 +178,7 @@ def test_each_refusal_comes_with_the_command_to_run(
 
 
 def _service_account(folder: Path, token_uri: str) -> Path:
-    """Credentials of a service account that exists nowhere."""
+    """Writes credentials of a service account that does not exist."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -197,7 +203,7 @@ def _service_account(folder: Path, token_uri: str) -> Path:
 def test_tokens_are_never_printed(
     storage: Any, records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, where: str
 ) -> None:
-    """With --verbose and tracebacks, against a server that repeats the token in everything it says."""
+    """Runs with --verbose and tracebacks against a server that repeats the token in every answer."""
     emulator = os.environ.pop("STORAGE_EMULATOR_HOST")
     with fault_proxy(emulator) as proxy, fault_proxy(emulator) as sign_in:
         sign_in.answer = lambda request: "token"
@@ -210,7 +216,7 @@ def test_tokens_are_never_printed(
         command = [sys.executable, "-m", "panoptic_cli", "--verbose", "upload", str(records), PLACE]
         process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
         assert process.returncode == (0 if status == 200 else 1), process.stderr
-        assert status == 200 or "Traceback" in process.stderr  # so that this test tests something
+        assert status == 200 or "Traceback" in process.stderr  # otherwise this test would prove nothing
         assert f"Bearer {TOKEN}" in {request.headers.get("authorization") for request in proxy.seen}
         for text in (process.stdout, process.stderr):
             assert "MARKER" not in text
@@ -220,14 +226,14 @@ def test_tokens_are_never_printed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_upload_says_what_arrived_and_goes_on(
+def test_an_interrupted_upload_reports_what_arrived_and_can_be_resumed(
     storage: Any, faults: FaultProxy, records: Path, end: signal.Signals
 ) -> None:
     def answer(request: Request) -> None:
         if len(request.body) > 5000:
             time.sleep(4)
 
-    faults.answer = answer  # type: ignore[assignment]
+    faults.answer = answer
     command = [sys.executable, "-m", "panoptic_cli", "upload", str(records), PLACE, "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     deadline = time.monotonic() + 30
