@@ -1,6 +1,6 @@
-"""What evaluations found while a run went on: evaluations.jsonl, and the best checkpoint by PQ.
+"""Evaluations of a run's checkpoints: evaluations.jsonl, and the best checkpoint by PQ.
 
-Training itself writes here, or `panoptic evaluate --watch` from another machine.
+They are written by the training itself, or by `panoptic evaluate --watch` on another machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from panoptic_cli import storage
 from panoptic_cli.errors import RunError
 from panoptic_cli.runs.run_directory import RunDirectory
+from panoptic_cli.weights.checkpoint_files import STATE_FILE
 
 
 class Evaluations:
@@ -25,7 +26,7 @@ class Evaluations:
         self.run = run
 
     def lines(self) -> list[dict[str, Any]]:
-        """Returns what was found, in the order in which it was written; half a line is left out."""
+        """Returns the lines of evaluations.jsonl in order, without incomplete ones."""
         found = []
         for line in (storage.read_text(self.run.evaluations) or "").splitlines():
             try:
@@ -39,14 +40,17 @@ class Evaluations:
         return {int(line["step"]) for line in self.lines()}
 
     def add(self, line: dict[str, Any], prefix: str) -> bool:
-        """Writes a line, and keeps the checkpoint where it is the best one.
+        """Appends a line, and keeps the checkpoint if it is the best.
 
         Args:
             line: has step, PQ (0..1 or None) and images.
-            prefix: the checkpoint that was evaluated; it has to be there still.
+            prefix: the checkpoint that was evaluated.
 
         Returns:
-            Whether it is the best so far, of the evaluations of as many pictures.
+            Whether it is the best so far, among evaluations of the same number of pictures.
+
+        Raises:
+            RunError: the checkpoint no longer exists.
         """
         others = [x["PQ"] for x in self.lines() if x.get("images") == line["images"] and x.get("PQ") is not None]
         best = line["PQ"] is not None and line["PQ"] > max(others, default=-1.0)
@@ -57,12 +61,12 @@ class Evaluations:
 
 
 def keep(prefix: str, folder: str) -> None:
-    """Copies a checkpoint to a folder of its own, in place of the one that is there.
+    """Copies a checkpoint to a folder, in place of the checkpoint there.
 
-    The folder's file `checkpoint` names the complete one at any time, as TensorFlow's does.
+    The folder's state file always names a complete checkpoint, as TensorFlow's does.
 
     Raises:
-        RunError: the checkpoint is gone.
+        RunError: the checkpoint no longer exists.
     """
     storage.make_directory(folder)
     source, name = os.path.split(prefix)
@@ -72,16 +76,18 @@ def keep(prefix: str, folder: str) -> None:
             raise FileNotFoundError(prefix)
         for file in files:
             storage.copy(f"{source}/{file}", f"{folder}/{file}")
-    except FileNotFoundError:  # a training that goes on may remove it in the middle of the copy
-        raise RunError(f"The checkpoint {prefix} is gone.", "Give trainer.max_to_keep a larger value.") from None
-    storage.write_text(f"{folder}/checkpoint", f'model_checkpoint_path: "{name}"\n')
+    except FileNotFoundError:  # the training may remove it during the copy
+        raise RunError(
+            f"The checkpoint {prefix} no longer exists.", "Give trainer.max_to_keep a larger value."
+        ) from None
+    storage.write_text(f"{folder}/{STATE_FILE}", f'model_checkpoint_path: "{name}"\n')
     for file in storage.list_directory(folder):
-        if file not in files and file != "checkpoint":
+        if file not in files and file != STATE_FILE:
             storage.remove(f"{folder}/{file}")
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns the figures of an evaluation's `to_dict` that are worth a curve; all in 0..1, None where undefined."""
+    """Returns the figures of an evaluation's `to_dict` that make useful curves: in 0..1, None if undefined."""
     panoptic = result["panoptic"]
     return {
         "PQ": panoptic["All"]["pq"],
@@ -90,6 +96,6 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "PQ_things": panoptic["Things"]["pq"],
         "PQ_stuff": panoptic["Stuff"]["pq"],
         **{f"{kind}_{name}": result[kind][name] for kind in ("box", "mask") for name in ("AP", "AP50", "AP75")},
-        "mIoU": result["semantic"]["mIoU"],
+        "mIoU": result.get("semantic", {}).get("mIoU"),  # not all networks have a semantic head
         "images": result["images"],
     }

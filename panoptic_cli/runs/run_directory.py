@@ -1,17 +1,17 @@
-"""The run directory: one place that says everything about a training.
+"""The run directory: one place that describes a training and holds its results.
 
     config.yaml        the resolved configuration
     categories.json    the category table
     environment.json   one entry per start: versions, platform, command line, time, devices
     records.json       names and sizes of the training records, in the order in which they are read
-    checkpoints/       weights, optimizer and step (see checkpoints.py)
-    best/              the checkpoint with the highest PQ, where evaluations were made (see evaluations.py)
+    checkpoints/       weights, optimizer and step (see weights/checkpoints.py)
+    best/              the checkpoint with the highest PQ, if the run was evaluated (see evaluations.py)
     metrics.jsonl      one line per summary interval
     evaluations.jsonl  one line per evaluation
     logs/              TensorBoard events
 
-evaluate, export and predict need nothing but this directory. It may be remote (gs://...): then, and only
-then, TensorFlow is imported for its file systems.
+evaluate, export and predict need only this directory. It may be remote (gs://...). Only then is TensorFlow imported,
+for its file systems.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from typing import Any
 
 import yaml
 
-from panoptic_cli import __version__, config, console, storage
+from panoptic_cli import __version__, config, storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import DataError, RunError, UsageError, summarize
-from panoptic_cli.training import inputs
+from panoptic_cli.errors import DataError, RunError, UsageError, listed, summarize
+from panoptic_cli.records.files import list_record_files
+from panoptic_cli.runs import resuming
 from panoptic_cli.weights import checkpoint_files
 
 CONFIG, CATEGORIES, ENVIRONMENT, RECORDS, METRICS, EVALUATIONS = (
@@ -41,24 +42,6 @@ CONFIG, CATEGORIES, ENVIRONMENT, RECORDS, METRICS, EVALUATIONS = (
     "metrics.jsonl",
     "evaluations.jsonl",
 )
-
-# What may differ when a run is taken up again: lengths, intervals, devices and everything that only looks at
-# the model. The number format stays: it decides what the weights and the optimizer's state become.
-_FREE = (
-    "trainer.train_steps",
-    "trainer.steps_per_loop",
-    "trainer.checkpoint_interval",
-    "trainer.summary_interval",
-    "trainer.max_to_keep",
-    "trainer.validation_interval",
-    "trainer.validation_steps",
-    "task.annotation_file",
-    "task.categories_file",  # the table itself is compared
-    "task.validation_data.",
-    "runtime.",
-)
-_BOUND = ("runtime.mixed_precision_dtype",)
-_TRAIN_DATA = "task.train_data.input_path"
 _PACKAGES = ("tensorflow", "keras", "numpy", "pydantic", "pycocotools", "pillow")
 
 
@@ -66,7 +49,7 @@ class RunDirectory:
     """Paths and files of one run.
 
     Args:
-        path: the directory, local or remote; it need not exist yet.
+        path: the directory, local or remote. It need not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -81,12 +64,12 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> str:
-        """The directory of the checkpoints."""
+        """The folder of the checkpoints."""
         return self.file("checkpoints")
 
     @property
     def logs(self) -> str:
-        """The directory of the TensorBoard events."""
+        """The folder of the TensorBoard events."""
         return self.file("logs")
 
     @property
@@ -119,75 +102,66 @@ class RunDirectory:
 
     @staticmethod
     def has_checkpoint(prefix: str) -> bool:
-        """Whether the checkpoint is (still) there."""
+        """Whether the checkpoint (still) exists."""
         return checkpoint_files.exists(prefix)
 
-    def check(self, experiment: Experiment, table: CategoryTable) -> list[str]:
-        """Checks that a run of this configuration can start or go on here; writes nothing.
+    def check(self, experiment: Experiment, table: CategoryTable) -> list[config.Difference]:
+        """Checks that a run with this configuration can start or resume here. Writes nothing.
 
         Args:
             experiment: the resolved configuration.
             table: the category table.
 
         Returns:
-            The differences from the earlier start that do not matter for the model, one line each.
+            The differences from the last start, none of which changes what the training computes.
 
         Raises:
-            RunError: the directory holds the run of another configuration, or something that is no run.
+            RunError: the directory holds a run with another configuration, or files of something else.
         """
         if not self.is_run:
             self._check_empty()
             return []
         theirs = self.read_config()
-        differences = config.differences(experiment, theirs)
-        same_records = self._same_records(experiment)
-        bound = [
-            str(found)
-            for found in differences
-            if not _is_free(found.key, experiment, theirs) and not (found.key == _TRAIN_DATA and same_records)
-        ]
-        if same_records is False and not any(line.startswith(_TRAIN_DATA) for line in bound):
-            bound.append(f"the training records: {self.file(RECORDS)} lists other names or sizes")
+        same_records = self._has_same_records(experiment)
+        conflicts = resuming.conflicts(experiment, theirs)
+        if same_records:  # at another place
+            conflicts = [conflict for conflict in conflicts if conflict.key != resuming.TRAIN_DATA]
+        problems = [str(conflict) for conflict in conflicts]
+        if same_records is False and all(conflict.key != resuming.TRAIN_DATA for conflict in conflicts):
+            problems.append(f"the training records: {self.file(RECORDS)} lists other names or sizes")
         if self.read_table().to_list() != table.to_list():
-            bound.append("the category table")
-        if bound:
-            started = "" if self.latest_checkpoint() else " (it has no checkpoint yet: it may also be removed)"
+            problems.append("the category table")
+        if problems:
+            removable = "" if self.latest_checkpoint() else " It has no checkpoint yet, so you can also delete it."
             raise RunError(
-                f"{self.path} holds the run of another configuration. It differs in: {summarize(bound, 20)}.",
-                f"Give another --model-dir, or the settings of {self.file(CONFIG)} to resume that run{started}.",
+                f"{self.path} holds a run with another configuration. It differs in: {summarize(problems, 20)}.",
+                f"Give another --model-dir, or resume the run with the settings in {self.file(CONFIG)}.{removable}",
             )
-        return [str(found) for found in differences]
+        return config.differences(experiment, theirs)
 
-    def create_or_resume(self, experiment: Experiment, table: CategoryTable) -> bool:
-        """Writes the files of a new run, or brings those of an earlier start up to date.
+    def start(self, experiment: Experiment, table: CategoryTable) -> None:
+        """Writes the files of a new run, or updates those of the last start. Call `check` first.
 
         Args:
             experiment: the resolved configuration.
             table: the category table.
 
-        Returns:
-            True where the directory was a run already.
-
         Raises:
-            RunError: see `check`; or the directory cannot be written.
+            RunError: the directory cannot be written.
         """
-        resumed = self.is_run
-        for line in self.check(experiment, table):
-            console.info(f"Changed since the last start: {line}.")
         try:
             storage.make_directory(self.path)
-            if not resumed:
+            if not self.is_run:
                 self._write_json(CATEGORIES, table.to_list())
             if storage.read_text(self.file(RECORDS)) is None:
-                self._write_json(RECORDS, inputs.record_listing(experiment.task.train_data.input_path))
-            self._write_json(ENVIRONMENT, [*self._sessions(), _session()])
+                self._write_json(RECORDS, list_record_files(experiment.task.train_data.input_path))
+            self._write_json(ENVIRONMENT, [*self._sessions(), _describe_session()])
             storage.write_text(self.file(CONFIG), config.dump(experiment))
         except OSError as error:
             raise RunError(
                 f"The run directory {self.path} cannot be written: {error.strerror or error}.",
                 "Give another --model-dir.",
             ) from error
-        return resumed
 
     def record_devices(self, devices: dict[str, Any]) -> None:
         """Adds the devices to this start's entry in environment.json."""
@@ -197,7 +171,7 @@ class RunDirectory:
             self._write_json(ENVIRONMENT, sessions)
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops metrics and evaluations after `step`, and half a line of a kill, so that no step is there twice."""
+        """Removes metrics and evaluations after `step`, and incomplete lines, so that no step is written twice."""
         for path in (self.metrics, self.evaluations):
             text = storage.read_text(path)
             if text is not None:
@@ -206,19 +180,18 @@ class RunDirectory:
 
     def _check_empty(self) -> None:
         names = storage.list_directory(self.path)
-        # An interrupted start leaves these; a name that begins with a dot is a partial file or the desktop's.
+        # An interrupted start leaves these. A name with a leading dot is a partial file or one of the desktop's.
         foreign = sorted(n for n in names if n not in (CATEGORIES, ENVIRONMENT, RECORDS) and not n.startswith("."))
         if foreign:
             raise RunError(
-                f"{self.path} is not empty and is no run: it holds {', '.join(foreign[:5])}"
-                f"{' ...' if len(foreign) > 5 else ''} and no {CONFIG}.",
+                f"{self.path} is not empty and not a run directory: it holds {listed(foreign, 5)} and no {CONFIG}.",
                 "Give another --model-dir, or empty the directory first.",
             )
 
-    def _same_records(self, experiment: Experiment) -> bool | None:
-        """Whether the training records are those of the run, wherever they are now; None where that is not known."""
+    def _has_same_records(self, experiment: Experiment) -> bool | None:
+        """Whether the run was trained on these records, wherever they were then; None if that is not known."""
         text = storage.read_text(self.file(RECORDS))
-        ours = inputs.record_listing(experiment.task.train_data.input_path)
+        ours = list_record_files(experiment.task.train_data.input_path)
         try:
             return bool(json.loads(text) == ours) if text and ours else None
         except json.JSONDecodeError:
@@ -241,19 +214,19 @@ class RunDirectory:
         except UsageError as error:
             raise RunError(
                 f"The configuration of the run cannot be read. {error.message}",
-                "It was changed by hand or written by another version: correct it, or start a new run.",
+                "It was edited, or written by another version. Correct it, or start a new run.",
             ) from error
 
     def read_table(self) -> CategoryTable:
         """Returns the category table.
 
         Raises:
-            DataError: the file is missing or holds no usable table.
+            DataError: the file is missing or has no usable table.
         """
         try:
             return read_categories(self.file(CATEGORIES))
         except DataError as error:
-            raise DataError(error.message, "Copy it from the training records' folder.") from None
+            raise DataError(error.message, "Copy it from the folder of the training records.") from None
 
     def _sessions(self) -> list[dict[str, Any]]:
         try:
@@ -267,50 +240,42 @@ class RunDirectory:
 
 
 def load(path: str | Path) -> tuple[Experiment, CategoryTable]:
-    """Reads a run for evaluate, export and predict.
+    """Reads what evaluate, export and predict need of a run.
 
     Args:
         path: the run directory.
 
     Returns:
-        Its configuration and its categories.
+        Its configuration and its category table.
 
     Raises:
-        RunError: there is no such directory, it is no run, or it has no checkpoint.
+        RunError: the directory does not exist, is not a run directory, or has no checkpoint.
     """
     run = RunDirectory(path)
     if not run.is_run:
         if storage.is_directory(run.path):
-            problem = f"{run.path} has no {CONFIG}: it is no run directory."
+            problem = f"{run.path} is not a run directory: it has no {CONFIG}."
         else:
             problem = f"The run directory {run.path} does not exist."
-        raise RunError(problem, "Give --model-dir the directory of a training, or run panoptic train.")
+        raise RunError(problem, "Give the directory of a training with --model-dir, or run panoptic train.")
     if run.latest_checkpoint() is None:
         raise RunError(
             f"The run {run.path} has no checkpoint yet.",
-            "Go on with panoptic train: it saves every trainer.checkpoint_interval steps.",
+            "Continue it with panoptic train, which saves every trainer.checkpoint_interval steps.",
         )
     return run.read_config(), run.read_table()
 
 
-def _is_free(key: str, ours: Experiment, theirs: Experiment) -> bool:
-    if key in _BOUND:
-        return False
-    # A cosine without decay_steps stretches over train_steps: another length is another rate at every step.
-    rates = [e.trainer.optimizer_config.learning_rate for e in (ours, theirs)]
-    if key == "trainer.train_steps" and any(r.type == "cosine" and r.cosine.decay_steps is None for r in rates):
-        return False
-    return any(key == free or (free.endswith(".") and key.startswith(free)) for free in _FREE)
-
-
 def _step_of(line: str) -> float:
+    """Returns the step of a JSON line, infinity if it is incomplete."""
     try:
         return int(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         return float("inf")
 
 
-def _session() -> dict[str, Any]:
+def _describe_session() -> dict[str, Any]:
+    """Returns this start's entry in environment.json."""
     versions = {"panoptic-cli": __version__}
     for name in _PACKAGES:
         try:

@@ -14,14 +14,14 @@ class Summaries:
     """An event file of a run.
 
     Args:
-        directory: the folder that TensorBoard is given; may be remote.
+        directory: TensorBoard's log folder; may be remote.
     """
 
     def __init__(self, directory: str) -> None:
         self._writer = tf.summary.create_file_writer(directory)
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Writes scalars by tag; None and what is not finite is left out, because it would spoil the axis."""
+        """Writes scalars by tag, without None and values that are not finite, which would spoil the axis."""
         metadata = _metadata("scalars", "DATA_CLASS_SCALAR")
         with self._writer.as_default(step=step):
             for tag, value in values.items():
@@ -30,7 +30,7 @@ class Summaries:
         self._writer.flush()
 
     def pictures(self, step: int, tag: str, images: Sequence[Image.Image]) -> None:
-        """Writes pictures, each under a tag of its own: TAG/0, TAG/1, ..."""
+        """Writes pictures with the tags TAG/0, TAG/1, ..."""
         metadata = _metadata("images", "DATA_CLASS_BLOB_SEQUENCE")
         with self._writer.as_default(step=step):
             for place, image in enumerate(images):

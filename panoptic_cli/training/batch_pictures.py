@@ -1,27 +1,28 @@
-"""Which pictures were in the batch of a step: found again, because the stream depends on seed and step alone."""
+"""Which pictures were in the batch of a step. They can be found again: the stream depends only on seed and step."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import PanopticError
-from panoptic_cli.pipeline.stream import TrainingStream, record_files
+from panoptic_cli.errors import PanopticError, listed, one_line
+from panoptic_cli.pipeline.stream import TrainingStream
 from panoptic_cli.records import schema
+from panoptic_cli.training.inputs import find_training_records
 
-_NAMED = 64  # pictures
+_LIMIT = 64  # pictures that are named
 
 
 def pictures_of_steps(experiment: Experiment, first: int, last: int) -> list[str]:
     """Returns the source ids of the pictures of steps `first` to `last`, counted from 1, in the batches' order.
 
-    A record without an id is named by its file and place.
+    A record without an id is named by its file and index.
 
     Raises:
-        DataError: the records are gone.
+        DataError: the records do not exist or are empty.
     """
     data = experiment.task.train_data
-    stream = TrainingStream(record_files(data.input_path), experiment.data_seed, data.shuffle_buffer_size)
+    stream = TrainingStream(find_training_records(data.input_path), experiment.data_seed, data.shuffle_buffer_size)
     batch = data.global_batch_size
     found = []
     for _, (path, index, record) in stream.records((first - 1) * batch).take((last - first + 1) * batch):
@@ -31,11 +32,10 @@ def pictures_of_steps(experiment: Experiment, first: int, last: int) -> list[str
 
 
 def describe_pictures(experiment: Experiment, first: int, last: int) -> str:
-    """Returns a sentence with the ids of the pictures of some steps; tells as well when they cannot be found."""
-    which = f"step {last}" if first == last else f"steps {first} to {last}"
+    """Returns a sentence with the ids of the pictures of some steps, or with the reason why they cannot be found."""
+    steps = f"step {last}" if first == last else f"steps {first} to {last}"
     try:
         ids = pictures_of_steps(experiment, first, last)
     except (PanopticError, tf.errors.OpError, OSError, ValueError) as error:
-        return f"The pictures of {which} cannot be told: {error}"
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return f"Pictures of {which}: {', '.join(ids[:_NAMED])}{more}."
+        return f"The pictures of {steps} cannot be found: {one_line(error)}."
+    return f"Pictures of {steps}: {listed(ids, _LIMIT)}."

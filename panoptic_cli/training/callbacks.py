@@ -1,7 +1,7 @@
-"""What happens around the training step: checks, checkpoints and signals; see also reporting and validation.
+"""What happens after a training step: checks, checkpoints and signals. See also reporting and validation.
 
-Steps count optimizer steps since the start of the run and are those that are done: after the first it is 1.
-With steps_per_loop above 1 the host sees the last step of each loop only: intervals act when they are passed.
+A step is an optimizer step that is done, counted from the start of the run: the first is step 1. With steps_per_loop
+above 1 the host sees only the last step of each loop, so an interval may be passed without being met.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from panoptic_cli.training.workers import Workers
 from panoptic_cli.weights.checkpoints import Checkpoints
 
 TOTAL_LOSS, GRADIENT_NORM = "total_loss", "gradient_norm"
-_AGREE_EVERY = 5  # steps between two questions whether a worker was told to stop
+_AGREE_EVERY = 5  # steps; then the workers ask each other whether one of them got a signal
 
 
 @dataclass
 class Progress:
-    """Where the training stands; the callbacks share one.
+    """The state of a training. All callbacks share one.
 
     Attributes:
-        step: steps that are done.
+        step: the number of steps that are done.
         previous: `step` before the last loop.
         losses: scalars of the last step by name, the total loss first.
         quality: figures of the last evaluation by name.
-        rate: pictures a second of the last metrics line.
-        paused: seconds since the last metrics line that were no training (saving, evaluating).
+        rate: pictures per second of the last metrics line.
+        paused: seconds since the last metrics line that were spent on saving and evaluating.
     """
 
     step: int
@@ -45,9 +45,9 @@ class Progress:
     paused: float = 0.0
 
     def move_on(self, steps: int, losses: Mapping[str, float]) -> None:
-        """Notes that `steps` more steps are done, the last of them with these scalars."""
+        """Records that `steps` more steps are done. `losses` are the scalars of the last one."""
         self.previous, self.step = self.step, self.step + steps
-        # TensorFlow sorts the names: what counts most goes first.
+        # TensorFlow sorts the names. The total loss goes first.
         self.losses = {name: losses[name] for name in sorted(losses, key=lambda n: n != TOTAL_LOSS)}
 
     def passed(self, interval: int) -> bool:
@@ -56,7 +56,7 @@ class Progress:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves the time of the block out of the rate."""
+        """Excludes the time of the block from the rate."""
         begun = time.monotonic()
         try:
             yield
@@ -65,9 +65,9 @@ class Progress:
 
 
 class Stopped(BaseException):
-    """Leaves the loop after a signal.
+    """Leaves the training loop after a signal.
 
-    No Exception, as KeyboardInterrupt is none: TensorFlow makes another one of each that passes while it traces.
+    Like KeyboardInterrupt, it is not an Exception: TensorFlow replaces an Exception that is raised while it traces.
     """
 
     def __init__(self, number: int) -> None:
@@ -76,24 +76,24 @@ class Stopped(BaseException):
 
 
 class StepCallback:
-    """Something to do after each loop of steps."""
+    """Something that happens after each loop of steps."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def after_step(self) -> None:
-        """Does it."""
+        """Called after each loop."""
         raise NotImplementedError
 
 
 class StopOnNonFinite(StepCallback):
-    """Stops when a loss or the gradient is not finite; goes before whatever saves.
+    """Stops when a loss or the gradient is not finite. Comes before every callback that saves.
 
     Args:
-        progress: where the training stands.
-        checkpoints: to name the last good one.
-        loss_scaling: whether a gradient that is not finite is left out by the optimizer: then only losses count.
-        pictures: (first step, last step) -> what is known about the pictures of these steps' batches.
+        progress: the state of the training.
+        checkpoints: names the last good one.
+        loss_scaling: whether the optimizer skips a gradient that is not finite. Then only the losses count.
+        pictures: (first step, last step) -> a sentence about the pictures in the batches of these steps.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class StopOnNonFinite(StepCallback):
         checkpoints: Checkpoints,
         *,
         loss_scaling: bool,
-        pictures: Callable[[int, int], str] | None = None,
+        pictures: Callable[[int, int], str],
     ) -> None:
         super().__init__(progress)
         self.checkpoints = checkpoints
@@ -113,7 +113,7 @@ class StopOnNonFinite(StepCallback):
         """Checks every scalar of the step.
 
         Raises:
-            TrainingError: one is not finite; names the step, every loss and the pictures of the batch.
+            TrainingError: one is not finite. The message has the step, every loss and the pictures of the batch.
         """
         losses, step = self.progress.losses, self.progress.step
         if all(math.isfinite(value) for name, value in losses.items() if name not in self.ignored):
@@ -122,16 +122,15 @@ class StopOnNonFinite(StepCallback):
         kept = f"The last good checkpoint is that of step {saved}" if saved is not None else "There is no checkpoint"
         every = ", ".join(f"{name} {value:.6g}" for name, value in losses.items())
         what = "The gradient" if all(math.isfinite(v) for n, v in losses.items() if n != GRADIENT_NORM) else "A loss"
-        batch = f" {self.pictures(self.progress.previous + 1, step)}" if self.pictures is not None else ""
         raise TrainingError(
-            f"{what} is not finite at step {step}: {every}.{batch}",
-            f"{kept}; this step was not saved. Try a lower learning rate, a longer warm-up, "
+            f"{what} is not finite at step {step}: {every}. {self.pictures(self.progress.previous + 1, step)}",
+            f"{kept}. Step {step} was not saved. Try a lower learning rate, a longer warm-up, "
             "trainer.optimizer_config.optimizer.sgd.global_clipnorm, or --precision float32.",
         )
 
 
 class SaveCheckpoints(StepCallback):
-    """Saves every checkpoint interval and at the last step."""
+    """Saves a checkpoint at every checkpoint interval and at the last step."""
 
     def __init__(self, progress: Progress, checkpoints: Checkpoints, *, interval: int, last_step: int) -> None:
         super().__init__(progress)
@@ -140,16 +139,16 @@ class SaveCheckpoints(StepCallback):
         self.last_step = last_step
 
     def after_step(self) -> None:
-        """Saves when an interval was passed."""
+        """Saves if an interval was passed."""
         if self.progress.passed(self.interval) or self.progress.step == self.last_step:
             with self.progress.pause():
                 self.checkpoints.save(self.progress.step)
 
 
 class StopOnSignal(StepCallback):
-    """Saves and leaves the loop after the step in which SIGTERM or SIGINT came; goes last.
+    """Saves and leaves the loop after a step in which SIGTERM or SIGINT arrived. Comes last.
 
-    Several workers ask each other every few steps, so that all of them stop at the same one, whoever got the signal.
+    The workers of a cluster ask each other every few steps, so that all of them stop at the same step.
     """
 
     def __init__(self, progress: Progress, checkpoints: Checkpoints, workers: Workers) -> None:
@@ -160,7 +159,7 @@ class StopOnSignal(StepCallback):
         self._at_once = False
 
     def after_step(self) -> None:
-        """Saves and stops when a signal came."""
+        """Saves and stops if a signal arrived."""
         number = self.received or 0
         if self.workers.count > 1:
             if not self.progress.passed(_AGREE_EVERY):
@@ -173,7 +172,7 @@ class StopOnSignal(StepCallback):
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Lets a signal leave the block by raising Stopped: for what may take minutes and changes nothing."""
+        """Lets a signal raise Stopped within the block: for work that may take minutes and changes nothing."""
         self._at_once = True
         try:
             if self.received is not None:
@@ -184,7 +183,7 @@ class StopOnSignal(StepCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals over; a second Ctrl-C interrupts at once. Only in the main thread."""
+        """Handles the signals within the block, in the main thread only. A second Ctrl-C interrupts at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -204,5 +203,5 @@ class StopOnSignal(StepCallback):
             self._at_once = False
             raise Stopped(number)
         if number == signal.SIGINT:
-            with suppress(RuntimeError):  # the signal came while something was being written
-                console.info("Stopping after this step, then saving. Press Ctrl-C again to stop at once.")
+            with suppress(RuntimeError):  # the signal arrived while something was being written
+                console.info("Stopping after this step and saving a checkpoint. Press Ctrl-C again to stop at once.")

@@ -1,35 +1,39 @@
-"""One real batch and one real step, to see what a training would need; nothing is written."""
+"""One real batch and one real step, to show what a training would need. Writes nothing."""
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found.
+    """What a training would need.
 
     Attributes:
         model_dir: the run directory that a training would use.
-        start_step: the step at which it would go on.
+        start_step: the step at which it would start.
         train_steps: its length.
-        strategy: class of the strategy.
-        devices: what it computes on.
-        replicas: how many of them share a batch.
+        strategy: class of the distribution strategy.
+        devices: names of the devices.
+        replicas: how many devices share a batch.
         batch: dtype and shape of each part of a batch, by name.
-        parameters: numbers of the network's weights: all of them, and those that are trained.
+        parameters: "total" and "trainable": how many numbers the network's variables have.
         losses: scalars of the step.
-        memory: peak_rss of the process and peak_device of each GPU, in bytes.
-        seconds: batch (the first of the pipeline), first_step (with tracing and compilation), step.
+        memory: "peak_rss" of the process and "peak_device" of each GPU, in bytes.
+        seconds: "batch" (the pipeline's first), "first_step" (with tracing and compilation), "step".
     """
 
     model_dir: str
@@ -49,23 +53,22 @@ class DryRun:
         return asdict(self)
 
 
-def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable, **builders: Any) -> DryRun:
+def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable | None = None) -> DryRun:
     """Builds everything that training builds, and trains on one batch in memory.
 
-    The step is done twice on that batch: the first time includes tracing and compilation.
+    The step runs twice on that batch. The first run includes tracing and compilation.
 
     Args:
         experiment: the resolved configuration.
-        model_dir: the run directory; a checkpoint in it is restored.
-        table: the category table.
-        **builders: see `session.prepare`.
+        model_dir: the run directory; its newest checkpoint is restored.
+        table: the category table; None: read the one that the configuration points to.
 
     Raises:
         PanopticError: as for `trainer.train`.
     """
     from panoptic_cli.training.session import prepare
 
-    session = prepare(experiment, model_dir, table, write=False, **builders)
+    session = prepare(experiment, model_dir, table, write=False)
     import tensorflow as tf
 
     from panoptic_cli import devices
@@ -93,8 +96,8 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
         **described,
         batch=_shapes(batch),
         parameters={
-            "total": sum(_size(v) for v in network.variables),
-            "trainable": sum(_size(v) for v in network.trainable_variables),
+            "total": sum(math.prod(v.shape) for v in network.variables),
+            "trainable": sum(math.prod(v.shape) for v in network.trainable_variables),
         },
         losses=losses,
         memory=_memory(),
@@ -102,21 +105,15 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable,
     )
 
 
-def _again(whole: Any, batch_size: int, context: Any) -> Any:
-    """The parts of one batch that a worker's replicas get, again and again."""
+def _again(whole: tf.data.Dataset, batch_size: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
+    """Returns the parts of one batch that a worker's replicas get, repeated for ever."""
     replicas = context.num_replicas_in_sync // context.num_input_pipelines
     parts = whole.unbatch().batch(context.get_per_replica_batch_size(batch_size), drop_remainder=True)
     return parts.skip(replicas * context.input_pipeline_id).take(replicas).repeat()
 
 
-def _size(variable: Any) -> int:
-    count = 1
-    for side in variable.shape:
-        count *= side
-    return count
-
-
 def _shapes(value: Any, prefix: str = "") -> dict[str, str]:
+    """Returns dtype and shape of each tensor of a nested structure, by its path."""
     if isinstance(value, dict):
         pairs = [(f"{prefix}.{key}" if prefix else str(key), x) for key, x in value.items()]
     elif isinstance(value, (tuple, list)):
@@ -127,6 +124,7 @@ def _shapes(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _memory() -> dict[str, Any]:
+    """Returns the peak memory of the process and of each GPU, in bytes."""
     import tensorflow as tf
 
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss

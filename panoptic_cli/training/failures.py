@@ -1,4 +1,4 @@
-"""Failures in the middle of a training that a user can do something about."""
+"""Failures during a training that a user can do something about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import PanopticError, TrainingError
+from panoptic_cli.errors import PanopticError, TrainingError, one_line
 from panoptic_cli.pipeline.record_errors import record_error
 
 _PEER_ERRORS = (
@@ -25,15 +25,15 @@ _PEER_ERRORS = (
 
 @contextlib.contextmanager
 def explained(experiment: Experiment, workers: int = 1) -> Iterator[None]:
-    """Turns TensorFlow's errors into such that say what is wrong and what to do.
+    """Replaces TensorFlow's errors by errors that say what is wrong and what to do.
 
     Args:
         experiment: the configuration.
         workers: how many processes train together.
 
     Raises:
-        TrainingError: the memory does not suffice, or another worker is gone.
-        DataError: a training record cannot be used; names file and record.
+        TrainingError: there is not enough memory, or another worker stopped.
+        DataError: a training record cannot be used; names the file and the record.
     """
     try:
         yield
@@ -42,8 +42,8 @@ def explained(experiment: Experiment, workers: int = 1) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError as error:
         size = experiment.task.model.input_size
         raise TrainingError(
-            f"The memory does not suffice for {experiment.task.train_data.global_batch_size} images of "
-            f"{size[0]} x {size[1]} a step.",
+            f"There is not enough memory for {experiment.task.train_data.global_batch_size} images of "
+            f"{size[0]} x {size[1]} per step.",
             "Give a smaller --batch-size or task.model.input_size, more devices, or --precision bfloat16.",
         ) from error
     except tf.errors.OpError as error:
@@ -55,7 +55,7 @@ def explained(experiment: Experiment, workers: int = 1) -> Iterator[None]:
         raise
 
 
-# What TensorFlow says about a lost worker, within a page about the operation that noticed it.
+# What TensorFlow says about a lost worker, in a long text about the operation that noticed it.
 _REASON = re.compile(
     r"The following tasks are unhealthy[^:]*: \S+|Connection reset by peer|[Ss]ocket closed|"
     r"failed to connect to all addresses|(?:Collective ops is aborted by|Error reported from)[^:]*: .{1,150}"
@@ -63,10 +63,10 @@ _REASON = re.compile(
 
 
 def peer_lost(error: tf.errors.OpError) -> TrainingError:
-    """The error of a worker that can no longer reach the others."""
-    text = " ".join(error.message.split())
+    """Returns the error for a worker that can no longer reach the others."""
+    text = one_line(error.message, limit=len(error.message))
     found = _REASON.search(text)
     return TrainingError(
         f"Another worker of the cluster has stopped or cannot be reached: {found[0] if found else text[-200:]}.",
-        "Start the same command again on every worker: they go on from the last checkpoint.",
+        "Run the same command again on every worker: the training resumes at the last checkpoint.",
     )

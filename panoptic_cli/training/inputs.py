@@ -1,4 +1,4 @@
-"""What a training reads, checked before TensorFlow is imported: records, categories, initial weights."""
+"""What a training reads: found and checked before TensorFlow is imported and anything is written."""
 
 from __future__ import annotations
 
@@ -7,95 +7,114 @@ import http.client
 import os
 import urllib.error
 import urllib.request
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from panoptic_cli import storage
+from panoptic_cli import config, devices, models, storage
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.records.schema import is_shard
-from panoptic_cli.startup import import_tensorflow
+from panoptic_cli.records.files import count_records, find_record_files
+from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.runs.run_directory import RunDirectory
 
-_REACH_SECONDS = 10.0
 INIT_HINT = "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
+_TIMEOUT = 10.0  # seconds
 
 
-def check_records(pattern: str, option: str = "--train-data") -> int:
-    """Checks that every part of a record pattern matches a file.
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training reads.
+
+    Attributes:
+        record_files: the training records.
+        table: the category table.
+        changes: differences from the last start of the run.
+    """
+
+    record_files: list[str]
+    table: CategoryTable
+    changes: list[config.Difference]
+
+
+def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | None = None) -> TrainingInputs:
+    """Checks everything that needs no TensorFlow, except for remote files. Writes nothing.
 
     Args:
-        pattern: glob patterns with commas between them.
-        option: the option that sets it, for messages.
-
-    Returns:
-        The number of files; remote patterns are listed through TensorFlow.
+        experiment: the resolved configuration.
+        model_dir: the run directory.
+        table: the category table; None: read the one that the configuration points to.
 
     Raises:
-        DataError: the pattern is empty or a part of it matches nothing.
+        PanopticError: the devices contradict each other, a file is missing, the categories do not fit the network, or
+            the directory holds another run.
     """
-    what = "training" if option == "--train-data" else "validation"
-    hint = f"Run panoptic make-tfrecords first, or give {option} with the right pattern."
-    parts = [part.strip() for part in pattern.split(",") if part.strip()]
-    if not parts:
-        raise DataError(f"No {what} records are given.", hint)
-    if any(storage.is_remote(part) for part in parts):
-        import_tensorflow()
-        from panoptic_cli.pipeline.stream import record_files
+    run, task = RunDirectory(model_dir), experiment.task
+    devices.check_devices(
+        experiment.runtime,
+        batch_size=task.train_data.global_batch_size,
+        model_dir=run.path,
+        train_data=task.train_data.input_path,
+    )
+    record_files = find_training_records(task.train_data.input_path)
+    if experiment.trainer.validation_interval:
+        find_record_files(
+            task.validation_data.input_path,
+            what="validation records",
+            hint="Run panoptic make-tfrecords first, or give --eval-data the right pattern.",
+        )
+        if task.annotation_file is not None:
+            check_annotation_file(task.annotation_file)
+    table = table or load_categories(experiment)
+    models.check(experiment, table)
+    changes = run.check(experiment, table)
+    if task.init_checkpoint is not None and run.latest_checkpoint() is None:
+        check_init_checkpoint(task.init_checkpoint)
+    return TrainingInputs(record_files, table, changes)
 
-        return len(record_files(pattern))
-    counts = [sum(os.path.isfile(path) and is_shard(path) for path in glob.glob(part)) for part in parts]
-    for part, count in zip(parts, counts, strict=True):
-        if count == 0:
-            raise DataError(f"No {what} records match {part}.", hint)
-    return sum(counts)
 
+def find_training_records(pattern: str) -> list[str]:
+    """Returns the files of a pattern of training records, sorted.
 
-def record_listing(pattern: str) -> list[list[Any]]:
-    """Returns [name, bytes] of each record file of a pattern, in the order in which training reads them.
-
-    Whatever the folder is called or where it is mounted, the same names and sizes are taken for the same records.
+    Raises:
+        DataError: the pattern is empty, or a part of it matches nothing.
     """
-    paths: set[str] = set()
-    for part in (part.strip() for part in pattern.split(",")):
-        paths.update(path for path in storage.find(part) if is_shard(path))
-    return [[os.path.basename(path), storage.size(path)] for path in sorted(paths)]
+    hint = "Run panoptic make-tfrecords first, or give --train-data the right pattern."
+    return find_record_files(pattern, what="training records", hint=hint)
 
 
 def count_pictures(pattern: str) -> int:
-    """Counts the records of a pattern, for the length of an epoch.
+    """Counts the training records of a pattern, for the length of an epoch.
 
     Raises:
         DataError: no file matches, or a file is damaged.
     """
-    check_records(pattern)
-    import_tensorflow()
-    from panoptic_cli.pipeline.stream import count_records, record_files
-
-    return sum(count_records(record_files(pattern)))
+    return sum(count_records(find_training_records(pattern)))
 
 
 def check_annotation_file(path: str) -> None:
-    """Checks that a COCO instances JSON is there.
+    """Checks that a COCO instances JSON exists.
 
     Raises:
-        DataError: there is no such file.
+        DataError: it does not.
     """
     if not os.path.isfile(path):
         raise DataError(
             f"The object annotations {path} do not exist.",
-            "Give --annotation-file the instances JSON of the validation pictures, or leave it out.",
+            "Give --annotation-file the instances JSON of the validation pictures, or omit the option.",
         )
 
 
-def check_init_checkpoint(checkpoint: str, timeout: float = _REACH_SECONDS) -> None:
-    """Checks that initial weights can be there: the bucket answers, or the local path exists.
+def check_init_checkpoint(checkpoint: str) -> None:
+    """Checks that a local path to initial weights exists, or that its bucket answers.
 
-    TensorFlow's own access to a bucket without a network tries again for minutes before it fails.
+    Without a network, TensorFlow retries access to a bucket for minutes before it fails.
 
     Args:
         checkpoint: a prefix, file or folder, local or gs://.
-        timeout: seconds to wait for the bucket.
 
     Raises:
-        RunError: it is not there or cannot be reached.
+        RunError: it does not exist or cannot be reached.
     """
     if not storage.is_remote(checkpoint):
         if not (os.path.exists(checkpoint) or glob.glob(glob.escape(checkpoint) + ".*")):
@@ -107,9 +126,9 @@ def check_init_checkpoint(checkpoint: str, timeout: float = _REACH_SECONDS) -> N
     bucket = rest.partition("/")[0]
     request = urllib.request.Request(f"https://storage.googleapis.com/{bucket}", method="HEAD")
     try:
-        urllib.request.urlopen(request, timeout=timeout).close()
+        urllib.request.urlopen(request, timeout=_TIMEOUT).close()
     except urllib.error.HTTPError:
-        return  # it answered; whether we may read the object is for its reader to find out
-    except (OSError, http.client.HTTPException) as error:  # the latter for what can be no bucket's name, too
+        return  # the bucket answered; the reader will find out whether we may read the object
+    except (OSError, http.client.HTTPException) as error:  # HTTPException: the text cannot be a bucket's name
         reason = getattr(error, "reason", error)
         raise RunError(f"The initial weights {checkpoint} cannot be reached: {reason}.", INIT_HINT) from None

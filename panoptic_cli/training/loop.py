@@ -1,4 +1,4 @@
-"""The training loop: batches through the step, callbacks in between."""
+"""The training loop: steps on batches, with callbacks in between."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from panoptic_cli.training.callbacks import Progress, StepCallback
 
 
 def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int, *, xla: bool = False) -> Callable:
-    """Makes the function that does several training steps in one call into TensorFlow.
+    """Builds a function that does several training steps in one call into TensorFlow.
 
-    `keras.Model.fit` is not used: before each start it draws a batch that it throws away, and several workers fail
-    there (Keras 3.15 averages a batch over replicas of which it sees its own only).
+    `keras.Model.fit` is not used. It draws a batch before each start and throws it away, which fails with several
+    workers: Keras 3.15 averages that batch over all replicas, but a worker sees only its own.
 
     Args:
-        model: a compiled training model; its `train_step` returns the same scalars on every replica.
+        model: a compiled training model. Its `train_step` returns the same scalars on every replica.
         strategy: the devices.
-        count: steps of one call.
+        count: steps per call.
         xla: whether to compile the step.
 
     Returns:
-        A function of the iterator of a distributed data set; gives the scalars of the last step.
+        A function that takes the iterator of a distributed dataset and returns the scalars of the last step.
     """
 
     @tf.function(jit_compile=xla)
@@ -35,7 +35,7 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
 
     @tf.function
     def steps(iterator: Any) -> dict[str, tf.Tensor]:
-        if count > 1:  # Python's if: a loop that never runs would still double the graph
+        if count > 1:  # a Python condition: a loop that never runs would still double the graph
             for _ in tf.range(count - 1):
                 step(next(iterator))
         return step(next(iterator))
@@ -44,7 +44,7 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
 
 
 def parts(start: int, end: int, per_loop: int) -> list[tuple[int, int]]:
-    """(loops, steps per loop) that lead from one step to another: whole loops, then the rest: the end is exact."""
+    """Returns the (loops, steps per loop) from one step to another: whole loops first, then the rest in one loop."""
     whole, rest = divmod(end - start, per_loop)
     return [part for part in ((whole, per_loop), (1, rest)) if all(part)]
 
@@ -65,8 +65,8 @@ def run(
     Args:
         model: the compiled training model.
         strategy: the devices.
-        dataset: gives one replica's parts of the batches from a step on.
-        progress: moved on after each loop.
+        dataset: (step, input context) -> the batches from that step on, as one worker's replicas need them.
+        progress: updated after each loop.
         callbacks: called after each loop, in order.
         end: the step to stop at.
         per_loop: steps between two calls of the callbacks.
@@ -77,7 +77,7 @@ def run(
     """
     for loops, count in parts(progress.step, end, per_loop):
         steps = make_steps(model, strategy, count, xla=xla)
-        # Called before the step moves on.
+        # The function is called here, before the step moves on.
         batches = strategy.distribute_datasets_from_function(lambda context: dataset(progress.step, context))
         iterator = iter(batches)
         for _ in range(loops):
@@ -86,7 +86,7 @@ def run(
             except tf.errors.OutOfRangeError:
                 raise DataError(
                     f"The training data ended at step {progress.step} of {end}.",
-                    "The records may be empty: run panoptic inspect on them.",
+                    "Check the records with panoptic inspect: they may be empty.",
                 ) from None
             progress.move_on(count, {name: float(value) for name, value in logs.items()})
             for callback in callbacks:

@@ -1,4 +1,4 @@
-"""What a training tells while it goes on: metrics.jsonl, TensorBoard and the progress line."""
+"""What a training reports: metrics.jsonl, TensorBoard events and the progress line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from panoptic_cli.training.callbacks import GRADIENT_NORM, TOTAL_LOSS, Progress,
 
 
 class WriteMetrics(StepCallback):
-    """One line in metrics.jsonl and TensorBoard scalars every summary interval and at the last step."""
+    """Writes a line of metrics.jsonl and TensorBoard scalars at every summary interval and at the last step.
+
+    Args:
+        progress: the state of the training.
+        path: metrics.jsonl.
+        summaries: TensorBoard's file.
+        interval: steps between two lines.
+        last_step: the last step of the training.
+        batch_size: pictures per step.
+        learning_rate: returns the rate of the last update.
+    """
 
     def __init__(
         self,
@@ -33,11 +43,11 @@ class WriteMetrics(StepCallback):
         self.last_step = last_step
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        # The clock starts after the first loop, which holds the tracing of the step.
+        # The clock starts after the first loop, in which the step is traced.
         self._since: tuple[float, int] | None = None
 
     def after_step(self) -> None:
-        """Writes a line when an interval was passed."""
+        """Writes a line if an interval was passed."""
         now, step = time.monotonic(), self.progress.step
         if self.progress.passed(self.interval) or step == self.last_step:
             self._write(now, step)
@@ -55,7 +65,7 @@ class WriteMetrics(StepCallback):
             seconds = max(now - self._since[0] - self.progress.paused, 1e-9)
             rate = (step - self._since[1]) * self.batch_size / seconds
             self.progress.rate = rate
-        # A gradient may overflow where the loss is scaled; JSON has no infinity.
+        # A gradient may overflow if the loss is scaled. JSON has no infinity.
         losses = {name: value if math.isfinite(value) else None for name, value in self.progress.losses.items()}
         others = {"learning_rate": self.learning_rate(), "images_per_second": rate}
         storage.append_text(self.path, json.dumps({"step": step, **losses, **others, "time": time.time()}) + "\n")
@@ -64,7 +74,14 @@ class WriteMetrics(StepCallback):
 
 
 class ShowProgress(StepCallback):
-    """The progress line, with losses, rate, pictures a second and quality behind it."""
+    """Updates the progress line, with losses, learning rate, pictures per second and quality.
+
+    Args:
+        progress: the state of the training.
+        advance: see `console.progress`.
+        learning_rate: returns the rate of the last update.
+        last_step: the last step of the training.
+    """
 
     def __init__(
         self,
@@ -80,7 +97,7 @@ class ShowProgress(StepCallback):
         self._noted = -math.inf
 
     def after_step(self) -> None:
-        """Moves the line on, with a new note twice a second at most: the schedule takes time."""
+        """Advances the line. The note changes at most twice a second, because the learning rate takes time."""
         now, note = time.monotonic(), None
         if now - self._noted > 0.5 or self.progress.step == self.last_step:
             note, self._noted = self._note(), now
@@ -103,6 +120,6 @@ class ShowProgress(StepCallback):
 
 
 def describe_quality(figures: Mapping[str, float | None]) -> str:
-    """Returns "PQ 39.1, box AP 38.2, mask AP 34.3": in percent, without those that are undefined."""
+    """Returns "PQ 39.1, box AP 38.2, mask AP 34.3": in percent, without undefined figures."""
     known = {name.replace("_", " "): value for name, value in figures.items() if value is not None}
     return ", ".join(f"{name} {100 * value:.1f}" for name, value in known.items()) or "PQ undefined"

@@ -12,14 +12,13 @@ from panoptic_cli.config.schema import LearningRate, OptimizerConfig
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 
 
-@keras.saving.register_keras_serializable("panoptic_cli")
 class LinearWarmup(Schedule):
-    """A straight line up to another schedule, which counts from step 0 all the same.
+    """A linear warm-up to another schedule.
 
-    With s the step, w the warm-up steps and r0 the first rate:
-    `r0 + s / w * (schedule(w) - r0)` for s < w, `schedule(s)` from step w on. This is `LinearWarmup` of the
-    TensorFlow Model Garden (official/modeling/optimization/lr_schedule.py): the line aims at the rate that
-    the schedule has at step w, and the schedule is not shifted by w.
+    With step s, w warm-up steps and first rate r0, the rate is `r0 + s / w * (schedule(w) - r0)` for s < w, and
+    `schedule(s)` from step w on. This is `LinearWarmup` of the TensorFlow Model Garden
+    (official/modeling/optimization/lr_schedule.py): the line leads to the rate that the schedule has at step w, and the
+    schedule is not shifted by w.
 
     Args:
         schedule: the schedule after the warm-up.
@@ -39,26 +38,12 @@ class LinearWarmup(Schedule):
         line = self.warmup_learning_rate + position / self.warmup_steps * (
             self.schedule(self.warmup_steps) - self.warmup_learning_rate
         )
-        # A select, not a branch: both sides are a few scalars, and a TPU compiles it without a conditional.
+        # A select, not a branch: both sides are a few scalars, and a TPU needs no conditional.
         return ops.where(position < self.warmup_steps, line, self.schedule(step))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs."""
-        return {
-            "schedule": keras.optimizers.schedules.serialize(self.schedule),
-            "warmup_steps": self.warmup_steps,
-            "warmup_learning_rate": self.warmup_learning_rate,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LinearWarmup:
-        """Builds the schedule that `get_config` described."""
-        inner = keras.optimizers.schedules.deserialize(config["schedule"])
-        return cls(inner, config["warmup_steps"], config["warmup_learning_rate"])
 
 
 def clip_norm(config: OptimizerConfig) -> float | None:
-    """The norm that the gradient of all weights is scaled down to where it is greater; None: never."""
+    """Returns the largest allowed norm of the gradient of all weights; None: no clipping."""
     return (
         config.optimizer.sgd.global_clipnorm
         if config.optimizer.type == "sgd"
@@ -67,14 +52,14 @@ def clip_norm(config: OptimizerConfig) -> float | None:
 
 
 def build_schedule(config: OptimizerConfig, train_steps: int) -> Schedule:
-    """Builds the rate as a function of the optimizer's step (0 for the first update).
+    """Builds the learning rate as a function of the optimizer's step (0 for the first update).
 
     Args:
         config: rate and warm-up.
         train_steps: length of the training, for a cosine without `decay_steps`.
 
     Returns:
-        The schedule; stepwise rates hold up to and including their boundary.
+        The schedule. A stepwise rate holds up to and including its boundary.
     """
     schedule = _decay(config.learning_rate, train_steps)
     linear = config.warmup.linear
@@ -90,16 +75,16 @@ def _decay(config: LearningRate, train_steps: int) -> Schedule:
             cosine.initial_learning_rate, cosine.decay_steps or train_steps, alpha=cosine.alpha
         )
     boundaries, values = list(config.stepwise.boundaries), list(config.stepwise.values)
-    if not boundaries:  # Keras' schedule needs one: the same rate on both sides of it
+    if not boundaries:  # Keras needs one: the rate is the same on both sides of it
         boundaries, values = [1], values * 2
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
 class _SummedGradients:
-    """Takes gradients as the training step gives them: summed over the replicas.
+    """An optimizer whose gradients are already summed over the replicas.
 
-    Keras sums them itself, but after clipping and after looking for infinities, each replica by itself. The step
-    needs the sum before both (`training.step.sum_over_replicas`).
+    Keras sums them too, but only after each replica has clipped its own and looked for infinities. The training step
+    needs the sum before both.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[Any]:
@@ -117,17 +102,17 @@ class _AdamW(_SummedGradients, keras.optimizers.AdamW):
 def build_optimizer(
     config: OptimizerConfig, train_steps: int, precision: str = "float32"
 ) -> keras.optimizers.Optimizer:
-    """Builds the optimizer; call it in the scope of the distribution strategy.
+    """Builds the optimizer. Call it in the scope of the distribution strategy.
 
     Args:
         config: optimizer, rate and warm-up.
         train_steps: length of the training in optimizer steps.
-        precision: "float32", "bfloat16" or "float16"; float16 gets dynamic loss scaling (arXiv 1710.03740).
+        precision: "float32", "bfloat16" or "float16", which uses dynamic loss scaling (arXiv 1710.03740).
 
     Returns:
-        SGD with momentum or AdamW (arXiv 1711.05101), with a fixed name so that the names of its variables do
-        not depend on how many optimizers the process made before. It takes gradients that are summed over the
-        replicas and clipped already.
+        SGD with momentum or AdamW (arXiv 1711.05101). Its name is fixed, so that the names of its variables do not
+        depend on how many optimizers the process made before. It takes gradients that are already summed over the
+        replicas and clipped.
     """
     schedule = build_schedule(config, train_steps)
     optimizer: keras.optimizers.Optimizer

@@ -1,11 +1,10 @@
-"""The training: from a configuration to a trained run directory."""
+"""Training: from a configuration to a trained run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.training.session import BuildDataset, BuildModel, Session, prepare
-from panoptic_cli.training.session import check as check
+from panoptic_cli.errors import INTERRUPTED
+from panoptic_cli.training.session import Session, prepare
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
     from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
     from panoptic_cli.training.validation import Validate
 
-# (experiment, table, training model, summaries) -> (step -> figures by name); see validation.Validator.
-BuildValidator = Callable[..., Callable[[int], dict[str, Any]]]
-
-_EXIT_CODES = {"finished": 0, "already_finished": 0, "interrupted": 130, "preempted": 143}
+_TERMINATED = 143  # exit code after SIGTERM: 128 + SIGTERM, as in a shell
+_EXIT_CODES = {"finished": 0, "already_finished": 0, "interrupted": INTERRUPTED, "preempted": _TERMINATED}
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class TrainResult:
     Attributes:
         model_dir: the run directory.
         status: "finished", "already_finished", "interrupted" (Ctrl-C) or "preempted" (SIGTERM).
-        start_step: the step from which this process went on.
+        start_step: the step at which this process started.
         step: the step at which it stopped.
         train_steps: the length of the training.
         checkpoint: prefix of the newest checkpoint.
@@ -55,56 +52,57 @@ class TrainResult:
 
     @property
     def exit_code(self) -> int:
-        """The process's exit code for this end."""
+        """The process's exit code."""
         return _EXIT_CODES[self.status]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields for `--json`."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        rate = f", {self.step - self.start_step} steps in {self.seconds:,.0f} s" if self.seconds else ""
+        loss = f", total loss {self.losses['total_loss']:.4f}" if "total_loss" in self.losses else ""
+        status = self.status.replace("_", " ")
+        return f"{status}: step {self.step} of {self.train_steps} in {self.model_dir}{rate}{loss}"
+
 
 def train(
     experiment: Experiment,
     model_dir: str | Path,
-    table: CategoryTable,
+    table: CategoryTable | None = None,
     *,
-    build_model: BuildModel | None = None,
-    build_dataset: BuildDataset | None = None,
-    build_validator: BuildValidator | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> TrainResult:
-    """Trains until `trainer.train_steps`, from the newest checkpoint of the run directory where there is one.
+    """Trains until `trainer.train_steps`, starting at the newest checkpoint of the run directory if it has one.
 
     Args:
         experiment: the resolved configuration.
-        model_dir: the run directory, made when missing.
-        table: the category table.
-        build_model, build_dataset, strategy: see `prepare`.
-        build_validator: makes the evaluation along the way; None: that of the configured validation records.
+        model_dir: the run directory, created if missing.
+        table: the category table; None: read the one that the configuration points to.
+        strategy: the devices; None: those of `runtime`.
 
     Returns:
-        How it ended. Ctrl-C and SIGTERM end it after the current step with a checkpoint.
+        How the training ended. Ctrl-C and SIGTERM end it with a checkpoint after the current step.
 
     Raises:
-        PanopticError: see `prepare`; a loss is not finite; the data ended or cannot be read; memory ran out; another
-            worker is gone.
+        PanopticError: see `session.prepare`; or a loss is not finite, the data ended or cannot be read, memory ran
+            out, or another worker stopped.
+        KeyboardInterrupt: a second Ctrl-C stopped a worker of a cluster.
     """
-    session = prepare(
-        experiment, model_dir, table, build_model=build_model, build_dataset=build_dataset, strategy=strategy
-    )
+    session = prepare(experiment, model_dir, table, strategy=strategy)
     start, end, run = session.start, experiment.trainer.train_steps, session.run
     if start >= end:
-        console.info(f"The run {run} is finished already: step {start} of {end}.")
+        console.info(f"The run {run} is already finished: step {start} of {end}.")
         return TrainResult(run.path, "already_finished", start, start, end, run.latest_checkpoint(), 0.0)
     if start:
         console.info(f"Resuming {run} at step {start} of {end}.")
     if session.chief:
         run.truncate_metrics(start)
-    return _run(session, build_validator)
+    return _run(session)
 
 
-def _run(session: Session, build_validator: BuildValidator | None) -> TrainResult:
-    """Trains from the session's step to the end."""
+def _run(session: Session) -> TrainResult:
+    """Trains from the session's start to the end."""
     from panoptic_cli.training import loop
     from panoptic_cli.training.callbacks import Progress, StopOnSignal, Stopped
     from panoptic_cli.training.failures import explained
@@ -112,12 +110,12 @@ def _run(session: Session, build_validator: BuildValidator | None) -> TrainResul
     trainer, total = session.experiment.trainer, session.experiment.trainer.train_steps
     progress = Progress(step=session.start)
     signals = StopOnSignal(progress, session.checkpoints, session.workers)
-    status, begun = "finished", time.monotonic()
+    status, begun, at_once = "finished", time.monotonic(), False
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals.listening())
         stack.enter_context(explained(session.experiment, session.workers.count))
         try:
-            callbacks = _callbacks(session, progress, signals, build_validator, stack)
+            callbacks = _callbacks(session, progress, signals, stack)
             loop.run(
                 session.model,
                 session.strategy,
@@ -131,11 +129,13 @@ def _run(session: Session, build_validator: BuildValidator | None) -> TrainResul
         except Stopped as stop:
             status = "interrupted" if stop.number == signal.SIGINT else "preempted"
         except KeyboardInterrupt:  # a second Ctrl-C: the step may be half done, so nothing is saved
-            status = "interrupted"
-    saved = session.checkpoints.saved_step
+            status, at_once = "interrupted", True
     if status != "finished":
+        saved = session.checkpoints.saved_step
         kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
-        console.info(f"Stopped at step {progress.step} of {total}. {kept}; the same command goes on from there.")
+        console.info(f"Stopped at step {progress.step} of {total}. {kept}. The same command resumes the training.")
+    if at_once and session.workers.count > 1:
+        raise KeyboardInterrupt  # the other workers still wait for this one: see cluster
     return TrainResult(
         model_dir=session.run.path,
         status=status,
@@ -149,13 +149,9 @@ def _run(session: Session, build_validator: BuildValidator | None) -> TrainResul
 
 
 def _callbacks(
-    session: Session,
-    progress: Progress,
-    signals: StopOnSignal,
-    build_validator: BuildValidator | None,
-    stack: contextlib.ExitStack,
+    session: Session, progress: Progress, signals: StopOnSignal, stack: contextlib.ExitStack
 ) -> list[StepCallback]:
-    """What happens after each step, in order; an evaluation that is still due is done here."""
+    """Returns what happens after each step, in order. Makes up for an evaluation that an earlier process missed."""
     from panoptic_cli.runs.summaries import Summaries
     from panoptic_cli.training import callbacks as c
     from panoptic_cli.training.batch_pictures import describe_pictures
@@ -165,28 +161,25 @@ def _callbacks(
     experiment, checkpoints = session.experiment, session.checkpoints
     trainer, total = experiment.trainer, experiment.trainer.train_steps
     schedule = build_schedule(trainer.optimizer_config, total)
-    # Not the host's step: a step that loss scaling skips does not move the schedule on.
+    # Not the host's step: a step that loss scaling skips does not advance the schedule.
     iterations = session.model.optimizer.iterations
 
     def learning_rate() -> float:
-        """The rate of the last update."""
+        """Returns the rate of the last update."""
         return float(schedule(max(int(iterations.value.numpy()) - 1, 0)))
-
-    def pictures(first: int, last: int) -> str:
-        return describe_pictures(experiment, first, last)
 
     check = c.StopOnNonFinite(
         progress,
         checkpoints,
         loss_scaling=experiment.runtime.mixed_precision_dtype == "float16",
-        pictures=pictures if session.build_dataset is None else None,
+        pictures=lambda first, last: describe_pictures(experiment, first, last),
     )
     save = c.SaveCheckpoints(progress, checkpoints, interval=trainer.checkpoint_interval, last_step=total)
     if not session.chief:
         return [check, save, signals]
     summaries = Summaries(session.run.logs)
     stack.callback(summaries.close)
-    validate = _validation(session, progress, signals, summaries, build_validator)
+    validate = _validation(session, progress, signals, summaries)
     for callback in validate:
         callback.catch_up()
     advance = stack.enter_context(console.progress("Training", total, unit="steps", start=progress.step))
@@ -202,14 +195,8 @@ def _callbacks(
     return [check, metrics, ShowProgress(progress, advance, learning_rate, total), save, *validate, signals]
 
 
-def _validation(
-    session: Session,
-    progress: Progress,
-    signals: StopOnSignal,
-    summaries: Summaries,
-    build_validator: BuildValidator | None,
-) -> list[Validate]:
-    """The evaluation along the way; none where it is not wanted or the devices cannot."""
+def _validation(session: Session, progress: Progress, signals: StopOnSignal, summaries: Summaries) -> list[Validate]:
+    """Returns the evaluation during training; nothing if it is off or the devices cannot do it."""
     interval = session.experiment.trainer.validation_interval
     if not interval:
         return []
@@ -219,16 +206,15 @@ def _validation(
     reason = validation.obstacle(session.strategy)
     if reason is not None:
         console.warn(
-            f"There is no evaluation during this training: {reason}. Follow its checkpoints from another machine or "
+            f"There is no evaluation during this training: {reason}. Evaluate its checkpoints from another machine or "
             f"process: panoptic evaluate --watch --model-dir {session.run}"
         )
         return []
-    validator = (build_validator or validation.Validator)(session.experiment, session.table, session.model, summaries)
     return [
         validation.Validate(
             progress,
             session.checkpoints,
-            validator,
+            validation.Validator(session.experiment, session.table, session.model, summaries),
             Evaluations(session.run),
             signals,
             summaries,

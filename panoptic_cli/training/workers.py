@@ -1,4 +1,4 @@
-"""What the workers of a training tell each other besides gradients."""
+"""What the workers of a cluster exchange besides gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 class Workers:
-    """The processes that train together: several with MultiWorkerMirroredStrategy, otherwise this one alone.
+    """The processes that train together: several with MultiWorkerMirroredStrategy, otherwise only this one.
 
     Args:
         strategy: the devices.
@@ -24,7 +24,7 @@ class Workers:
         @tf.function(input_signature=[tf.TensorSpec([self.count], tf.float32)])
         def total(values: tf.Tensor) -> tf.Tensor:
             def sum_up(x: tf.Tensor) -> tf.Tensor:
-                # A copy on the replica's own device: the argument has none, and the sum goes where it was.
+                # A copy on the replica's device. The argument is on none, and the sum is placed where its input is.
                 return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(x))
 
             return strategy.experimental_local_results(strategy.run(sum_up, args=(values,)))[0]
@@ -32,10 +32,10 @@ class Workers:
         self._total = total
 
     def gather(self, value: int) -> list[int]:
-        """Returns the values of all workers, in their order; all of them have to call it at the same step.
+        """Returns the values of all workers, in their order. All workers must call it at the same step.
 
         Args:
-            value: this worker's, below 2^24 (it travels as float32, which every kind of device adds up).
+            value: this worker's value, below 2^24. It is sent as float32, which every kind of device can sum.
         """
         if self.count == 1:
             return [value]

@@ -1,10 +1,10 @@
 """Checkpoints: weights, optimizer, random state and step, in TensorFlow's format.
 
-The variables are saved under names of our own, not as the object graph of `tf.train.Checkpoint(model=...)`:
-under Keras 3 that graph leaves out the states of seed generators (dropout and sampling would not go on where
-they stopped), and files a layer's kernel under `optimizer/_trainable_variables/0`. Here every variable is
-`network/<path>`, `optimizer/<path>`, `average/<path>` (moving averages of the network's) or `state/<path>` (what the
-training model has besides), and a record of names, shapes and order is saved along, so that a mismatch is told by name.
+The variables are saved under our own names, not as the object graph of `tf.train.Checkpoint(model=...)`. Under Keras 3
+that graph omits the states of seed generators, so dropout and sampling would not resume where they stopped, and it
+stores a layer's kernel as `optimizer/_trainable_variables/0`. Here every variable is `network/<path>`,
+`optimizer/<path>`, `average/<path>` (moving averages of the network's variables) or `state/<path>` (other variables of
+the training model). A layout with names, shapes and order is saved too, so that a mismatch can be reported by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli import storage
-from panoptic_cli.errors import RunError, summarize
+from panoptic_cli.errors import RunError, one_line, summarize
 from panoptic_cli.weights import checkpoint_files
 from panoptic_cli.weights.checkpoint_files import find_checkpoint
 
@@ -40,38 +40,37 @@ class LoadedNetwork(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """A Keras variable and the name that it has in the checkpoint."""
+    """A Keras variable and its name in the checkpoint."""
 
     name: str
     variable: Any
 
 
 class _Layout(tf.train.experimental.PythonState):
-    """The record that describes a checkpoint: the step, and names and shapes of each group in order."""
+    """The layout of a checkpoint: the step, and names and shapes of the variables of each group in order."""
 
     def __init__(self, value: dict[str, Any]) -> None:
         self.value = value
 
     def serialize(self) -> str:
-        """Returns the record as JSON."""
+        """Returns the layout as JSON."""
         return json.dumps(self.value)
 
     def deserialize(self, string: str) -> None:
-        """Takes the record over from JSON."""
+        """Reads the layout from JSON."""
         self.value = json.loads(string)
 
 
 class Checkpoints:
-    """Saves and restores a training; create it in the strategy's scope when everything is built.
+    """Saves and restores a training. Create it in the strategy's scope, when everything is built.
 
     Args:
-        directory: where the checkpoints go; may be remote.
-        model: the training model, with attribute `network`.
+        directory: the folder of the checkpoints; may be remote.
+        model: the training model, with attributes `network` and `averages`.
         optimizer: the built optimizer.
-        max_to_keep: how many checkpoints stay.
-        chief: whether this process writes. The other workers of a multi-worker training take part in each
-            save, because reading a variable that is averaged over replicas needs all of them, and throw
-            theirs away.
+        max_to_keep: how many checkpoints are kept.
+        chief: whether this process writes the folder. The other workers of a cluster take part in each save, because
+            reading a variable that is averaged over replicas needs all of them, but they throw their files away.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Checkpoints:
         max_to_keep: int = 5,
         chief: bool = True,
     ) -> None:
-        network, averages = model.network, getattr(model, "averages", [])
+        network, averages = model.network, model.averages
         known = {id(variable) for variable in (*network.variables, *averages)}
         averaged = network.trainable_variables if averages else []
         self._groups: dict[str, list[_Saved]] = {
@@ -103,7 +102,7 @@ class Checkpoints:
         self.saved_prefix: str | None = None
 
     def save(self, step: int) -> str:
-        """Writes checkpoint ckpt-<step>; an old one goes when there are too many.
+        """Writes the checkpoint ckpt-<step> and removes the oldest if there are too many.
 
         Returns:
             The checkpoint's prefix.
@@ -115,10 +114,9 @@ class Checkpoints:
         try:
             prefix = self._manager.save(checkpoint_number=step)
         except (OSError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())[:300]
             raise RunError(
-                f"The checkpoint of step {step} cannot be written to {self._directory}: {reason}.",
-                "Check space and permissions; the same command resumes at the last checkpoint.",
+                f"The checkpoint of step {step} cannot be written to {self._directory}: {one_line(error)}.",
+                "Check space and permissions. The same command resumes at the last checkpoint.",
             ) from error
         self.saved_step, self.saved_prefix = step, str(prefix)
         return self.saved_prefix
@@ -127,35 +125,35 @@ class Checkpoints:
         """Restores everything from the newest checkpoint.
 
         Returns:
-            Its step; 0, with nothing changed, where there is no checkpoint.
+            Its step; 0, with nothing changed, if there is no checkpoint.
 
         Raises:
             RunError: the checkpoint is broken, or does not match this model and optimizer.
         """
         prefix = checkpoint_files.latest(self._directory)
         if prefix is None:
-            if storage.exists(f"{self._directory}/checkpoint"):  # to start over silently would lose the run
+            if storage.exists(f"{self._directory}/{checkpoint_files.STATE_FILE}"):  # a restart would lose the run
                 raise RunError(
                     f"The newest checkpoint of {self._directory} is missing.",
-                    "Name one that is there in the file checkpoint, or give another --model-dir.",
+                    "Name an existing one in the file checkpoint, or give another --model-dir.",
                 )
             return 0
-        self.saved_step, self.saved_prefix = _restore(prefix, self._groups), str(prefix)
+        self.saved_step, self.saved_prefix = _restore(prefix, self._groups), prefix
         return self.saved_step
 
 
 def load_network(network: keras.Model, source: str | os.PathLike[str]) -> LoadedNetwork:
-    """Loads the weights of a network, for evaluation, export and prediction; their moving averages where it has them.
+    """Loads the weights of a network: their moving averages if the checkpoint has them.
 
     Args:
         network: the built network.
-        source: a run directory, a directory of checkpoints, or a checkpoint's prefix.
+        source: a run directory, a folder with checkpoints, or a checkpoint's prefix.
 
     Returns:
         The step at which the weights were saved, and whether they are averages.
 
     Raises:
-        RunError: there is no such checkpoint, it is not one of ours, or it does not match the network.
+        RunError: the checkpoint does not exist, was not written by `Checkpoints`, or does not match the network.
     """
     prefix = find_checkpoint(source)
     layout = _read_layout(prefix)
@@ -172,11 +170,11 @@ def load_network(network: keras.Model, source: str | os.PathLike[str]) -> Loaded
 
 
 def is_own(prefix: str) -> bool:
-    """Whether a checkpoint was written by panoptic train; told by its content."""
+    """Whether a checkpoint was written by panoptic train, judged by its content."""
     try:
         return bool(tf.compat.v1.train.NewCheckpointReader(prefix).has_tensor(_LAYOUT))
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError):
-        return True  # unreadable: loading it as our own gives the message
+        return True  # unreadable: the attempt to load it gives the message
 
 
 def _restore(prefix: str, groups: dict[str, list[_Saved]]) -> int:
@@ -190,9 +188,8 @@ def _read_layout(prefix: str) -> dict[str, Any]:
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         layout = json.loads(reader.get_tensor(_LAYOUT)) if reader.has_tensor(_LAYOUT) else None
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise RunError(
-            f"The checkpoint {prefix} cannot be read: {reason}.", "It may be damaged: use an earlier one."
+            f"The checkpoint {prefix} cannot be read: {one_line(error)}.", "It may be damaged: use an earlier one."
         ) from error
     if layout is None:
         raise RunError(
@@ -203,7 +200,7 @@ def _read_layout(prefix: str) -> dict[str, Any]:
 
 
 def _match_all(prefix: str, groups: dict[str, list[_Saved]], layout: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Pairs the variables of each group with names in the checkpoint; {group: {name: TensorFlow variable}}."""
+    """Matches the variables of each group with names in the checkpoint: {group: {name: TensorFlow variable}}."""
     named, problems = {}, []
     for group, saved in groups.items():
         named[group], found = _match(saved, layout.get(group, []))
@@ -211,7 +208,7 @@ def _match_all(prefix: str, groups: dict[str, list[_Saved]], layout: dict[str, A
     if problems:
         raise RunError(
             f"The checkpoint {prefix} does not match the configuration: {summarize(problems)}.",
-            "Use the configuration that it was trained with.",
+            "Use the configuration with which it was trained.",
         )
     return named
 
@@ -221,19 +218,18 @@ def _read(prefix: str, named: dict[str, dict[str, Any]]) -> None:
         status = tf.train.Checkpoint(**named).read(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise RunError(
-            f"The checkpoint {prefix} cannot be restored: {reason}.", "It may be damaged: use an earlier one."
+            f"The checkpoint {prefix} cannot be restored: {one_line(error)}.", "It may be damaged: use an earlier one."
         ) from error
 
 
 def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """Pairs variables with saved names; returns {saved name: variable} and what does not fit."""
+    """Matches variables with saved names; returns {saved name: variable} and the mismatches."""
     names = [saved.name for saved in ours]
     saved_names = [entry["name"] for entry in entries]
     if set(names) != set(saved_names) and [_base(n) for n in names] == [_base(n) for n in saved_names]:
-        # Keras numbers unnamed layers and models per process (dense, dense_1, ...). Where nothing but such
-        # numbers differs, the order of creation pairs the variables.
+        # Keras numbers unnamed layers and models per process (dense, dense_1, ...). If only such numbers differ, the
+        # variables match in the order of their creation.
         names = saved_names
     shapes = {entry["name"]: entry["shape"] for entry in entries}
     problems, mapping = [], {}
@@ -250,7 +246,7 @@ def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str,
 
 
 def _name(variables: Iterable[Any]) -> list[_Saved]:
-    """Names each variable by its path, made unique in order."""
+    """Names each variable by its path. The second variable with the same path gets #2, and so on."""
     named: list[_Saved] = []
     seen: dict[str, int] = {}
     for variable in variables:
@@ -268,5 +264,5 @@ def _base(name: str) -> str:
 
 
 def _raw(variable: Any) -> tf.Variable:
-    """The TensorFlow variable, distributed or not, behind a Keras variable."""
+    """Returns the TensorFlow variable of a Keras variable, distributed or not."""
     return variable.value

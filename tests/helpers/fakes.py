@@ -79,7 +79,7 @@ def create_network(experiment: Experiment, table: CategoryTable, *, noise: bool 
             self.norm = keras.layers.BatchNormalization(name="norm", synchronized=True)
             self.drop = keras.layers.Dropout(0.25 if noise else 0.0, name="drop")
             self.last = keras.layers.Dense(1, name="last", dtype="float32")
-            self.noise = keras.random.SeedGenerator(5)
+            self.noise = keras.random.SeedGenerator(5, name="noise")
 
         def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
             return self.last(self.drop(self.norm(self.first(x), training=training), training=training))

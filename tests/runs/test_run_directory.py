@@ -1,26 +1,36 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import TABLE, tiny_experiment
 
 from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.runs.run_directory import RunDirectory, load
 
 
+def start(run: RunDirectory, experiment: Experiment) -> None:
+    """What a training does before its first step."""
+    run.check(experiment, TABLE)
+    run.start(experiment, TABLE)
+
+
 def checkpoint(run: RunDirectory, step: int) -> None:
-    """The files by which a checkpoint is found."""
+    """Writes the files by which a checkpoint is found."""
     storage.make_directory(run.checkpoints)
     storage.write_text(f"{run.checkpoints}/ckpt-{step}.index", "x")
     storage.write_text(f"{run.checkpoints}/checkpoint", f'model_checkpoint_path: "ckpt-{step}"\n')
 
 
-def test_new_run_describes_itself(tmp_path):
+def test_new_run_describes_itself(tmp_path: Path) -> None:
     run, experiment = RunDirectory(tmp_path / "a" / "run"), tiny_experiment()
-    assert run.create_or_resume(experiment, TABLE) is False
+    assert not run.is_run
+    start(run, experiment)
     run.record_devices({"devices": ["/cpu:0"]})
     checkpoint(run, 3)
     assert load(run.path) == (experiment, TABLE)
@@ -30,20 +40,25 @@ def test_new_run_describes_itself(tmp_path):
     assert session["versions"]["tensorflow"].startswith("2.")
 
 
-def test_same_settings_resume_and_are_counted(tmp_path):
+def test_same_settings_resume_and_are_counted(tmp_path: Path) -> None:
     run, experiment = RunDirectory(tmp_path), tiny_experiment()
-    run.create_or_resume(experiment, TABLE)
-    assert run.create_or_resume(experiment, TABLE) is True
+    start(run, experiment)
+    assert run.check(experiment, TABLE) == []
+    start(run, experiment)
     assert len(json.loads((tmp_path / "environment.json").read_text())) == 2
 
 
-def test_lengths_intervals_and_devices_may_change_and_are_told(tmp_path, capsys):
+def test_lengths_intervals_and_devices_may_change_and_are_reported(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.create_or_resume(tiny_experiment(), TABLE)
+    start(run, tiny_experiment())
     changed = tiny_experiment(trainer__train_steps=99, trainer__max_to_keep=9, runtime__num_gpus=0)
-    assert run.create_or_resume(changed, TABLE) is True
-    told = capsys.readouterr().err
-    assert all(key in told for key in ("trainer.train_steps", "trainer.max_to_keep", "runtime.num_gpus"))
+    found = run.check(changed, TABLE)
+    assert {(difference.key, difference.ours) for difference in found} == {
+        ("trainer.train_steps", 99),
+        ("trainer.max_to_keep", 9),
+        ("runtime.num_gpus", 0),
+    }
+    run.start(changed, TABLE)
     checkpoint(run, 1)
     assert load(tmp_path)[0] == changed
 
@@ -57,62 +72,62 @@ def test_lengths_intervals_and_devices_may_change_and_are_told(tmp_path, capsys)
         ("trainer.seed", 4),
     ],
 )
-def test_another_configuration_is_refused_and_nothing_is_changed(tmp_path, key, value):
+def test_another_configuration_is_refused_and_nothing_is_changed(tmp_path: Path, key: str, value: Any) -> None:
     run = RunDirectory(tmp_path)
-    run.create_or_resume(tiny_experiment(), TABLE)
+    start(run, tiny_experiment())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(RunError, match=key) as caught:
-        run.create_or_resume(tiny_experiment(**{key: value}), TABLE)
-    assert "--model-dir" in caught.value.hint
-    assert "config.yaml" in caught.value.hint
+        run.check(tiny_experiment(**{key: value}), TABLE)
+    assert "--model-dir" in str(caught.value)
+    assert "config.yaml" in str(caught.value)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_a_cosine_over_the_whole_length_fixes_the_length(tmp_path):
+def test_a_cosine_over_the_whole_length_fixes_the_length(tmp_path: Path) -> None:
     open_ended = {"trainer.optimizer_config.learning_rate.cosine.decay_steps": None}
     run = RunDirectory(tmp_path)
-    run.create_or_resume(tiny_experiment(**open_ended), TABLE)
+    start(run, tiny_experiment(**open_ended))
     with pytest.raises(RunError, match=r"trainer\.train_steps"):
         run.check(tiny_experiment(**open_ended, trainer__train_steps=99), TABLE)
 
 
-def test_other_categories_are_refused(tmp_path):
+def test_other_categories_are_refused(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.create_or_resume(tiny_experiment(), TABLE)
+    start(run, tiny_experiment())
     with pytest.raises(RunError, match="category table"):
         run.check(tiny_experiment(), CategoryTable(TABLE.categories[:1]))
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path):
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(RunError, match=r"holiday\.jpg") as caught:
-        RunDirectory(tmp_path).create_or_resume(tiny_experiment(), TABLE)
-    assert "--model-dir" in caught.value.hint
-    assert "empty" in caught.value.hint
+        RunDirectory(tmp_path).check(tiny_experiment(), TABLE)
+    assert "--model-dir" in str(caught.value)
+    assert "empty the directory" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-def test_a_file_in_the_way_is_refused(tmp_path):
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_bytes(b"x")
     with pytest.raises(RunError, match="a file"):
-        RunDirectory(tmp_path / "run").create_or_resume(tiny_experiment(), TABLE)
+        RunDirectory(tmp_path / "run").check(tiny_experiment(), TABLE)
 
 
-def test_a_start_that_was_killed_is_no_obstacle(tmp_path):
+def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "categories.json").write_text("[]")
     run = RunDirectory(tmp_path)
-    assert run.create_or_resume(tiny_experiment(), TABLE) is False
+    start(run, tiny_experiment())
     checkpoint(run, 1)
     assert load(tmp_path)[1] == TABLE
 
 
-def test_load_says_what_is_missing(tmp_path):
+def test_load_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
         load(tmp_path / "none")
-    with pytest.raises(RunError, match="no run directory"):
+    with pytest.raises(RunError, match="not a run directory"):
         load(tmp_path)
     run = RunDirectory(tmp_path)
-    run.create_or_resume(tiny_experiment(), TABLE)
+    start(run, tiny_experiment())
     with pytest.raises(RunError, match="no checkpoint"):
         load(tmp_path)
     checkpoint(run, 1)
@@ -124,7 +139,7 @@ def test_load_says_what_is_missing(tmp_path):
         load(tmp_path)
 
 
-def test_the_newest_checkpoint_must_be_complete(tmp_path):
+def test_the_newest_checkpoint_must_be_complete(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.latest_checkpoint() is None
     checkpoint(run, 5)
@@ -133,7 +148,7 @@ def test_the_newest_checkpoint_must_be_complete(tmp_path):
     assert run.latest_checkpoint() == f"{tmp_path}/checkpoints/ckpt-5"
 
 
-def test_metrics_are_cut_after_the_resumed_step(tmp_path):
+def test_metrics_are_cut_after_the_resumed_step(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.truncate_metrics(3)  # nothing there, nothing happens
     lines = [json.dumps({"step": step}) for step in range(1, 7)]
@@ -142,11 +157,11 @@ def test_metrics_are_cut_after_the_resumed_step(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines[:4]
 
 
-def test_remote_directory_through_tensorflow():
+def test_remote_directory_through_tensorflow() -> None:
     run = RunDirectory("ram://bucket/runs/one/")
     experiment = tiny_experiment()
-    run.create_or_resume(experiment, TABLE)
-    assert run.create_or_resume(experiment, TABLE) is True
+    start(run, experiment)
+    start(run, experiment)
     storage.append_text(run.metrics, '{"step": 1}\n')
     storage.append_text(run.metrics, '{"step": 2}\n')
     run.truncate_metrics(1)
@@ -155,38 +170,37 @@ def test_remote_directory_through_tensorflow():
     assert load("ram://bucket/runs/one") == (experiment, TABLE)
 
 
-def test_bucket_paths_survive_pathlib(tmp_path):
-    from pathlib import Path
-
+def test_bucket_paths_survive_pathlib(tmp_path: Path) -> None:
     assert RunDirectory(Path("gs://bucket/run")).path == "gs://bucket/run"
     assert RunDirectory("runs/a/").path == "runs/a"
 
 
-def shards(folder, *sizes):
+def shards(folder: Path, *sizes: int) -> dict[str, str]:
+    """Writes shards of these sizes; returns the setting that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     for place, size in enumerate(sizes):
         (folder / f"train-{place:05d}-of-{len(sizes):05d}.tfrecord").write_bytes(b"x" * size)
     return {"task.train_data.input_path": f"{folder}/train-*"}
 
 
-def test_the_same_records_at_another_place_are_the_same_data(tmp_path, monkeypatch, capsys):
+def test_the_same_records_at_another_place_are_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.create_or_resume(tiny_experiment(**shards(tmp_path / "a", 5, 7)), TABLE)
+    start(run, tiny_experiment(**shards(tmp_path / "a", 5, 7)))
     assert json.loads((tmp_path / "run" / "records.json").read_text()) == [
         ["train-00000-of-00002.tfrecord", 5],
         ["train-00001-of-00002.tfrecord", 7],
     ]
     monkeypatch.chdir(tmp_path)
     relative = tiny_experiment(**{"task.train_data.input_path": "a/train-*"})
-    run.create_or_resume(relative, TABLE)
-    assert "input_path" in capsys.readouterr().err  # allowed, and told
-    run.create_or_resume(tiny_experiment(**shards(tmp_path / "mounted" / "b", 5, 7)), TABLE)
+    assert [difference.key for difference in run.check(relative, TABLE)] == ["task.train_data.input_path"]
+    run.start(relative, TABLE)
+    start(run, tiny_experiment(**shards(tmp_path / "mounted" / "b", 5, 7)))
     assert run.read_config() != relative
 
 
-def test_other_records_are_refused_wherever_they_are(tmp_path):
+def test_other_records_are_refused_wherever_they_are(tmp_path: Path) -> None:
     run, experiment = RunDirectory(tmp_path / "run"), tiny_experiment(**shards(tmp_path / "a", 5, 7))
-    run.create_or_resume(experiment, TABLE)
+    start(run, experiment)
     with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
         run.check(tiny_experiment(**shards(tmp_path / "b", 5, 8)), TABLE)
     shards(tmp_path / "a", 5, 9)  # written again
@@ -194,16 +208,16 @@ def test_other_records_are_refused_wherever_they_are(tmp_path):
         run.check(experiment, TABLE)
 
 
-def test_a_run_without_a_listing_goes_by_the_path(tmp_path):
+def test_a_run_without_a_listing_goes_by_the_path(tmp_path: Path) -> None:
     run, experiment = RunDirectory(tmp_path / "run"), tiny_experiment(**shards(tmp_path / "a", 5))
-    run.create_or_resume(experiment, TABLE)
+    start(run, experiment)
     (tmp_path / "run" / "records.json").unlink()
     run.check(experiment, TABLE)
     with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
         run.check(tiny_experiment(**shards(tmp_path / "b", 5)), TABLE)
 
 
-def test_complete_checkpoints_are_listed_oldest_first(tmp_path):
+def test_complete_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.all_checkpoints() == []
     checkpoint(run, 9)

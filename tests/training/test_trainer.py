@@ -1,3 +1,5 @@
+"""Training with a tiny fake network: steps, checkpoints, resuming, signals and failures."""
+
 from __future__ import annotations
 
 import math
@@ -9,31 +11,43 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from fakes import BATCH, TABLE, build_dataset, build_model, nan_from, read_metrics, tiny_experiment
+from fakes import TABLE, nan_from, read_losses, read_metrics, tiny_experiment, training_dataset, use_fakes
 
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment, load_experiment
 from panoptic_cli.errors import DataError, RunError, TrainingError, UsageError
+from panoptic_cli.runs.categories import load_categories
 from panoptic_cli.training import trainer
 
+HELPERS = str(Path(__file__).parents[1] / "helpers")
 
-def run(experiment, directory, **changes):
-    arguments = {"build_model": build_model, "build_dataset": build_dataset, **changes}
-    return trainer.train(experiment, directory, TABLE, **arguments)
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch)
+
+
+def run(experiment: Experiment, directory: Path) -> trainer.TrainResult:
+    return trainer.train(experiment, directory, TABLE)
 
 
 TAGS = {
     "losses/total_loss": "total_loss",
     "losses/mask_loss": "mask_loss",
+    "gradient_norm": "gradient_norm",
     "learning_rate": "learning_rate",
     "images_per_second": "images_per_second",
 }
 
 
-def scalars(logs):
-    """(step, tag) -> value of the TensorBoard events of the scalar plugin."""
+def scalars(logs: Path) -> dict[tuple[int, str], float]:
+    """Reads (step, tag) -> value of the TensorBoard scalars."""
     import tensorflow as tf
 
     found = {}
@@ -46,11 +60,7 @@ def scalars(logs):
     return found
 
 
-def losses(directory):
-    return [(line["step"], line["total_loss"]) for line in read_metrics(directory)]
-
-
-def test_a_whole_training(tmp_path, capsys):
+def test_a_whole_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = "trainer.optimizer_config.learning_rate.cosine.decay_steps"
     experiment = tiny_experiment(trainer__train_steps=60, trainer__summary_interval=4, **{rates: 600})
     result = run(experiment, tmp_path / "run")
@@ -78,7 +88,7 @@ def test_a_whole_training(tmp_path, capsys):
     assert read_metrics(tmp_path / "run") == lines
 
 
-def test_the_written_rate_is_that_of_the_update(tmp_path):
+def test_the_written_rate_is_that_of_the_update(tmp_path: Path) -> None:
     from panoptic_cli.training.schedules import build_schedule
 
     experiment = tiny_experiment()
@@ -91,7 +101,9 @@ def test_the_written_rate_is_that_of_the_update(tmp_path):
 @pytest.mark.parametrize(
     ("precision", "decay"), [("float32", None), ("bfloat16", None), ("float16", None), ("float32", 0.9)]
 )
-def test_resumed_is_bitwise_the_uninterrupted_run(tmp_path, precision, decay, capsys):
+def test_resumed_is_bitwise_the_uninterrupted_run(
+    tmp_path: Path, precision: str, decay: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {
         "runtime.mixed_precision_dtype": precision,
         "trainer.optimizer_config.ema.average_decay": decay,
@@ -102,7 +114,7 @@ def test_resumed_is_bitwise_the_uninterrupted_run(tmp_path, precision, decay, ca
     result = run(tiny_experiment(**settings), tmp_path / "parts")
     assert (result.start_step, result.step) == (6, 12)
     assert "at step 6 of 12" in capsys.readouterr().err
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert read_losses(tmp_path / "parts") == read_losses(tmp_path / "whole")
     # Every variable as well: weights, momentum, moving averages, loss scale, random states.
     whole, parts = (variables(f"{tmp_path}/{name}/checkpoints/ckpt-12") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
@@ -112,8 +124,8 @@ def test_resumed_is_bitwise_the_uninterrupted_run(tmp_path, precision, decay, ca
         np.testing.assert_array_equal(value, parts[name], err_msg=name)
 
 
-def variables(prefix):
-    """The numbers of a checkpoint by name."""
+def variables(prefix: str) -> dict[str, np.ndarray]:
+    """Reads the variables of a checkpoint by name."""
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(prefix)
@@ -125,102 +137,115 @@ def variables(prefix):
 GROUPS = ("network", "optimizer", "average", "state")
 
 
-def test_steps_after_the_last_checkpoint_are_done_again_and_written_once(tmp_path):
+def test_steps_after_the_last_checkpoint_are_done_again_and_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = tiny_experiment()
+    use_fakes(monkeypatch, dataset=nan_from(9))
     with pytest.raises(TrainingError):
-        run(experiment, tmp_path, build_dataset=nan_from(9))
-    assert [step for step, _ in losses(tmp_path)] == list(range(1, 9))  # the checkpoint is that of step 5
+        run(experiment, tmp_path)
+    assert [step for step, _ in read_losses(tmp_path)] == list(range(1, 9))  # the checkpoint is that of step 5
+    use_fakes(monkeypatch)
     run(experiment, tmp_path)
-    assert [step for step, _ in losses(tmp_path)] == list(range(1, 13))
+    assert [step for step, _ in read_losses(tmp_path)] == list(range(1, 13))
 
 
-def test_non_finite_loss_names_the_step_and_every_loss(tmp_path):
-    with pytest.raises(TrainingError, match=r"step 8: total_loss nan, mask_loss nan") as caught:
-        run(tiny_experiment(), tmp_path, build_dataset=nan_from(8))
-    assert "step 5" in caught.value.hint
+def test_non_finite_loss_names_the_step_and_every_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch, dataset=nan_from(8))
+    with pytest.raises(TrainingError, match=r"step 8: total_loss nan, .*mask_loss nan") as caught:
+        run(tiny_experiment(), tmp_path)
+    assert "last good checkpoint is that of step 5" in str(caught.value)
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("*.index")) == ["ckpt-5.index"]
-    assert all(math.isfinite(loss) for _, loss in losses(tmp_path))
+    assert all(math.isfinite(loss) for _, loss in read_losses(tmp_path))
 
 
 @pytest.mark.parametrize("per_loop", [5, 50])
-def test_loops_of_several_steps_end_exactly_and_do_not_change_the_result(tmp_path, per_loop):
+def test_loops_of_several_steps_end_exactly_and_do_not_change_the_result(tmp_path: Path, per_loop: int) -> None:
     plain = run(tiny_experiment(), tmp_path / "plain")
     looped = run(tiny_experiment(trainer__steps_per_loop=per_loop), tmp_path / "looped")
     assert looped.step == 12
     # XLA is off and the operations are the same: nothing may differ.
     assert looped.losses == plain.losses
-    assert losses(tmp_path / "looped")[-1] == losses(tmp_path / "plain")[-1]
+    assert read_losses(tmp_path / "looped")[-1] == read_losses(tmp_path / "plain")[-1]
 
 
-def test_init_checkpoint_is_read_for_a_new_run_only(tmp_path, monkeypatch):
-    import panoptic_cli.weights
+def test_init_checkpoint_is_read_for_a_new_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from panoptic_cli import weights
 
     (tmp_path / "init.index").write_bytes(b"")
     calls = []
 
-    def initialize(network, checkpoint):
+    def initialize(network: Any, checkpoint: str) -> str:
         calls.append(checkpoint)
-        network.get_layer("last").bias.assign([10.0])
+        network.last.bias.assign([10.0])
         return "Initialised."
 
-    monkeypatch.setattr(panoptic_cli.weights, "initialize", initialize, raising=False)
+    monkeypatch.setattr(weights, "initialize", initialize)
     rate = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
     settings = {"task.init_checkpoint": str(tmp_path / "init"), rate: 0.001}
     run(tiny_experiment(**settings, trainer__train_steps=3), tmp_path / "run")
-    assert losses(tmp_path / "run")[0][1] > 50  # (10 - y)^2: the loaded weights were trained on
+    assert read_losses(tmp_path / "run")[0][1] > 50  # (10 - y)^2: the loaded weights were trained on
     run(tiny_experiment(**settings), tmp_path / "run")
     assert calls == [str(tmp_path / "init")]
 
 
-def test_init_checkpoint_that_is_missing_leaves_nothing(tmp_path):
+def test_init_checkpoint_that_is_missing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="do not exist") as caught:
         run(tiny_experiment(**{"task.init_checkpoint": str(tmp_path / "no")}), tmp_path / "run")
-    assert "--init-checkpoint none" in caught.value.hint
+    assert "--init-checkpoint none" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_errors_come_before_anything_is_written(tmp_path):
+def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="visible"):
         run(tiny_experiment(runtime__num_gpus=4, runtime__distribution_strategy="auto"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_data_that_ends_is_an_error(tmp_path):
+def test_data_that_ends_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch, dataset=lambda *arguments, **position: training_dataset(*arguments, **position).take(4))
     with pytest.raises(DataError, match="ended at step 4"):
-        run(tiny_experiment(), tmp_path, build_dataset=lambda *a, **k: build_dataset(*a, **k).take(4))
+        run(tiny_experiment(), tmp_path)
 
 
 @pytest.mark.parametrize(("number", "status", "code"), [("SIGTERM", "preempted", 143), ("SIGINT", "interrupted", 130)])
-def test_signals_save_and_stop(tmp_path, number, status, code, capsys):
+def test_signals_save_and_stop(
+    tmp_path: Path,
+    number: str,
+    status: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
-    def dataset(*args, start_step=0, **kwargs):
+    def dataset(*arguments: Any, start_step: int = 0, **position: Any) -> Any:
         import tensorflow as tf
 
-        def send(position):
-            if position == 7:
+        def send(step: np.int64) -> np.int64:
+            if step == 7:
                 os.kill(os.getpid(), getattr(signal, number))
             return np.int64(0)
 
-        clean = build_dataset(*args, start_step=start_step, **kwargs)
-        positions = tf.data.Dataset.counter(start=start_step).map(
+        clean = training_dataset(*arguments, start_step=start_step, **position)
+        steps = tf.data.Dataset.counter(start=start_step).map(
             lambda at: tf.ensure_shape(tf.numpy_function(send, [at], tf.int64), ())
         )
-        return tf.data.Dataset.zip(clean, positions).map(lambda pair, _: pair)
+        return tf.data.Dataset.zip(clean, steps).map(lambda pair, _: pair)
 
     experiment = tiny_experiment(trainer__train_steps=2000, trainer__summary_interval=500)
-    result = run(experiment, tmp_path, build_dataset=dataset)
+    use_fakes(monkeypatch, dataset=dataset)
+    result = run(experiment, tmp_path)
     assert (result.status, result.exit_code) == (status, code)
     assert 0 < result.step < 2000
-    assert result.checkpoint.endswith(f"ckpt-{result.step}")
+    assert result.checkpoint == f"{tmp_path}/checkpoints/ckpt-{result.step}"
     assert f"checkpoint of step {result.step} is kept" in capsys.readouterr().err
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def records_and_categories(folder, tiny_network, *settings):
-    from panoptic_cli.config import load_experiment
-    from panoptic_cli.runs.categories import load_categories
-
+def records_and_categories(
+    folder: Path, tiny_network: tuple[str, ...], *settings: str
+) -> tuple[Experiment, CategoryTable]:
     experiment = load_experiment(
         "panoptic_fpn_shapes",
         settings=[*tiny_network, "trainer.train_steps=3", *settings],
@@ -232,60 +257,40 @@ def records_and_categories(folder, tiny_network, *settings):
     return experiment, load_categories(experiment)
 
 
-def test_the_pictures_of_a_step_are_those_of_its_batch(shapes_records, tiny_network):
-    from panoptic_cli.categories import LabelSpace
-    from panoptic_cli.pipeline.batches import training_dataset
-    from panoptic_cli.training.batch_pictures import describe_pictures, pictures_of_steps
-
-    # Without augmentation a picture can be told by its pixels, whatever step it is in.
-    experiment, table = records_and_categories(shapes_records, tiny_network, "task.train_data.parser.aug_rand_hflip=no")
-    batches = training_dataset(experiment, LabelSpace.create(table), batch_size=3, seed=0)
-    of_picture = {}
-    for step, batch in enumerate(batches.take(9), start=1):  # more than two epochs of 12 pictures
-        ids = pictures_of_steps(experiment, step, step)
-        assert len(ids) == 3
-        for name, image in zip(ids, batch["images"].numpy(), strict=True):
-            np.testing.assert_array_equal(image, of_picture.setdefault(name, image))
-    assert len(of_picture) == 12
-    assert pictures_of_steps(experiment, 2, 3) == [
-        *pictures_of_steps(experiment, 2, 2),
-        *pictures_of_steps(experiment, 3, 3),
-    ]
-    first = ", ".join(pictures_of_steps(experiment, 1, 1))
-    assert describe_pictures(experiment, 1, 1) == f"Pictures of step 1: {first}."
-    gone, _ = records_and_categories(shapes_records, tiny_network)
-    gone = gone.model_copy(update={"task": gone.task.model_copy(update={"train_data": type(gone.task.train_data)()})})
-    assert "cannot be told" in describe_pictures(gone, 1, 1)
-
-
-def pass_through(monkeypatch, step):
-    """Lets the trainer train a fake on the real pipeline."""
+def train_on_pictures(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any], Any]) -> None:
+    """Puts a network in place whose loss is a function of the pictures' mean, and the pipeline's own batches."""
     import keras
     import tensorflow as tf
 
-    class Training(keras.Model):
-        def __init__(self):
+    from panoptic_cli import models
+
+    class Network(keras.Model):
+        def __init__(self) -> None:
             super().__init__()
-            self.network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            self.dense = keras.layers.Dense(1, use_bias=False)
+            self.dense.build((None, 2))
 
-        def train_step(self, data):
-            return {"total_loss": step(tf.reduce_mean(data["images"]))}
+        def losses(self, batch: dict[str, Any], seed: Any, platform: str) -> dict[str, Any]:
+            return {"total_loss": loss(tf.reduce_mean(batch["images"])) + 0.0 * tf.reduce_sum(self.dense.kernel.value)}
 
-    return lambda *_: Training()
+    monkeypatch.undo()
+    monkeypatch.setattr(models, "create_network", lambda experiment, table: Network())
 
 
-def test_non_finite_loss_names_the_pictures(tmp_path, shapes_records, tiny_network, monkeypatch):
+def test_non_finite_loss_names_the_pictures(
+    tmp_path: Path, shapes_records: Path, tiny_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from panoptic_cli.training.batch_pictures import pictures_of_steps
 
     experiment, table = records_and_categories(shapes_records, tiny_network)
-    model = pass_through(monkeypatch, lambda mean: mean / 0.0)
+    train_on_pictures(monkeypatch, lambda mean: mean / 0.0)
     with pytest.raises(TrainingError, match="step 1: total_loss") as caught:
-        trainer.train(experiment, tmp_path, table, build_model=model)
+        trainer.train(experiment, tmp_path, table)
     assert f"Pictures of step 1: {', '.join(pictures_of_steps(experiment, 1, 1))}." in caught.value.message
-    assert "There is no checkpoint" in caught.value.hint
+    assert "There is no checkpoint" in str(caught.value)
 
 
-def test_a_gradient_that_is_not_finite_counts_without_loss_scaling_only(tmp_path):
+def test_a_gradient_that_is_not_finite_counts_without_loss_scaling_only(tmp_path: Path) -> None:
     from panoptic_cli.training.callbacks import Progress, StopOnNonFinite
 
     class Saved:
@@ -293,12 +298,23 @@ def test_a_gradient_that_is_not_finite_counts_without_loss_scaling_only(tmp_path
 
     progress = Progress(step=4)
     progress.move_on(1, {"gradient_norm": math.inf, "total_loss": 1.0})
-    StopOnNonFinite(progress, Saved(), loss_scaling=True).after_step()
-    with pytest.raises(TrainingError, match="The gradient is not finite at step 5: total_loss 1, gradient_norm inf"):
-        StopOnNonFinite(progress, Saved(), loss_scaling=False).after_step()
+
+    def check(loss_scaling: bool) -> None:
+        saved: Any = Saved()
+        callback = StopOnNonFinite(
+            progress, saved, loss_scaling=loss_scaling, pictures=lambda first, last: f"Pictures {first} to {last}."
+        )
+        callback.after_step()
+
+    check(loss_scaling=True)
+    told = "The gradient is not finite at step 5: total_loss 1, gradient_norm inf. Pictures 5 to 5."
+    with pytest.raises(TrainingError, match=re.escape(told)):
+        check(loss_scaling=False)
 
 
-def test_a_record_that_cannot_be_used_is_named(tmp_path, shapes_records, tiny_network, monkeypatch):
+def test_a_record_that_cannot_be_used_is_named(
+    tmp_path: Path, shapes_records: Path, tiny_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "records"
     shutil.copytree(shapes_records, folder)
     shard = sorted(folder.glob("train-*"))[1]
@@ -306,14 +322,14 @@ def test_a_record_that_cannot_be_used_is_named(tmp_path, shapes_records, tiny_ne
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
     experiment, table = records_and_categories(folder, tiny_network, "trainer.train_steps=20")
-    model = pass_through(monkeypatch, lambda mean: mean)
+    train_on_pictures(monkeypatch, lambda mean: mean)
     with pytest.raises(DataError, match=rf"{shard}, record \d+ ") as caught:
-        trainer.train(experiment, tmp_path / "run", table, build_model=model)
+        trainer.train(experiment, tmp_path / "run", table)
     assert "\n" not in str(caught.value)
 
 
-def test_training_works_outside_the_main_thread(tmp_path):
-    results = []
+def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
+    results: list[trainer.TrainResult] = []
     thread = threading.Thread(target=lambda: results.append(run(tiny_experiment(), tmp_path)))
     thread.start()
     thread.join()
@@ -325,16 +341,17 @@ import sys
 sys.path.insert(0, {folder!r})
 from fakes import *
 from panoptic_cli.training import trainer
+use_fakes()
 experiment = tiny_experiment(trainer__train_steps={steps}, trainer__checkpoint_interval=20)
-result = trainer.train(experiment, {run!r}, TABLE, build_model=build_model, build_dataset=build_dataset)
+result = trainer.train(experiment, {run!r}, TABLE)
 print(result.start_step, result.step)
 """
 
 
 @pytest.mark.slow
-def test_kill_9_then_the_same_command(tmp_path):
-    folder, directory = str(Path(__file__).parents[1] / "helpers"), tmp_path / "run"
-    script = _SCRIPT.format(folder=folder, run=str(directory), steps=240)
+def test_kill_9_then_the_same_command(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    script = _SCRIPT.format(folder=HELPERS, run=str(directory), steps=240)
     process = subprocess.Popen([sys.executable, "-c", script])
     state = directory / "checkpoints" / "checkpoint"
     deadline = time.monotonic() + 120
@@ -349,11 +366,11 @@ def test_kill_9_then_the_same_command(tmp_path):
     assert start % 20 == 0
     assert end == 240
     assert f"at step {start} of 240" in finish.stderr
-    assert [step for step, _ in losses(directory)] == list(range(1, 241))
+    assert [step for step, _ in read_losses(directory)] == list(range(1, 241))
     whole = tmp_path / "whole"
-    script = _SCRIPT.format(folder=folder, run=str(whole), steps=240)
+    script = _SCRIPT.format(folder=HELPERS, run=str(whole), steps=240)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
-    assert losses(directory) == losses(whole)
+    assert read_losses(directory) == read_losses(whole)
 
 
 _REPLICAS = """
@@ -364,22 +381,21 @@ cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from fakes import *
 from panoptic_cli.training import trainer
+use_fakes()
 strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 for steps in (6, 12):
     experiment = tiny_experiment(trainer__train_steps=steps, runtime__mixed_precision_dtype={precision!r})
-    result = trainer.train(experiment, {run!r}, TABLE, strategy=strategy,
-        build_model=build_model, build_dataset=build_dataset)
+    result = trainer.train(experiment, {run!r}, TABLE, strategy=strategy)
     print(result.start_step, result.step, result.losses["total_loss"])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_two_replicas_train_and_resume(tmp_path, precision):
-    script = _REPLICAS.format(folder=str(Path(__file__).parents[1] / "helpers"), run=str(tmp_path), precision=precision)
+def test_two_replicas_train_and_resume(tmp_path: Path, precision: str) -> None:
+    script = _REPLICAS.format(folder=HELPERS, run=str(tmp_path), precision=precision)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[:2] for row in rows] == [["0", "6"], ["6", "12"]]
     assert all(math.isfinite(float(row[2])) for row in rows)
-    assert BATCH % 2 == 0

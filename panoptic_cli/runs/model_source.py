@@ -1,0 +1,133 @@
+"""Finding the model to evaluate, export or predict with: its configuration, categories and checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panoptic_cli import config, storage
+from panoptic_cli.categories import CategoryTable, read_categories
+from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.config import Experiment
+from panoptic_cli.errors import UsageError
+from panoptic_cli.runs import run_directory
+from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.runs.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What to load.
+
+    Attributes:
+        experiment: the configuration, overrides included.
+        table: the categories.
+        checkpoint: run directory or checkpoint.
+    """
+
+    experiment: Experiment
+    table: CategoryTable
+    checkpoint: str
+
+
+def default_run(experiment: str | None = None) -> Path:
+    """Returns the run directory of an experiment if no other is given; of the default experiment for None."""
+    return Path("runs") / (experiment or config.DEFAULT_EXPERIMENT)
+
+
+def find_model(
+    model_dir: Path | None,
+    checkpoint: str | None,
+    *,
+    experiment: str | None = None,
+    config_file: Path | None = None,
+    params_override: str | None = None,
+    settings: Sequence[str] | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+    records_dir: str | Path | None = None,
+) -> ModelSource:
+    """Finds a model without loading it.
+
+    Args:
+        model_dir: a run directory, which has its own configuration; overrides are applied to it.
+        checkpoint: a checkpoint. Without `model_dir`, its configuration is that of the run that contains it, if
+            neither `experiment` nor `config_file` is given; otherwise it is built from the other arguments.
+        experiment: the preset of a checkpoint without a run directory. It also names the default run directory.
+        config_file: YAML configuration of a checkpoint without a run directory.
+        params_override: overrides in the comma form, "a.b=c,d.e=f".
+        settings: overrides "a.b=c".
+        options: overrides (key, value).
+        records_dir: another folder that may contain categories.json, for a checkpoint without a run directory.
+
+    Raises:
+        UsageError: the arguments contradict each other.
+        RunError: there is no such run.
+    """
+    assignments = config.split_params(params_override or "")
+    if checkpoint is not None and model_dir is None and experiment is None and config_file is None:
+        model_dir = _run_of(checkpoint)
+    if checkpoint is not None and model_dir is None:
+        effective = config.load_experiment(
+            experiment or config.DEFAULT_EXPERIMENT,
+            config_file=config_file,
+            params_override=assignments,
+            settings=settings or (),
+            options=options,
+        )
+        return ModelSource(effective, _find_categories(effective, records_dir), checkpoint)
+    if config_file is not None:
+        raise UsageError(
+            "--config goes with --checkpoint: a run directory has its own configuration.",
+            "Override single keys of a run with --set.",
+        )
+    directory = model_dir or default_run(experiment)
+    effective, table = run_directory.load(directory)
+    if model_dir is not None and experiment not in (None, effective.experiment):
+        raise UsageError(
+            f"{directory} is a run of {effective.experiment}, not of {experiment}.",
+            "Omit --experiment: a run directory has its own configuration.",
+        )
+    if assignments or settings or options:
+        changed = effective.model_dump(mode="json")
+        config.apply_overrides(changed, [*assignments, *(settings or ())])
+        for key, value in options:
+            config.set_key(changed, key, value)
+        effective = config.validate(changed, f"{directory}/config.yaml with overrides")
+        if "task.categories_file" in dict(options):
+            table = _replace_categories(effective, table)
+    return ModelSource(effective, table, checkpoint or str(directory))
+
+
+def _run_of(checkpoint: str) -> Path | None:
+    """Returns the run directory of a checkpoint: RUN, RUN/checkpoints or RUN/checkpoints/ckpt-100; None if none."""
+    path = Path(checkpoint)
+    if storage.is_remote(checkpoint):
+        return None
+    return next((folder for folder in (path, *path.parents[:2]) if RunDirectory(folder).is_run), None)
+
+
+def _replace_categories(experiment: Experiment, table: CategoryTable) -> CategoryTable:
+    """Returns the categories of --categories: names and colours may differ from the run's, ids and kinds may not."""
+    given = load_categories(experiment).by_id
+    if {i: c.isthing for i, c in given.items()} != {c.id: c.isthing for c in table.categories}:
+        raise UsageError(
+            f"The categories of {experiment.task.categories_file} are not those that the run was trained with.",
+            "Omit --categories (PANOPTIC_CATEGORIES): a run directory has its own.",
+        )
+    return CategoryTable(tuple(given[c.id] for c in table.categories))  # the run's order may number the classes
+
+
+def _find_categories(experiment: Experiment, records_dir: str | Path | None) -> CategoryTable:
+    """Reads the categories of --categories, or those beside the validation or training records."""
+    task = experiment.task
+    if task.categories_file is None:
+        patterns = (task.validation_data.input_path, task.train_data.input_path)
+        folders = [os.path.dirname(pattern.split(",")[0].strip()) or "." for pattern in patterns if pattern]
+        for folder in [*folders, *([str(records_dir)] if records_dir else [])]:
+            path = f"{storage.normalize(folder)}/{CATEGORIES_FILE}"
+            if storage.exists(path):
+                return read_categories(path)
+    return load_categories(experiment)
