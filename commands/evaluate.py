@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import INTERRUPTED, UsageError
 
 from . import options as o
-from .model_source import find_model
-from .quality_table import average_precision_table, class_table, quality_table
+from .model_loading import load, refuse_cluster
+from .quality_table import evaluation_tables, watch_table
 
 if TYPE_CHECKING:
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.evaluation.evaluator import Evaluator
     from panoptic_cli.evaluation.report_data import ReportData
+    from panoptic_cli.runs.model_source import ModelSource
 
-INTERRUPTED = 130  # exit code
 _SCORE = "Score a result file"
 _TPU = (
-    "--tpu: evaluation does not run on TPUs. The fusion of things and stuff works at each picture's own size, and "
-    "TPUs need shapes that are known when a program is compiled."
+    "--tpu: evaluation does not run on TPUs. The fusion of things and stuff works at each picture's own size, but TPUs "
+    "need shapes that are known at compile time."
 )
+_SCORING_OPTIONS = ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers")
 
 
 def evaluate(
@@ -40,7 +45,7 @@ def evaluate(
     categories: o.CategoriesFile = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, metavar="N", help="Only the first N pictures.", rich_help_panel=o.DATA),
+        typer.Option("--limit", min=1, metavar="N", help="Evaluate only the first N pictures.", rich_help_panel=o.DATA),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -48,8 +53,8 @@ def evaluate(
             "--batch-size",
             min=1,
             metavar="N",
-            help="Pictures each device takes at once.",
-            show_default="CPU 1, GPUs their part of the configured batch",
+            help="Pictures per device and step.",
+            show_default="1 on the CPU, the configured batch on GPUs",
             rich_help_panel=o.DEVICES,
         ),
     ] = None,
@@ -59,6 +64,7 @@ def evaluate(
             "--output",
             envvar="PANOPTIC_OUTPUT",
             metavar="DIR",
+            file_okay=False,
             help="Folder for predictions (COCO format) and metrics.json.",
         ),
     ] = None,
@@ -67,7 +73,7 @@ def evaluate(
         typer.Option(
             "--predictions",
             metavar="FILE",
-            help="Score this COCO panoptic result JSON; no model is run.",
+            help="Score this COCO panoptic result JSON instead of a model.",
             rich_help_panel=_SCORE,
         ),
     ] = None,
@@ -76,7 +82,7 @@ def evaluate(
         typer.Option(
             "--predictions-dir",
             metavar="DIR",
-            help="Its PNGs.",
+            help="The folder of its PNGs.",
             show_default="JSON's path without .json",
             rich_help_panel=_SCORE,
         ),
@@ -95,7 +101,7 @@ def evaluate(
         typer.Option(
             "--panoptic-masks",
             metavar="DIR",
-            help="The ground truth's PNGs.",
+            help="The folder of its PNGs.",
             show_default="JSON's path without .json",
             rich_help_panel=_SCORE,
         ),
@@ -105,28 +111,31 @@ def evaluate(
         typer.Option(
             "--image-dir",
             metavar="DIR",
-            help="The pictures themselves, for --report.",
-            show_default="the maps alone",
+            exists=True,
+            file_okay=False,
+            help="The folder of the pictures, for --report.",
+            show_default="only maps are shown",
             rich_help_panel=_SCORE,
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, metavar="N", help="Processes.", rich_help_panel=_SCORE)
+        int, typer.Option("--workers", min=1, metavar="N", help="Number of processes.", rich_help_panel=_SCORE)
     ] = 2,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also print every category.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the figures of each category.")] = False,
     report: Annotated[
         Path | None,
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write an HTML page: figures, confusions, the worst and the best pictures.",
+            dir_okay=False,
+            help="Write an HTML page with figures, confusions, the worst and the best pictures.",
         ),
     ] = None,
     watch: Annotated[
         bool,
         typer.Option(
             "--watch",
-            help="Evaluate each checkpoint as it comes.",
+            help="Evaluate each new checkpoint of a run.",
             rich_help_panel=o.RUN,
         ),
     ] = False,
@@ -136,7 +145,7 @@ def evaluate(
             "--watch-timeout",
             min=0,
             metavar="SECONDS",
-            help="How long --watch waits for the next.",
+            help="How long --watch waits for a checkpoint.",
             rich_help_panel=o.RUN,
         ),
     ] = 3600,
@@ -148,8 +157,8 @@ def evaluate(
 ) -> int:
     """Measure panoptic quality, box AP and mask AP.
 
-    Without options: the run in runs/panoptic_fpn_coco on data/coco/tfrecords/val-*. With --predictions a result
-    file of any model is scored instead. Ctrl-C prints the figures over what was done and writes nothing.
+    Without options, this evaluates the run in runs/panoptic_fpn_coco on data/coco/tfrecords/val-*. With --predictions,
+    it scores the result file of any model. Ctrl-C prints the figures of the pictures so far and writes nothing.
 
     Examples:
         panoptic evaluate --limit 100 --per-class
@@ -157,46 +166,19 @@ def evaluate(
         panoptic evaluate --predictions pred.json --panoptic-annotations val.json
     """
     if tpu is not None:
-        raise UsageError(_TPU, "Use --gpus N, or leave it out for the CPU.")
-    if "TF_CONFIG" in os.environ and predictions is None:
-        raise UsageError("One process evaluates, not the workers of TF_CONFIG.", "Unset TF_CONFIG.")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"--output: {output} is a file, not a folder.", "Give another --output.")
-    if report is not None and report.is_dir():
-        raise UsageError(f"--report: {report} is a folder.", "Give the HTML file to write.")
-    if image_dir is not None and not image_dir.is_dir():
-        raise UsageError(f"--image-dir: the folder {image_dir} does not exist.", "Check the path.")
+        raise UsageError(_TPU, "Use --gpus N, or omit it for the CPU.")
+    shown = _Output(output, report, per_class)
     if predictions is not None:
-        if checkpoint is not None or _typed(context, "model_dir"):
-            raise UsageError("--predictions scores a file: leave --model-dir and --checkpoint out.")
-        _score_file(
-            predictions,
-            predictions_dir,
-            panoptic_annotations,
-            panoptic_masks,
-            image_dir,
-            workers,
-            per_class,
-            output,
-            report,
-            dry_run,
-        )
-        return 0
-    for name in ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers"):
-        if _typed(context, name):
-            raise UsageError(f"--{name.replace('_', '-')} goes with --predictions.")
-    from panoptic_cli import storage
-    from panoptic_cli.training import inputs
-
-    # A run knows where its own data was: --data-dir on the command line asks for other data.
-    if eval_data is None and _typed(context, "data_dir"):
-        eval_data = f"{storage.normalize(data_dir)}/tfrecords/val-*"
+        _refuse(context, ("model_dir", "checkpoint"), "--predictions scores a file: omit {}.")
+        folders = (predictions_dir, panoptic_masks, image_dir)
+        return _score_file(predictions, panoptic_annotations, folders, workers, shown, dry_run)
+    _refuse(context, _SCORING_OPTIONS, "{} needs --predictions.")
+    refuse_cluster("evaluates")
     if watch:
-        from .watch_run import await_run, check_watch
+        _prepare_watch(context, model_dir, experiment, watch_timeout, dry_run)
+    from panoptic_cli.runs.model_source import find_model
 
-        check_watch(checkpoint=checkpoint, output=output, report=report)
-        if not dry_run:
-            await_run(model_dir, experiment, watch_timeout)
+    eval_data, default_data = _validation_records(context, eval_data, data_dir)
     source = find_model(
         model_dir,
         checkpoint,
@@ -211,123 +193,161 @@ def evaluate(
             ("runtime.mixed_precision_dtype", precision),
             ("runtime.num_gpus", gpus),
         ),
-        records_dir=Path(data_dir) / "tfrecords",
+        records_dir=os.path.dirname(default_data),
     )
-    pattern = source.experiment.task.validation_data.input_path or f"{storage.normalize(data_dir)}/tfrecords/val-*"
-    shards = inputs.check_records(pattern, "--eval-data")
-    if dry_run:
-        plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}
-        console.result(plan, f"Would evaluate {source.checkpoint} on {pattern} ({shards} shards).")
+    pattern = source.experiment.task.validation_data.input_path or default_data
+    if _plan(source, pattern, limit, dry_run):
         return 0
-    from panoptic_cli.startup import import_tensorflow
+    from panoptic_cli.evaluation.evaluator import Evaluator
 
-    import_tensorflow()
-    from panoptic_cli.evaluation.evaluator import default_batch_size
-    from panoptic_cli.evaluation.evaluator import evaluate as run_evaluation
-    from panoptic_cli.evaluation.report_data import ReportData
-    from panoptic_cli.inference.predictor import inference_strategy, load_model
-
-    strategy = inference_strategy(source.experiment, gpus)
-    model = load_model(source.experiment, source.table, source.checkpoint, strategy)
-    batch_size = batch_size or default_batch_size(model)
-    annotations = source.experiment.task.annotation_file
+    evaluator = Evaluator(load(source, gpus), pattern, batch_size=batch_size, limit=limit)
     if watch:
-        from .watch_run import watch_run
+        return _watch(source.checkpoint, evaluator, watch_timeout)
+    return _evaluate(source.checkpoint, evaluator, shown)
 
-        watch_run(model, source.checkpoint, pattern, batch_size, limit, watch_timeout)
-        return 0
-    report_data = ReportData(source.table) if report is not None else None
-    result = run_evaluation(
-        model,
-        pattern,
-        batch_size=batch_size,
-        limit=limit,
-        annotation_file=Path(annotations) if annotations else None,
-        output_dir=output,
-        report=report_data,
-        keep_partial=True,
-    )
-    data = result.to_dict()
-    if not result.partial:
-        _write_metrics(data, output)
-        _write_report(report, source.checkpoint, data, report_data)
-    tables = [quality_table(data["panoptic"]), average_precision_table(data["box"], data["mask"])]
-    if per_class:
-        tables.append(class_table(data["panoptic"], source.table, data["semantic"]))
-    mean_iou = data["semantic"]["mIoU"]
-    console.result(
-        data,
-        *tables,
-        ("interrupted after " if result.partial else "")
-        + f"{result.images} images, {result.images_per_second:.2f} images/s"
-        + (f", semantic mIoU {100 * mean_iou:.1f}" if mean_iou is not None else "")
-        + (f", step {result.step}" if result.step is not None else "")
-        + (f", predictions in {output}" if output and not result.partial else "")
-        + (f", report in {report}" if report and not result.partial else ""),
-    )
-    return INTERRUPTED if result.partial else 0
+
+@dataclass(frozen=True)
+class _Output:
+    """Which files to write and how much to print."""
+
+    folder: Path | None
+    report: Path | None
+    per_class: bool
+
+    @property
+    def needs_report(self) -> bool:
+        return self.report is not None
+
+    def write(self, subject: str, data: dict[str, Any], collected: ReportData | None) -> None:
+        """Writes metrics.json and the report."""
+        if self.folder is not None:
+            from panoptic_cli.files import write_json
+
+            write_json(self.folder / "metrics.json", data)
+        if self.report is not None and collected is not None:
+            from panoptic_cli.evaluation.report import write_report
+
+            write_report(self.report, subject, data, collected)
+
+    def show(self, data: dict[str, Any], table: CategoryTable, *notes: str) -> None:
+        """Prints the figures, with notes in the last line."""
+        tables = evaluation_tables(data, table if self.per_class else None)
+        console.result(data, *tables, ", ".join(note for note in notes if note))
 
 
 def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line, not in the environment."""
+    """Whether an option is given on the command line, not in the environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _refuse(context: typer.Context, names: Sequence[str], message: str) -> None:
+    """Raises a UsageError if one of the options is given on the command line."""
+    for name in names:
+        if _typed(context, name):
+            raise UsageError(message.format(f"--{name.replace('_', '-')}"))
+
+
+def _validation_records(context: typer.Context, eval_data: str | None, data_dir: Path) -> tuple[str | None, str]:
+    """Returns the records to evaluate, None for those of the run, and the default if the run has none.
+
+    --data-dir on the command line replaces the run's own records; PANOPTIC_DATA_DIR does not.
+    """
+    from panoptic_cli.config import default_records
+
+    default = default_records(data_dir)[1]
+    return (default if eval_data is None and _typed(context, "data_dir") else eval_data), default
+
+
+def _plan(source: ModelSource, pattern: str, limit: int | None, dry_run: bool) -> bool:
+    """Checks that the records exist, and prints the plan of a dry run; returns `dry_run`."""
+    from panoptic_cli.records.files import find_record_files
+
+    hint = "Run 'panoptic make-tfrecords' first, or give --eval-data the right pattern."
+    shards = len(find_record_files(pattern, what="validation records", hint=hint))
+    if dry_run:
+        plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}
+        console.result(plan, f"Would evaluate {source.checkpoint} on {pattern} ({shards} shards).")
+    return dry_run
+
+
+def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
+    """Evaluates a model; returns the exit code."""
+    from panoptic_cli.evaluation.report_data import ReportData
+
+    table = evaluator.model.table
+    report = ReportData(table) if shown.needs_report else None
+    result = evaluator.evaluate(output_dir=shown.folder, report=report, keep_partial=True)
+    data = result.to_dict()
+    if not result.partial:
+        shown.write(subject, data, report)
+    mean_iou = result.semantic["mIoU"] if result.semantic else None
+    shown.show(
+        data,
+        table,
+        f"{'interrupted after ' if result.partial else ''}{result.images} images",
+        f"{result.images_per_second:.2f} images/s",
+        f"semantic mIoU {100 * mean_iou:.1f}" if mean_iou is not None else "",
+        f"step {result.step}" if result.step is not None else "",
+        f"predictions in {shown.folder}" if shown.folder and not result.partial else "",
+        f"report in {shown.report}" if shown.report and not result.partial else "",
+    )
+    return INTERRUPTED if result.partial else 0
+
+
 def _score_file(
     predictions: Path,
-    predictions_dir: Path | None,
     annotations: Path | None,
-    masks_dir: Path | None,
-    image_dir: Path | None,
+    folders: tuple[Path | None, Path | None, Path | None],
     workers: int,
-    per_class: bool,
-    output: Path | None,
-    report: Path | None,
+    shown: _Output,
     dry_run: bool,
-) -> None:
-    from panoptic_cli.evaluation.result_files import score_files
-
+) -> int:
+    """Scores a result file; returns the exit code."""
     if annotations is None:
         raise UsageError("--predictions needs the ground truth.", "Give --panoptic-annotations panoptic_val2017.json.")
     if dry_run:
-        console.result(
-            {"predictions": str(predictions), "panoptic_annotations": str(annotations)},
-            f"Would score {predictions} against {annotations}.",
-        )
-        return
-    result = score_files(
-        predictions,
-        predictions_dir,
-        annotations,
-        masks_dir,
-        workers,
-        for_report=report is not None,
-        image_dir=image_dir,
-    )
-    table, collected = result.pop("table"), result.pop("report")
-    for warning in result.pop("warnings", []):
+        plan = {"predictions": str(predictions), "panoptic_annotations": str(annotations)}
+        console.result(plan, f"Would score {predictions} against {annotations}.")
+        return 0
+    from panoptic_cli.evaluation.file_scoring import score_files
+    from panoptic_cli.evaluation.result_files import ResultFiles
+
+    scores = score_files(ResultFiles(predictions, annotations, *folders), workers, for_report=shown.needs_report)
+    for warning in scores.warnings:
         console.warn(warning)
-    images, rate = result.pop("images"), result.pop("images_per_second")
-    result.pop("seconds", None)
-    data: dict[str, Any] = {"panoptic": result, "images": images, "images_per_second": rate}
-    _write_metrics(data, output)
-    _write_report(report, str(predictions), data, collected)
-    tables = [quality_table(result)]
-    if per_class:
-        tables.append(class_table(result, table))
-    console.result(data, *tables, f"{images} images, {rate:.1f} images/s" + (f", report in {report}" if report else ""))
+    data = scores.to_dict()
+    shown.write(str(predictions), data, scores.report)
+    shown.show(
+        data,
+        scores.table,
+        f"{scores.images} images",
+        f"{scores.images_per_second:.1f} images/s",
+        f"report in {shown.report}" if shown.report else "",
+    )
+    return 0
 
 
-def _write_report(path: Path | None, subject: str, data: dict[str, Any], collected: ReportData | None) -> None:
-    if path is not None and collected is not None:
-        from panoptic_cli.evaluation.report import write_report
+def _prepare_watch(
+    context: typer.Context, model_dir: Path | None, experiment: str | None, timeout: float, dry_run: bool
+) -> None:
+    """Checks the options of --watch, and waits for the first checkpoint."""
+    _refuse(context, ("checkpoint", "output", "report"), "--watch follows a run directory: omit {}.")
+    if dry_run:
+        return
+    from panoptic_cli.runs.model_source import default_run
+    from panoptic_cli.runs.run_directory import RunDirectory
+    from panoptic_cli.training.watch import wait_for_checkpoint
 
-        write_report(path, subject, data, collected)
+    wait_for_checkpoint(RunDirectory(model_dir or default_run(experiment)), timeout)
 
 
-def _write_metrics(data: dict[str, Any], output: Path | None) -> None:
-    if output is not None:
-        from panoptic_cli.files import write_json
+def _watch(directory: str, evaluator: Evaluator, timeout: float) -> int:
+    """Evaluates the checkpoints of a run; returns the exit code."""
+    from panoptic_cli.runs.run_directory import RunDirectory
+    from panoptic_cli.training.watch import evaluate_run
 
-        write_json(output / "metrics.json", data)
+    run = RunDirectory(directory)
+    lines = evaluate_run(run, evaluator, timeout)
+    console.result({"evaluations": lines, "best": run.best}, watch_table(lines))
+    return 0

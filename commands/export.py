@@ -10,7 +10,6 @@ from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 
 from . import options as o
-from .model_source import find_model
 
 _NAMES = {"saved_model": "saved_model", "tflite": "model.tflite", "onnx": "model.onnx"}
 
@@ -78,6 +77,8 @@ def export(
     )
     if image_size is not None:
         options.append(("task.model.input_size", _image_size(image_size)))
+    from panoptic_cli.runs.model_source import find_model
+
     source = find_model(
         model_dir, checkpoint, experiment=experiment, config_file=config_file, settings=settings, options=options
     )

@@ -1,10 +1,9 @@
-"""`panoptic predict`: overlays, panoptic PNGs and JSON of pictures."""
+"""`panoptic predict`: overlays, panoptic PNGs and JSON files of pictures."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +11,11 @@ from panoptic_cli import console
 from panoptic_cli.errors import DataError, UsageError
 
 from . import options as o
-from .model_source import find_model
+from .model_loading import load, refuse_cluster
+
+if TYPE_CHECKING:
+    from panoptic_cli.inference.pictures import PicturePredictor, PredictionSummary
+    from panoptic_cli.runs.model_source import ModelSource
 
 _DRAWING = "Drawing"
 
@@ -22,20 +25,23 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="PICTURE",
-            help="Pictures, folders, patterns; - reads a list from stdin.",
+            help="Pictures, folders or patterns; - reads a list from stdin.",
             show_default=False,
         ),
     ] = None,
     list_file: Annotated[
         Path | None,
-        typer.Option("--list", metavar="FILE", help="Text file with one of these on each line."),
+        typer.Option("--list", metavar="FILE", help="Text file with one picture, folder or pattern per line."),
     ] = None,
     model_dir: o.ModelDir = None,
     checkpoint: o.Checkpoint = None,
     saved_model: Annotated[
         str | None,
         typer.Option(
-            "--saved-model", metavar="DIR", help="A SavedModel of panoptic export instead.", rich_help_panel=o.RUN
+            "--saved-model",
+            metavar="DIR",
+            help="A SavedModel of panoptic export instead of a run.",
+            rich_help_panel=o.RUN,
         ),
     ] = None,
     experiment: o.ExperimentName = None,
@@ -58,16 +64,21 @@ def predict(
             min=0.0,
             max=1.0,
             metavar="X",
-            help="Keep detections above it.",
+            help="Keep only detections with a greater score.",
             show_default="as configured",
             rich_help_panel=_DRAWING,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Pictures at once.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Pictures per step.")] = 1,
     alpha: Annotated[
         float,
         typer.Option(
-            "--alpha", min=0.0, max=1.0, metavar="X", help="Opacity; 0 draws nothing.", rich_help_panel=_DRAWING
+            "--alpha",
+            min=0.0,
+            max=1.0,
+            metavar="X",
+            help="Opacity of the colours; 0 draws nothing.",
+            rich_help_panel=_DRAWING,
         ),
     ] = 0.5,
     sheet: Annotated[
@@ -75,7 +86,7 @@ def predict(
         typer.Option(
             "--contact-sheet",
             metavar="FILE",
-            help="Also all overlays on one picture.",
+            help="Also put all overlays on one picture.",
             rich_help_panel=_DRAWING,
         ),
     ] = None,
@@ -84,28 +95,24 @@ def predict(
     dry_run: o.DryRun = False,
     json_output: o.Json = False,
 ) -> int:
-    """Segment pictures: an overlay and a panoptic PNG of each, one pred.json in COCO's format for all.
+    """Segment pictures: write an overlay and a panoptic PNG of each, and one pred.json in COCO's format.
 
     Examples:
         panoptic predict photos/ --model-dir runs/panoptic_fpn_coco --output out
         panoptic predict 'photos/*.jpg' --saved-model exported --output out
     """
-    from panoptic_cli import storage
     from panoptic_cli.images.contact_sheet import sheet_format, write_contact_sheet
-    from panoptic_cli.images.pictures import find_pictures, read_list
+    from panoptic_cli.runs.model_source import find_model
 
     if sheet is not None:
         sheet_format(sheet)
-    named = [item for item in pictures or () if item != "-"]
-    lists = [*(["-"] if "-" in (pictures or ()) else []), *([str(list_file)] if list_file else [])]
-    if not named and not lists:
-        raise UsageError(
-            "There are no pictures to predict.", "Name pictures, folders or patterns, or give --list FILE."
-        )
-    listed = [line for source in lists for line in read_list(source)]
-    files = find_pictures(named, listed=listed, skip=[output / "overlay", output / "pred"])
-    source = None
-    if saved_model is None:
+    files = _find_pictures(pictures or [], list_file, output)
+    source: ModelSource | str
+    if saved_model is not None:
+        _check_saved_model(saved_model, (checkpoint, experiment, config_file, settings, categories, precision, gpus))
+        source = saved_model
+    else:
+        refuse_cluster("predicts")
         source = find_model(
             model_dir,
             checkpoint,
@@ -114,50 +121,76 @@ def predict(
             settings=settings,
             options=o.given(
                 ("task.categories_file", categories),
-                ("task.model.panoptic_segmentation_generator.score_threshold", score_threshold),
                 ("runtime.mixed_precision_dtype", precision),
                 ("runtime.num_gpus", gpus),
             ),
         )
-    elif checkpoint or experiment or config_file or settings or categories or precision or gpus is not None:
-        raise UsageError(
-            "--saved-model holds its own weights, configuration and categories, and takes the devices that it sees.",
-            "Leave --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus out "
-            "(CUDA_VISIBLE_DEVICES= is the CPU).",
-        )
-    elif not storage.is_remote(saved_model) and not storage.is_directory(saved_model):
-        raise DataError(f"{saved_model} does not exist.", "Give --saved-model the folder that panoptic export wrote.")
-    if source is not None and "TF_CONFIG" in os.environ:
-        raise UsageError("One process predicts, not the workers of TF_CONFIG.", "Unset TF_CONFIG.")
-    what = saved_model if source is None else source.checkpoint
     if dry_run:
-        console.result(
-            {"model": what, "pictures": [str(f) for f in files], "output": str(output)},
-            f"Would predict {len(files)} pictures with {what} into {output}.",
-        )
-        return 0
-    from panoptic_cli.startup import import_tensorflow
+        return _print_plan(source, files, output)
+    predictor, step = _load(source, score_threshold, gpus)
+    from panoptic_cli.inference.pictures import predict_pictures
 
-    import_tensorflow()
-    from panoptic_cli.inference.pictures import PicturePredictor, predict_pictures
-
-    predictor: PicturePredictor
-    if source is None:
-        assert saved_model is not None
-        from panoptic_cli.export.exported_model import ExportedModel
-
-        predictor = exported = ExportedModel(saved_model, score_threshold)
-        step, threshold = exported.step, exported.score_threshold
-    else:
-        from panoptic_cli.inference.predictor import Predictor, inference_strategy, load_model
-
-        strategy = inference_strategy(source.experiment, gpus)
-        model = load_model(source.experiment, source.table, source.checkpoint, strategy)
-        predictor, step = Predictor(model), model.step
-        threshold = source.experiment.task.model.panoptic_segmentation_generator.score_threshold
-    summary = predict_pictures(predictor, files, output, batch_size=batch_size, score_threshold=threshold, alpha=alpha)
+    summary = predict_pictures(predictor, files, output, batch_size=batch_size, alpha=alpha)
     if sheet is not None and summary.overlays:
         write_contact_sheet(summary.overlays, sheet)
+    return _print_result(summary, output, sheet, step)
+
+
+def _find_pictures(pictures: list[str], list_file: Path | None, output: Path) -> list[Path]:
+    from panoptic_cli.images.pictures import find_pictures, read_list
+
+    named = [item for item in pictures if item != "-"]
+    lists = [*(["-"] if "-" in pictures else []), *([str(list_file)] if list_file else [])]
+    if not named and not lists:
+        raise UsageError("There are no pictures to predict.", "Give pictures, folders or patterns, or --list FILE.")
+    from_list = [line for source in lists for line in read_list(source)]
+    return find_pictures(named, from_list=from_list, skip=[output / "overlay", output / "pred"])
+
+
+def _check_saved_model(path: str, others: tuple[object, ...]) -> None:
+    """Checks --saved-model before TensorFlow is imported."""
+    from panoptic_cli import storage
+
+    if any(value is not None and value != [] for value in others):
+        raise UsageError(
+            "--saved-model has its own weights, configuration and categories, and uses all devices that are visible.",
+            "Omit --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus "
+            "(CUDA_VISIBLE_DEVICES= selects the CPU).",
+        )
+    if not storage.is_remote(path) and not storage.is_directory(path):
+        raise DataError(f"{path} does not exist.", "Give --saved-model the folder that panoptic export wrote.")
+
+
+def _load(
+    source: ModelSource | str, score_threshold: float | None, gpus: int | None
+) -> tuple[PicturePredictor, int | None]:
+    """Returns what predicts, and the training step of its weights."""
+    if isinstance(source, str):
+        from panoptic_cli.startup import import_tensorflow
+
+        import_tensorflow()
+        from panoptic_cli.export.exported_model import ExportedModel
+
+        exported = ExportedModel(source, score_threshold)
+        return exported, exported.step
+    model = load(source, gpus)
+    from panoptic_cli.inference.predictor import Predictor
+
+    return Predictor(model, score_threshold), model.step
+
+
+def _print_plan(source: ModelSource | str, files: list[Path], output: Path) -> int:
+    model = source if isinstance(source, str) else source.checkpoint
+    console.result(
+        {"model": model, "pictures": [str(file) for file in files], "output": str(output)},
+        f"Would predict {len(files)} pictures with {model} into {output}.",
+    )
+    return 0
+
+
+def _print_result(summary: PredictionSummary, output: Path, sheet: Path | None, step: int | None) -> int:
+    """Prints the result; returns the exit code."""
+    done, failed = len(summary.overlays), len(summary.failed)
     console.result(
         {
             "output": str(output),
@@ -167,8 +200,8 @@ def predict(
             "failed": summary.failed,
             "step": step,
         },
-        f"{len(summary.overlays)} pictures in {output}: overlay/, pred/, pred.json, detections.json",
+        f"{done} pictures in {output}: overlay/, pred/, pred.json, detections.json",
     )
-    if summary.failed:
-        console.warn(f"{len(summary.failed)} of {len(files)} pictures could not be read; the others are done.")
-    return 1 if summary.failed else 0
+    if failed:
+        console.warn(f"{failed} of {done + failed} pictures cannot be read; the others are done.")
+    return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Average precision and recall of boxes and masks as COCO measures them, through pycocotools."""
+"""Average precision and recall of boxes and masks, as COCO measures them, by pycocotools."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, listed
 
 # The order of COCOeval.stats for boxes and masks.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -28,20 +27,20 @@ def coco_average_precision(
 
     Args:
         groundtruth: a COCO instances JSON: `images`, `annotations` (bbox, area, iscrowd, segmentation as RLE
-            or polygons) and `categories`. It is not changed.
+            or polygons) and `categories`. Not changed.
         detections: COCO results: image_id, category_id, score, and bbox (x, y, width, height in pixels) for
-            "bbox" or segmentation (RLE) for "segm". They are not changed.
-        iou_type: overlap of boxes or of masks.
-        image_ids: the pictures that count; None for all in `groundtruth`. Detections in others are left out.
+            "bbox" or segmentation (RLE) for "segm". Not changed.
+        iou_type: whether to compare boxes or masks.
+        image_ids: the pictures to score; None for all in `groundtruth`. Detections in other pictures are ignored.
 
     Returns:
         {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}, each in
-        0..1, or None where there is no ground truth to find (none at all, or none of that size). Sizes are by
-        area: small below 32**2 pixels, medium below 96**2, large the rest.
+        0..1, or None if there is no ground truth to find (at all, or of that size). Sizes are areas: small is below
+        32**2 pixels, medium below 96**2, large the rest.
 
     Raises:
-        DataError: the ground truth or a detection lacks what `iou_type` needs, or a detection is of a picture
-            that the ground truth does not have.
+        DataError: the ground truth or a detection lacks a field that `iou_type` needs, or a detection belongs to a
+            picture that is not in the ground truth.
     """
     truth = _groundtruth(groundtruth, iou_type)
     known = {image["id"] for image in truth["images"]}
@@ -49,7 +48,7 @@ def coco_average_precision(
     if not wanted <= known:
         raise DataError(f"Image {_in_order(wanted - known)[0]} is not in the ground truth's images.")
     found = _detections(detections, iou_type, known, wanted)
-    # COCOeval keeps ids in an array, where numbers beside names would become names.
+    # COCOeval puts the ids into one array, which would turn numbers into strings if some ids are strings.
     number_of = {image_id: number for number, image_id in enumerate(_in_order(wanted), start=1)}
     truth["images"] = [{**i, "id": number_of[i["id"]]} for i in truth["images"] if i["id"] in wanted]
     truth["annotations"] = _numbered(truth["annotations"], number_of)
@@ -63,17 +62,17 @@ def coco_average_precision(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    # -1 stands for "nothing to find"; an average over nothing is no figure.
+    # -1 means "nothing to find".
     return {name: float(value) if value >= 0 else None for name, value in zip(METRICS, evaluation.stats, strict=True)}
 
 
 def _in_order(image_ids: set[int | str]) -> list[int | str]:
-    """Numbers first, then names."""
+    """Sorts ids: numbers first, then names."""
     return sorted(image_ids, key=lambda i: (isinstance(i, str), i))
 
 
 def _numbered(entries: list[dict[str, Any]], number_of: Mapping[int | str, int]) -> list[dict[str, Any]]:
-    """The annotations or detections of some pictures, with numbers for the pictures' ids."""
+    """Returns the annotations or detections of some pictures, with their image ids replaced by numbers."""
     return [{**e, "image_id": number_of[e["image_id"]]} for e in entries if e["image_id"] in number_of]
 
 
@@ -88,7 +87,7 @@ def _groundtruth(groundtruth: Mapping[str, Any], iou_type: str) -> dict[str, Any
     missing = [key for key in ("images", "annotations", "categories") if key not in groundtruth]
     if missing:
         raise DataError(
-            f"The object annotations have no {', '.join(missing)}.",
+            f"The object annotations have no {listed(missing)}.",
             "Give a COCO instances JSON (instances_*.json).",
         )
     needed = ("image_id", "category_id", "bbox", "area", *(["segmentation"] if iou_type == "segm" else []))
@@ -97,10 +96,9 @@ def _groundtruth(groundtruth: Mapping[str, Any], iou_type: str) -> dict[str, Any
         if lacking := [key for key in needed if key not in annotation]:
             raise DataError(
                 f"Object annotation {annotation.get('id', number)} of image "
-                f"{annotation.get('image_id', '?')} has no {', '.join(lacking)}."
+                f"{annotation.get('image_id', '?')} has no {listed(lacking)}."
             )
-        # Copies, because COCOeval writes into them; numbered from 1, because it takes the id 0 for "not
-        # matched".
+        # Copies, because COCOeval writes into them; numbered from 1, because it reads the id 0 as "not matched".
         annotations.append({"iscrowd": 0, **annotation, "id": number})
     return {
         "images": list(groundtruth["images"]),
@@ -116,77 +114,17 @@ def _detections(
     geometry = "bbox" if iou_type == "bbox" else "segmentation"
     for number, detection in enumerate(detections, start=1):
         if lacking := [k for k in ("image_id", "category_id", "score", geometry) if k not in detection]:
-            raise DataError(f"Detection {number} has no {', '.join(lacking)}.")
+            raise DataError(f"Detection {number} has no {listed(lacking)}.")
         image_id = detection["image_id"]
         if image_id not in known:
-            raise DataError(f"Detection {number} is of image {image_id}, which the ground truth does not have.")
+            raise DataError(f"Detection {number} belongs to image {image_id}, which is not in the ground truth.")
         if image_id not in wanted:
             continue
         entry = {key: detection[key] for key in ("image_id", "category_id", "score", geometry)}
-        # The size class of a detection follows what is compared: the box's area or the mask's.
+        # The size class of a detection is that of its box or of its mask, whichever is compared.
         if iou_type == "bbox":
             area = float(entry["bbox"][2] * entry["bbox"][3])
         else:
             area = float(mask_utils.area(entry["segmentation"]))
         entries.append({**entry, "area": area, "iscrowd": 0, "id": number})
     return entries
-
-
-def paste_masks_rle(
-    masks: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
-) -> list[dict[str, Any]]:
-    """Pastes instance masks at the picture's own size and encodes them.
-
-    The value at a pixel is the bilinear sample of the mask at ((x + 0.5 - x1) / (x2 - x1)) * M - 0.5,
-    likewise in y, with zeros around the mask. Only the pixels that a mask can reach are computed.
-
-    Args:
-        masks: float [N, M, M], probabilities inside each box; M is 28 in the published networks.
-        boxes: float [N, 4], y1, x1, y2, x2 in pixels; they may reach out of the picture.
-        height: pixels.
-        width: pixels.
-        threshold: a pixel belongs to the instance where its value is greater.
-
-    Returns:
-        N run-length encodings {"size": [height, width], "counts": str}, ready for JSON. A box without area,
-        or not finite, gives an empty mask.
-    """
-    return [
-        _encode(*_paste(mask, box, height, width, threshold), height, width)
-        for mask, box in zip(np.asarray(masks), np.asarray(boxes, np.float64), strict=True)
-    ]
-
-
-def _paste(mask: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float) -> tuple[np.ndarray, int, int]:
-    """Returns bool [h, w], the part of the picture that the mask reaches, and its first row and column."""
-    y1, x1, y2, x2 = box.tolist()
-    if not np.isfinite(box).all() or y2 <= y1 or x2 <= x1:
-        return np.zeros((0, 0), bool), 0, 0
-    top, rows = _interpolation(y1, y2, mask.shape[0], height)
-    left, columns = _interpolation(x1, x2, mask.shape[1], width)
-    return rows @ mask.astype(np.float64) @ columns.T > threshold, top, left
-
-
-def _interpolation(start: float, end: float, cells: int, size: int) -> tuple[int, np.ndarray]:
-    """Bilinear weights along one axis: the first pixel within reach, and float64 [pixels, cells]."""
-    reach = 0.5 * (end - start) / cells  # beyond the border cells' centres values fade to zero over one cell
-    first = max(0, int(np.floor(start - reach)))
-    last = min(size, int(np.ceil(end + reach)))
-    if last <= first:
-        return 0, np.zeros((0, cells))
-    place = (np.arange(first, last) + 0.5 - start) / (end - start) * cells - 0.5
-    return first, np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(cells)))
-
-
-def _encode(part: np.ndarray, top: int, left: int, height: int, width: int) -> dict[str, Any]:
-    """Encodes a part of an otherwise empty picture; COCO's runs go down the columns, zeros first."""
-    columns = part.shape[1]
-    strip = np.zeros((columns, height), bool)
-    strip[:, top : top + part.shape[0]] = part.T
-    padded = np.concatenate(([False], strip.reshape(-1), [False]))
-    turns = np.flatnonzero(padded[1:] != padded[:-1]) + left * height
-    counts = np.diff(turns, prepend=0, append=height * width)
-    if counts.size > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    encoded = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}

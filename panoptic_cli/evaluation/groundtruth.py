@@ -1,4 +1,4 @@
-"""The ground truth that a record holds, for scoring; without TensorFlow."""
+"""The ground truth of a record, for scoring; needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import ANY_THING, VOID_ID, CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.panoptic_quality import Segment
+from panoptic_cli.evaluation.label_runs import run_starts
 from panoptic_cli.images.masks import decode_png
 from panoptic_cli.records import schema
-from panoptic_cli.results.coco_files import segments_from_maps
+from panoptic_cli.results.prediction import Segment
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What one record says about its picture.
+    """The ground truth of one picture.
 
     Attributes:
-        image_id: the data set's id; an integer wherever it is one.
+        image_id: the data set's id; an integer if possible.
         file_name: the picture's file name.
         height, width: pixels.
-        id_map: integer [height, width], segment ids, 0 unlabelled.
+        id_map: integer [height, width], segment ids; 0 for unlabelled.
         segments: the segments of `id_map`.
-        has_crowds: whether the record tells crowd segments apart; the reference's records do not.
-        objects: COCO annotations of the objects (without ids).
+        has_crowds: whether the record marks crowd segments; the reference's records do not.
+        objects: COCO annotations of the objects, without ids.
     """
 
     image_id: int | str
@@ -46,10 +46,10 @@ class GroundTruth:
         Args:
             record: a serialized tf.train.Example, ours or the reference's.
             table: the categories.
-            objects: False leaves the objects out, whose masks take long to encode.
+            objects: False skips the objects, whose masks take long to encode.
 
         Raises:
-            DataError: the record has no panoptic ground truth or is broken.
+            DataError: the record has no panoptic ground truth or is damaged.
         """
         try:
             features = schema.decode_example(record)
@@ -69,6 +69,53 @@ class GroundTruth:
             ) from None
         return cls(image_id, file_name, height, width, id_map, segments, has_crowds, found)
 
+    def semantic_map(self, table: CategoryTable) -> np.ndarray:
+        """Returns int32 [height, width]: category ids of stuff, ANY_THING or VOID_ID."""
+        lookup = np.full(max((s.id for s in self.segments), default=0) + 1, VOID_ID, np.int32)
+        for segment in self.segments:
+            is_thing = table.by_id[segment.category_id].isthing
+            lookup[segment.id] = ANY_THING if is_thing else segment.category_id
+        return lookup[self.id_map]
+
+
+def segments_from_maps(
+    category_map: np.ndarray, instance_map: np.ndarray, table: CategoryTable
+) -> tuple[np.ndarray, list[Segment]]:
+    """Numbers the segments of a category map and an instance map, as the reference's records have them.
+
+    Args:
+        category_map: integer [H, W], category ids; 0 for void.
+        instance_map: integer [H, W], instance numbers of the things; 0 for stuff.
+        table: the categories; pixels of any other become void.
+
+    Returns:
+        int32 [H, W], segment ids from 1 in the order of (category, instance), 0 for void; and the segments with their
+        areas, one per thing instance and one per stuff category.
+
+    Raises:
+        ValueError: the maps differ in shape or contain negative numbers.
+    """
+    if category_map.shape != instance_map.shape or category_map.ndim != 2:
+        raise ValueError(f"the maps must have the same shape [H, W], not {category_map.shape} and {instance_map.shape}")
+    categories, instances = category_map.reshape(-1), instance_map.reshape(-1)
+    starts = run_starts(categories, instances)
+    category, instance = categories[starts].astype(np.int64), instances[starts].astype(np.int64)
+    if (category < 0).any() or (instance < 0).any():
+        raise ValueError("category and instance maps must not be negative")
+    category = np.where(np.isin(category, list(table.by_id)), category, VOID_ID)
+    lengths = np.diff(starts, append=categories.size)
+    span = int(instance.max(initial=0)) + 1
+    keys, places = np.unique(np.where(category == VOID_ID, 0, category * span + instance), return_inverse=True)
+    first = 0 if keys.size and keys[0] == 0 else 1  # the id of the first key, which is void if there is any
+    areas = np.bincount(places, lengths, keys.size).astype(np.int64)
+    id_map = np.repeat((places + first).astype(np.int32), lengths).reshape(category_map.shape)
+    segments = [
+        Segment(id=place + first, category_id=int(key // span), area=int(area))
+        for place, (key, area) in enumerate(zip(keys.tolist(), areas.tolist(), strict=True))
+        if key
+    ]
+    return id_map, segments
+
 
 def _text(features: dict[str, Any], key: str) -> str:
     values = features.get(key)
@@ -83,7 +130,7 @@ def _panoptic(features: dict[str, Any], table: CategoryTable) -> tuple[np.ndarra
             Segment(id=place, category_id=int(category), iscrowd=bool(crowds[place - 1]))
             for place, category in enumerate(features[schema.SEGMENT_CATEGORY].tolist(), start=1)
         ]
-        # Segments that lost all their pixels are in no map.
+        # A segment without any pixel is not part of the map.
         present = np.bincount(places.reshape(-1), minlength=len(segments) + 1) > 0
         return places, [s for s in segments if present[s.id]], True
     categories = decode_png(features[schema.CATEGORY_MASK][0])

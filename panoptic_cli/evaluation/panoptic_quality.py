@@ -2,8 +2,8 @@
 
 Source: Kirillov et al., "Panoptic Segmentation" (arXiv 1801.00868), section 4, with the rules of COCO's own
 tool, panopticapi, for unlabelled pixels and crowds. The figures equal panopticapi's to 1e-12 with two
-differences: a group of categories without a single segment gives zeros with n = 0 instead of a division
-by zero, and the area of a ground truth segment is the number of its pixels, whatever its JSON says.
+differences: a group of categories without any segment gives zeros with n = 0 instead of a division by zero, and the
+area of a ground truth segment is its number of pixels, whatever its JSON says.
 """
 
 from __future__ import annotations
@@ -14,70 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import VOID_ID, CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.label_runs import Overlaps, overlaps
 from panoptic_cli.images.panoptic_png import MAX_ID
+from panoptic_cli.results.prediction import Segment
 
-VOID = 0  # id of unlabelled pixels
 _NOTES_KEPT = 10
-# An IoU above 0.5 is a double in (0.5, 1], thus a whole multiple of 2**-53. Summed as integers, the total
-# does not depend on the order of the pictures, nor on how many processes or devices shared them.
+# An IoU above 0.5 is a double in (0.5, 1], thus a multiple of 2**-53. Summed as integers, the total does not depend
+# on the order of the pictures or on the number of processes or devices.
 _IOU_UNIT = 2**53
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One segment of a panoptic map.
-
-    Attributes:
-        id: its value in the map, 1 .. 2**24 - 1.
-        category_id: the category it belongs to.
-        iscrowd: a region of many things that are not told apart (ground truth only; ignored in predictions).
-        area: pixels as stated by a file, None when not stated. Never used for the figures.
-    """
-
-    id: int
-    category_id: int
-    iscrowd: bool = False
-    area: int | None = None
-
-    @classmethod
-    def list_from_json(cls, segments_info: Any, image: str | int, kind: str) -> list[Segment]:
-        """Reads the `segments_info` of a COCO panoptic annotation.
-
-        Args:
-            segments_info: the list as parsed from JSON.
-            image: name or id of the picture, for messages.
-            kind: "ground truth" or "prediction", for messages.
-
-        Raises:
-            DataError: an entry has no integer id or category_id.
-        """
-        try:
-            return [
-                cls(_whole(s["id"]), _whole(s["category_id"]), s.get("iscrowd", 0) == 1, s.get("area"))
-                for s in segments_info
-            ]
-        except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
-            raise DataError(
-                f"Image {image}: segments_info of the {kind} is no list of objects with id and category_id.",
-                "Each segment needs id and category_id, both whole numbers, as in COCO's panoptic format.",
-            ) from None
-
-
-@dataclass(frozen=True)
 class PictureQuality:
-    """How one picture was matched.
+    """How the segments of one picture were matched.
 
     Attributes:
         overlap: int64 [G + 1, P + 1], pixels that ground truth segments (rows) and predicted ones (columns) share,
             in the order they were listed; row and column 0 are void.
         gt_classes: int64 [G], places of their categories in the table.
         pred_classes: int64 [P], likewise.
-        crowd: bool [G].
-        iou: summed over the matches.
-        tp, fp, fn: matches, false and missed segments.
+        crowd: bool [G], whether each ground truth segment is a crowd.
+        iou: sum over the matches.
+        tp, fp, fn: numbers of matches, false and missed segments.
     """
 
     overlap: np.ndarray
@@ -91,16 +51,16 @@ class PictureQuality:
 
     @property
     def pq(self) -> float | None:
-        """PQ over all segments of the picture together, 0..1, not averaged over categories; None without segments."""
+        """PQ over all segments of the picture, 0..1, not averaged over categories; None if there are none."""
         weight = self.tp + 0.5 * (self.fp + self.fn)
         return self.iou / weight if weight else None
 
 
 class PanopticQuality:
-    """Sums up what panoptic quality needs, picture by picture.
+    """Accumulates panoptic quality picture by picture.
 
     Args:
-        table: the categories that are scored.
+        table: the categories to score.
     """
 
     def __init__(self, table: CategoryTable) -> None:
@@ -124,21 +84,21 @@ class PanopticQuality:
         *,
         image: str | int = "?",
     ) -> PictureQuality:
-        """Adds one picture; one that raises adds nothing.
+        """Adds one picture; adds nothing if it raises.
 
         Args:
-            gt_map: integer [H, W], segment ids of the ground truth, 0 where unlabelled.
+            gt_map: integer [H, W], segment ids of the ground truth; 0 for unlabelled.
             gt_segments: every segment of `gt_map`.
-            pred_map: integer [H, W], segment ids of the prediction, 0 where void.
+            pred_map: integer [H, W], segment ids of the prediction; 0 for void.
             pred_segments: every segment of `pred_map`.
             image: name or id of the picture, for messages.
 
         Returns:
-            How it was matched.
+            How its segments were matched.
 
         Raises:
-            DataError: the maps differ in size, an id is in a map but not in its segments or the reverse, is
-                listed twice or out of range, or a category is unknown; names picture and id.
+            DataError: the maps differ in size, an id is in a map but not in its segments or vice versa, is
+                listed twice or out of range, or a category is unknown; names the picture and the id.
         """
         if gt_map.shape != pred_map.shape or gt_map.ndim != 2:
             raise _size_error(image, gt_map.shape, pred_map.shape)
@@ -156,7 +116,7 @@ class PanopticQuality:
         *,
         image: str | int = "?",
     ) -> PictureQuality:
-        """Adds one picture given as the overlaps of its two maps; otherwise as `add`."""
+        """Adds one picture, given as the overlaps of its two maps; otherwise like `add`."""
         gt_places = self._places(pairs.gt_ids, gt_segments, image, "ground truth")
         pred_places = self._places(pairs.pred_ids, pred_segments, image, "prediction")
         overlap = np.zeros((len(gt_segments) + 1, len(pred_segments) + 1), np.int64)
@@ -169,9 +129,9 @@ class PanopticQuality:
         gt_class = self._classes(gt_segments)
         pred_class = self._classes(pred_segments)
         crowd = np.array([s.iscrowd for s in gt_segments], bool)
-        on_void = overlap[VOID, 1:]
+        on_void = overlap[VOID_ID, 1:]
         intersection = overlap[1:, 1:]
-        # Unlabelled pixels under a prediction count neither for nor against it.
+        # Unlabelled pixels in a prediction count neither for nor against it.
         union = gt_area[:, None] + pred_area - intersection - on_void
         candidate = (gt_class[:, None] == pred_class) & ~crowd[:, None]
         matched_gt, matched_pred = np.nonzero(candidate & (2 * intersection > union))
@@ -186,7 +146,7 @@ class PanopticQuality:
         np.add.at(self._fn, gt_class[missed], 1)
 
         ignorable = on_void.copy()
-        # Of several crowds of one category panopticapi remembers the last one listed only; so do we.
+        # Of several crowds of one category, panopticapi only uses the last one listed; so do we.
         last_crowd = {int(gt_class[gt]): gt for gt in np.flatnonzero(crowd).tolist()}
         for label, gt in last_crowd.items():
             ignorable += np.where(pred_class == label, intersection[gt], 0)
@@ -198,13 +158,13 @@ class PanopticQuality:
         return PictureQuality(overlap, gt_class, pred_class, crowd, sum(ious), *counts)
 
     def merge(self, other: PanopticQuality) -> None:
-        """Adds what another one summed up; any order and grouping gives the same bits.
+        """Adds the pictures of another accumulator; any order and grouping gives the same bits.
 
         Raises:
-            ValueError: the two score different category tables.
+            ValueError: the two have different category tables.
         """
         if other.table != self.table:
-            raise ValueError("panoptic qualities over different category tables cannot be merged")
+            raise ValueError("panoptic qualities of different category tables cannot be merged")
         self._tp += other._tp
         self._fp += other._fp
         self._fn += other._fn
@@ -218,8 +178,8 @@ class PanopticQuality:
 
         Returns:
             "All", "Things", "Stuff": {"pq", "sq", "rq", "n"}, averaged over the n categories that have a
-            segment in the ground truth or a counted one in the predictions; zeros where n is 0.
-            "per_class": {category id: {"pq", "sq", "rq", "iou" (summed over matches), "tp", "fp", "fn"}} for
+            segment in the ground truth or one that counts in the predictions; zeros if n is 0.
+            "per_class": {category id: {"pq", "sq", "rq", "iou" (sum over matches), "tp", "fp", "fn"}} for
             every category of the table.
         """
         per_class: dict[int, dict[str, float]] = {}
@@ -249,17 +209,17 @@ class PanopticQuality:
 
     def _places(self, ids: np.ndarray, segments: Sequence[Segment], image: str | int, kind: str) -> np.ndarray:
         """Maps ids [N] to their 1-based place in `segments`, void to 0; int64 [N]."""
-        place_of = {VOID: 0}
+        place_of = {VOID_ID: 0}
         for place, segment in enumerate(segments, start=1):
-            if not VOID < segment.id <= MAX_ID:
+            if not VOID_ID < segment.id <= MAX_ID:
                 raise DataError(
                     f"Image {image}: {kind} segment id {segment.id} is not in 1..{MAX_ID}.",
-                    "Id 0 stands for void.",
+                    "Id 0 means void.",
                 )
             if segment.category_id not in self._place:
                 raise DataError(
                     f"Image {image}: {kind} segment {segment.id} has the unknown category {segment.category_id}.",
-                    "Categories are those of the ground truth's panoptic JSON.",
+                    "The categories must be those of the ground truth's panoptic JSON.",
                 )
             if segment.id in place_of:
                 raise DataError(f"Image {image}: {kind} segment {segment.id} is listed twice.")
@@ -282,15 +242,6 @@ class PanopticQuality:
                     )
 
 
-def _whole(value: Any) -> int:
-    """A whole number of a JSON; ValueError for any other value, so that 5.5 or "5" is not taken for 5."""
-    if type(value) is int:
-        return value
-    if isinstance(value, str | bool) or int(value) != value:
-        raise ValueError(f"{value!r} is no whole number")
-    return int(value)
-
-
 def _average(classes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     present = [c for c in classes if c["tp"] + c["fp"] + c["fn"]]
     count = len(present)
@@ -305,7 +256,7 @@ def _require_pixels(areas: np.ndarray, segments: Sequence[Segment], image: str |
     if empty.size:
         raise DataError(
             f"Image {image}: {kind} segment {segments[int(empty[0])].id} is in segments_info but has "
-            "no pixel in the map.",
+            "no pixels in the map.",
             "The PNG and the JSON do not belong together.",
         )
 
@@ -314,5 +265,5 @@ def _size_error(image: str | int, gt_shape: tuple[int, ...], pred_shape: tuple[i
     gt, pred = (" x ".join(str(n) for n in shape) for shape in (gt_shape, pred_shape))
     return DataError(
         f"Image {image}: the ground truth is {gt} (height x width), the prediction {pred}.",
-        "Predictions have to be at the picture's own size.",
+        "Predictions must have the picture's own size.",
     )

@@ -1,4 +1,4 @@
-"""The evaluation report: one HTML page that needs nothing beside it."""
+"""The evaluation report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def write_report(path: Path, subject: str, figures: Mapping[str, Any], data: Rep
 
     Args:
         path: the HTML file.
-        subject: what was evaluated: a checkpoint or a result file.
-        figures: what `evaluate --json` prints: "panoptic", "images" and, of a model, "box", "mask", "semantic"
-            and "step".
+        subject: the checkpoint or result file that was evaluated.
+        figures: the object that `evaluate --json` prints: "panoptic", "images" and, for a model, "box", "mask",
+            "step" and, if it has a semantic head, "semantic".
         data: what was collected picture by picture.
     """
     write_text(path, report_html(subject, figures, data))
 
 
 def report_html(subject: str, figures: Mapping[str, Any], data: ReportData) -> str:
-    """Returns the page; arguments as `write_report`."""
+    """Returns the page; the arguments are those of `write_report`."""
     panoptic = figures["panoptic"]
     note = f"{figures['images']:,} images" + (f" · step {figures['step']:,}" if figures.get("step") else "")
     sections = [
@@ -44,7 +44,7 @@ def report_html(subject: str, figures: Mapping[str, Any], data: ReportData) -> s
         sections.append(_section("Semantic head", _semantic(figures["semantic"])))
     sections += [
         _section("Categories", _class_table(panoptic["per_class"], data.table)),
-        _section("What things and stuff are taken for", _kinds(data)),
+        _section("Predictions for pixels of things and stuff", _kinds(data)),
         _section("Most frequent confusions", _confusions(data)),
         _section("Worst pictures", _pictures(data.worst, data)),
         _section("Best pictures", _pictures(data.best, data)),
@@ -71,7 +71,7 @@ def _percent(value: float | None, digits: int = 2) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", left: int = 1) -> str:
-    """A table of HTML cells whose first `left` columns are text."""
+    """Returns a table of HTML cells whose first `left` columns are text."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         sides = ["text" if place < left else "number" for place in range(len(cells))]
@@ -111,19 +111,19 @@ def _quality_table(panoptic: Mapping[str, Any]) -> str:
     ]
     return _table(("", "PQ", "SQ", "RQ", "categories"), rows) + (
         "<p>In percent, averaged over the categories that occur. PQ = SQ &times; RQ in each category: SQ is the mean "
-        "overlap (IoU) of matched segments, RQ the F1 score of finding them.</p>"
+        "overlap (IoU) of matched segments, RQ the F1 score of matching them.</p>"
     )
 
 
 def _precision_table(box: Mapping[str, Any], mask: Mapping[str, Any]) -> str:
     rows = [[name, *(_percent(f[key]) for key in _AP_COLUMNS)] for name, f in (("Boxes", box), ("Masks", mask))]
-    return _table(("", *_AP_COLUMNS), rows) + "<p>In percent; n/a where there is no object of that size to find.</p>"
+    return _table(("", *_AP_COLUMNS), rows) + "<p>In percent; n/a if there is no object of that size to find.</p>"
 
 
 def _semantic(semantic: Mapping[str, Any]) -> str:
     return (
-        f"<p>Mean IoU <b>{_percent(semantic['mIoU'])}</b> over {semantic['n']} classes, all things being one; "
-        f"<b>{_percent(semantic['pixel_accuracy'])}</b> % of the labelled pixels are right.</p>"
+        f"<p>Mean IoU <b>{_percent(semantic['mIoU'])}</b> over {semantic['n']} classes, with all things as one class; "
+        f"<b>{_percent(semantic['pixel_accuracy'])}</b> % of the labelled pixels are correct.</p>"
     )
 
 
@@ -141,7 +141,7 @@ def _class_table(per_class: Mapping[int | str, Mapping[str, Any]], table: Catego
         for category, figures in found
     ]
     absent = len(per_class) - len(found)
-    note = f"<p>{absent} categories are in none of these pictures.</p>" if absent else ""
+    note = f"<p>{absent} categories do not occur in these pictures.</p>" if absent else ""
     head = ("category", "kind", "", "PQ", "SQ", "RQ", "matched", "false", "missed")
     return _table(head, rows, "sortable classes", left=3) + note
 
@@ -161,8 +161,8 @@ def _kinds(data: ReportData) -> str:
         rows.append([name, *shares, f"{total:,}"])
     head = ("pixels of", "right category", "wrong thing", "wrong stuff", "void", "pixels")
     return _table(head, rows) + (
-        "<p>Percent of the ground truth's pixels, by predicted category. Crowds and unlabelled pixels are left out. "
-        "Pixels are compared by category, whichever segment they belong to.</p>"
+        "<p>Percent of the ground truth's pixels, by predicted category. Crowds and unlabelled pixels do not count. "
+        "Pixels are compared by category alone, regardless of their segments.</p>"
     )
 
 
@@ -172,7 +172,7 @@ def _confusions(data: ReportData) -> str:
         for true, predicted, pixels, share in data.confusion.most_frequent(_CONFUSIONS)
     ]
     if not rows:
-        return "<p>None: every labelled pixel has its category.</p>"
+        return "<p>None: every labelled pixel has the right category.</p>"
     head = ("ground truth", "predicted as", "", "% of its pixels", "pixels")
     return _table(head, rows, "classes", left=3)
 
@@ -181,7 +181,7 @@ def _pictures(shown: Sequence[ShownPicture], data: ReportData) -> str:
     if not shown:
         return "<p>None.</p>"
     cards = "\n".join(_card(picture) for picture in shown)
-    note = f" {data.unscored} pictures without any segment have none." if data.unscored else ""
+    note = f" {data.unscored} pictures without any segment have no PQ." if data.unscored else ""
     return (
         f'<div class="cards">{cards}</div><p>The PQ of a picture is over all of its segments together, '
         f"not averaged over categories.{note}</p>"

@@ -1,4 +1,4 @@
-"""Prediction on pictures: overlays, panoptic PNGs and one JSON."""
+"""Prediction on picture files: overlays, panoptic PNGs, one pred.json and one detections.json."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ import numpy as np
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.coco_ap import paste_masks_rle
 from panoptic_cli.files import atomic_path
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.pictures import read_picture
-from panoptic_cli.inference.predictor import PicturePrediction
 from panoptic_cli.results.coco_files import PredictionWriter
+from panoptic_cli.results.prediction import Prediction
 
 
 @dataclass
 class PredictionSummary:
-    """What was predicted.
+    """The outcome of predicting pictures.
 
     Attributes:
         overlays: the overlay of each picture.
-        failed: {picture: reason} of those that could not be read.
+        failed: {picture: reason} of the pictures that cannot be read.
     """
 
     overlays: list[Path] = field(default_factory=list)
@@ -34,13 +33,17 @@ class PredictionSummary:
 
 
 class PicturePredictor(Protocol):
-    """What predicts pictures: `inference.Predictor` or `export.exported_model.ExportedModel`."""
+    """An object that predicts pictures: `inference.predictor.Predictor`, or an exported model."""
 
     @property
     def table(self) -> CategoryTable:
         """The categories."""
 
-    def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[PicturePrediction]:
+    @property
+    def score_threshold(self) -> float:
+        """Detections with a greater score become segments, 0..1."""
+
+    def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[Prediction]:
         """Predicts pictures, each uint8 [height, width, 3]; yields them in order."""
 
 
@@ -50,22 +53,21 @@ def predict_pictures(
     output_dir: Path,
     *,
     batch_size: int = 1,
-    score_threshold: float | None = None,
     alpha: float = 0.5,
 ) -> PredictionSummary:
-    """Predicts pictures; a broken one is noted and the rest goes on.
+    """Predicts pictures; records the ones that cannot be read, and continues with the rest.
 
     Args:
-        predictor: what predicts.
+        predictor: the model.
         pictures: files.
-        output_dir: gets overlay/*.png, pred/*.png, pred.json (COCO panoptic) and detections.json, whole or not at
-            all; those of an earlier prediction are replaced.
-        batch_size: pictures the network takes at once.
-        score_threshold: detections written to detections.json have a greater score; None takes all.
+        output_dir: gets overlay/*.png, pred/*.png, pred.json (COCO panoptic) and detections.json, either completely or
+            not at all; those of an earlier prediction are replaced. detections.json has the detections above the
+            predictor's score threshold.
+        batch_size: pictures that the network takes at once.
         alpha: opacity of the overlay, 0..1.
 
     Returns:
-        What was written and what failed.
+        The overlays and the failures.
     """
     summary = PredictionSummary()
     with (
@@ -74,7 +76,7 @@ def predict_pictures(
         console.progress("Predicting", len(pictures)) as advance,
     ):
         overlays.mkdir()
-        results = _Results(predictor.table, writer, overlays, score_threshold, alpha)
+        results = _Results(predictor, writer, overlays, alpha)
         waiting: list[tuple[int, Path, np.ndarray]] = []
         for image_id, path in enumerate(pictures, start=1):
             try:
@@ -95,28 +97,23 @@ def predict_pictures(
 
 @dataclass
 class _Results:
-    """Writes everything about one picture after another."""
+    """Writes all results of one picture after another."""
 
-    table: CategoryTable
+    predictor: PicturePredictor
     writer: PredictionWriter
     overlays: Path
-    score_threshold: float | None
     alpha: float
 
-    def write(self, image_id: int, path: Path, pixels: np.ndarray, prediction: PicturePrediction) -> str:
-        """Returns the name of the picture's PNGs."""
-        # A label space with gaps (COCO's has some) knows classes that no category has: they are void.
-        known = np.isin(prediction.category_map, list(self.table.by_id))
-        category_map, instance_map = prediction.category_map * known, prediction.instance_map * known
-        self.writer.add(image_id, str(path), category_map, instance_map)
-        listed = np.isin(prediction.category_ids, [c.id for c in self.table.things])
-        if self.score_threshold is not None:
-            listed &= prediction.scores > self.score_threshold
-        boxes = prediction.boxes[listed]
-        masks = paste_masks_rle(prediction.masks[listed], boxes, *pixels.shape[:2])
-        self.writer.add_detections(image_id, boxes, prediction.scores[listed], prediction.category_ids[listed], masks)
-        scores = dict(enumerate(prediction.scores.tolist(), start=1))
-        drawn = draw_panoptic(pixels, category_map, instance_map, self.table, scores=scores, alpha=self.alpha)
-        name = self.writer.png_name()
+    def write(self, image_id: int, path: Path, pixels: np.ndarray, prediction: Prediction) -> str:
+        """Returns the file name of the picture's PNGs."""
+        name = self.writer.add(image_id, str(path), prediction, self.predictor.score_threshold).png_name
+        drawn = draw_panoptic(
+            pixels,
+            prediction.category_map,
+            prediction.instance_map,
+            self.predictor.table,
+            scores=dict(enumerate(prediction.detections.scores.tolist(), start=1)),
+            alpha=self.alpha,
+        )
         drawn.save(self.overlays / name, format="PNG", compress_level=3)
         return name

@@ -1,11 +1,10 @@
-"""Evaluation of the network that is being trained; it changes nothing about the training."""
+"""Evaluation of the network during training, without any effect on the training."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,31 +13,30 @@ import tensorflow as tf
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.evaluation.evaluator import default_batch_size, evaluate
-from panoptic_cli.inference.predictor import LoadedModel, Predictor
+from panoptic_cli.evaluation.evaluator import Evaluator
+from panoptic_cli.inference.predictor import LoadedModel
 from panoptic_cli.runs.evaluations import Evaluations, summary
 from panoptic_cli.runs.summaries import Summaries
 from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
-from panoptic_cli.training.inputs import check_annotation_file
 from panoptic_cli.training.overlays import draw_overlays
 from panoptic_cli.training.reporting import describe_quality
 from panoptic_cli.weights.checkpoints import Checkpoints
 
 
 def obstacle(strategy: tf.distribute.Strategy) -> str | None:
-    """Says why the devices of a training cannot evaluate along the way; None where they can."""
+    """Returns why the devices of a training cannot evaluate; None if they can."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
-        return "the fusion of things and stuff works at each picture's own size, which a TPU cannot do"
+        return "the fusion of things and stuff works at each picture's own size, which TPUs do not support"
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return "one worker would evaluate while all the others wait for it"
+        return "one worker would evaluate while all others wait"
     return None
 
 
 @contextlib.contextmanager
 def averages_in_place(model: keras.Model) -> Iterator[None]:
-    """Puts the moving averages into the network for the block, where the training model keeps any.
+    """Replaces the network's weights with their moving averages inside the block, if the training model has any.
 
-    The weights come back bit by bit, also when the block is left by an error.
+    Afterwards the weights are the same to the last bit, also after an error.
     """
     averages = getattr(model, "averages", [])
     variables = model.network.trainable_variables if averages else []
@@ -59,43 +57,33 @@ class Validator:
         experiment: the configuration; `trainer.validation_steps` limits the pictures.
         table: the categories.
         model: the training model.
-        summaries: gets overlay pictures of the first validation records.
+        summaries: for overlays of the first validation records.
 
     Raises:
-        DataError: the configured annotation file is not there; the first evaluation may be hours away.
+        DataError: the configured annotation file does not exist; the first evaluation may be hours away.
     """
 
     def __init__(
         self, experiment: Experiment, table: CategoryTable, model: keras.Model, summaries: Summaries | None = None
     ) -> None:
-        if experiment.task.annotation_file is not None:
-            check_annotation_file(experiment.task.annotation_file)
-        self.experiment = experiment
         self.model = model
         self.summaries = summaries
         strategy = model.distribute_strategy
         several = strategy.num_replicas_in_sync > 1
-        self._loaded = LoadedModel(
+        loaded = LoadedModel(
             experiment, table, model.network, "this training", None, strategy=strategy if several else None
         )
-        self._predictor = Predictor(self._loaded)
+        batches = experiment.trainer.validation_steps
+        limit = None if batches in (None, -1) else batches * experiment.task.validation_data.global_batch_size
+        self._evaluator = Evaluator(loaded, limit=limit)
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """Returns the figures of the weights as they are, or of their averages; see `evaluations.summary`."""
-        task = self.experiment.task
-        batches = self.experiment.trainer.validation_steps
-        pattern = task.validation_data.input_path
+        """Returns the figures of the current weights, or of their averages; see `evaluations.summary`."""
         with averages_in_place(self.model):
-            result = evaluate(
-                self._loaded,
-                pattern,
-                batch_size=default_batch_size(self._loaded),
-                limit=None if batches in (None, -1) else batches * task.validation_data.global_batch_size,
-                annotation_file=Path(task.annotation_file) if task.annotation_file else None,
-                predictor=self._predictor,
-            )
+            result = self._evaluator.evaluate()
             if self.summaries is not None:
-                self.summaries.pictures(step, "validation", draw_overlays(self._predictor, pattern))
+                drawn = draw_overlays(self._evaluator.predictor, self._evaluator.pattern)
+                self.summaries.pictures(step, "validation", drawn)
         return summary(result.to_dict())
 
 
@@ -103,11 +91,11 @@ class Validate(StepCallback):
     """Evaluates every validation interval and at the last step; a signal interrupts it.
 
     Args:
-        progress: where the training stands.
-        checkpoints: the weights are saved before they are evaluated, so that the best can be kept.
-        evaluate: step -> figures by name (see evaluations.summary).
-        evaluations: where they go.
-        signals: what may interrupt it.
+        progress: the state of the training.
+        checkpoints: saves the weights before their evaluation, so that the best can be kept.
+        evaluate: takes the step, returns figures by name (see evaluations.summary).
+        evaluations: the file of the figures.
+        signals: the signals that may interrupt it.
         summaries: TensorBoard's file.
         interval: steps.
         last_step: the last step.
@@ -135,7 +123,7 @@ class Validate(StepCallback):
         self.last_step = last_step
 
     def after_step(self) -> None:
-        """Evaluates when an interval was passed."""
+        """Evaluates if an interval is complete."""
         if self.progress.passed(self.interval) or self.progress.step == self.last_step:
             with self.progress.pause():
                 if self.checkpoints.saved_step != self.progress.step:
@@ -143,7 +131,7 @@ class Validate(StepCallback):
                 self._evaluate()
 
     def catch_up(self) -> None:
-        """Does the evaluation that the end of an earlier process cut off."""
+        """Repeats the evaluation that the end of an earlier process interrupted."""
         step = self.progress.step
         if step and step % self.interval == 0 and step not in self.evaluations.steps():
             self._evaluate()

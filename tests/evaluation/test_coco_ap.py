@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.coco_ap import METRICS, coco_average_precision, paste_masks_rle
+from panoptic_cli.evaluation.coco_ap import METRICS, coco_average_precision
 
 
 def instances(*annotations: dict[str, Any]) -> dict[str, Any]:
@@ -146,71 +145,3 @@ def test_real_ground_truth_detects_itself(coco100: Path, iou_type: Any) -> None:
         rle = mask_utils.merge(rle) if isinstance(rle, list) else rle
         found.append({**annotation, "score": 0.9, "segmentation": rle})
     assert coco_average_precision(truth, found, iou_type)["AP"] == pytest.approx(1.0, abs=1e-9)
-
-
-def dense_paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The value at every pixel, one by one, from the definition."""
-    cells = len(mask)
-    y1, x1, y2, x2 = (float(c) for c in box)
-    values = np.zeros((height, width))
-
-    def at(row: int, column: int) -> float:
-        return float(mask[row, column]) if 0 <= row < cells and 0 <= column < cells else 0.0
-
-    for y in range(height):
-        v = (y + 0.5 - y1) / (y2 - y1) * cells - 0.5
-        for x in range(width):
-            u = (x + 0.5 - x1) / (x2 - x1) * cells - 0.5
-            row, column = int(np.floor(v)), int(np.floor(u))
-            fy, fx = v - row, u - column
-            top = at(row, column) * (1 - fx) + at(row, column + 1) * fx
-            bottom = at(row + 1, column) * (1 - fx) + at(row + 1, column + 1) * fx
-            values[y, x] = top * (1 - fy) + bottom * fy
-    return values
-
-
-@pytest.mark.parametrize("threshold", [0.5, 0.1])
-def test_pasting_equals_the_dense_definition(threshold: float) -> None:
-    rng = np.random.default_rng(0)
-    height, width, cells = 37, 50, 28
-    corner = rng.uniform(-15, 40, (40, 2))
-    boxes = np.concatenate((corner, corner + rng.uniform(0.2, 60, (40, 2))), axis=1).astype(np.float32)
-    boxes[0] = (0, 0, height, width)
-    boxes[1] = (-100, -100, -50, -50)  # outside
-    masks = rng.random((40, cells, cells), np.float32)
-    masks[::2] = (masks[::2] > 0.3).astype(np.float32)
-    masks[2] = 1.0
-    seen = 0
-    for mask, box, rle in zip(masks, boxes, paste_masks_rle(masks, boxes, height, width, threshold), strict=True):
-        json.dumps(rle)
-        assert rle["size"] == [height, width]
-        expected = dense_paste(mask, box, height, width)
-        decoded = mask_utils.decode(rle).astype(bool)
-        certain = np.abs(expected - threshold) > 1e-9  # where rounding cannot decide
-        np.testing.assert_array_equal(decoded[certain], (expected > threshold)[certain])
-        seen += int(decoded.sum())
-    assert seen > 5000
-
-
-def test_pasted_masks_are_canonical_rle() -> None:
-    """What pycocotools itself would write for the same mask, so that files compare byte by byte."""
-    rng = np.random.default_rng(1)
-    boxes = np.array([[0, 0, 30, 20], [5.5, 3.2, 29, 19], [0, 0, 1, 1], [29, 19, 30, 20]], np.float32)
-    masks = (rng.random((4, 28, 28)) > 0.4).astype(np.float32)
-    for rle in paste_masks_rle(masks, boxes, 30, 20):
-        own = mask_utils.encode(np.asfortranarray(mask_utils.decode(rle)))
-        assert own["counts"].decode() == rle["counts"]
-
-
-def test_a_full_mask_fills_its_box_to_the_pixel() -> None:
-    (rle,) = paste_masks_rle(np.ones((1, 28, 28), np.float32), np.array([[2, 3, 12, 23]]), 20, 40)
-    expected = np.zeros((20, 40), np.uint8)
-    expected[2:12, 3:23] = 1
-    np.testing.assert_array_equal(mask_utils.decode(rle), expected)
-
-
-@pytest.mark.parametrize("box", [[5, 5, 5, 9], [5, 9, 9, 5], [np.nan, 0, 5, 5], [0, 0, np.inf, 5]])
-def test_a_box_without_area_gives_an_empty_mask(box: list[float]) -> None:
-    (rle,) = paste_masks_rle(np.ones((1, 28, 28), np.float32), np.array([box]), 20, 40)
-    assert mask_utils.area(rle) == 0
-    assert paste_masks_rle(np.zeros((0, 28, 28)), np.zeros((0, 4)), 20, 40) == []

@@ -256,7 +256,7 @@ def test_records_of_the_reference(
     shared: Path, coco100: Path, tiny_network: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from panoptic_cli import config
-    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.categories import read_categories
     from panoptic_cli.evaluation.evaluator import evaluate
     from panoptic_cli.inference.predictor import LoadedModel, label_space_of
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
@@ -270,7 +270,7 @@ def test_records_of_the_reference(
             "task.model.mask_head.num_convs=0",
         ]
     )
-    table = CategoryTable.from_file(coco100 / "annotations/panoptic_val2017.json")
+    table = read_categories(coco100 / "annotations/panoptic_val2017.json")
     model = LoadedModel(
         experiment, table, PanopticFPN(experiment.task.model, label_space_of(experiment, table)), "none", None
     )

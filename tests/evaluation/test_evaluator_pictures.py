@@ -22,7 +22,7 @@ from panoptic_cli.evaluation.result_files import score_files
 from panoptic_cli.images import panoptic_png
 from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction, Predictor
 from panoptic_cli.records.conversion import convert
-from panoptic_cli.records.manifest import ConversionPlan
+from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.tfrecord import read_records
 
 WIDE, EMPTY, CROWD, SMALL = 1, 2, 3, 4

@@ -11,8 +11,9 @@ import pytest
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.label_runs import overlaps, overlaps_rgb
-from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
+from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.images import panoptic_png
+from panoptic_cli.results.prediction import Segment
 
 TABLE = CategoryTable.from_list(
     [

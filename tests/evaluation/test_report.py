@@ -16,9 +16,10 @@ from panoptic_cli.commands.main import run
 from PIL import Image
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.evaluation.panoptic_quality import PanopticQuality, Segment
+from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.report import report_html
 from panoptic_cli.evaluation.report_data import ReportData
+from panoptic_cli.results.prediction import Segment
 
 TABLE = CategoryTable.from_list(
     [
@@ -131,7 +132,7 @@ def test_the_page_of_a_model() -> None:
     assert "dog & <b>" in page.text
     assert "25.00" in page.text
     assert "n/a" in page.text
-    assert "1 categories are in none of these pictures" in page.text  # sky
+    assert "1 categories do not occur in these pictures" in page.text  # sky
     assert [i["alt"] for i in page.images] == [
         f"{view} of image {image_id}" for image_id in (0, 1) for view in ("picture", "ground truth", "prediction")
     ]
@@ -144,7 +145,7 @@ def test_nothing_at_all_gives_a_page_too() -> None:
     page = Page(report_html("x", {"panoptic": quality.result(), "images": 1}, data))
     assert data.unscored == 1
     assert "n/a" in page.text
-    assert "None: every labelled pixel has its category." in page.text
+    assert "None: every labelled pixel has the right category." in page.text
 
 
 @pytest.mark.shared
@@ -179,4 +180,4 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["evaluate", "--predictions", "p.json", "--image-dir", str(tmp_path / "no")]) == 2
     assert "--image-dir" in capsys.readouterr().err
     assert run(["evaluate", "--image-dir", str(tmp_path)]) == 2
-    assert "--image-dir goes with --predictions" in capsys.readouterr().err
+    assert "--image-dir needs --predictions" in capsys.readouterr().err

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from predictions import detections_of, prediction_of
+from pycocotools import mask as mask_utils
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
+from panoptic_cli.evaluation.file_scoring import score_files
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
-from panoptic_cli.evaluation.result_files import score_files
+from panoptic_cli.evaluation.result_files import ResultFiles
 from panoptic_cli.images import panoptic_png
-from panoptic_cli.results.coco_files import PredictionWriter, segments_from_maps
+from panoptic_cli.results.coco_files import PredictionWriter
+from panoptic_cli.results.prediction import Prediction
 
 TABLE = CategoryTable.from_list(
     [{"id": 5, "name": "cat", "isthing": 1}, {"id": 190, "name": "sky", "isthing": 0}], "test"
@@ -29,50 +33,23 @@ def random_maps(rng: np.random.Generator, height: int = 20, width: int = 30) -> 
     return category, instance
 
 
-def test_segments_are_the_pairs_of_category_and_instance() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        category, instance = random_maps(rng)
-        id_map, segments = segments_from_maps(category, instance)
-        assert [s.id for s in segments] == list(range(1, len(segments) + 1))
-        np.testing.assert_array_equal(id_map == 0, category == 0)
-        pairs = set()
-        for segment in segments:
-            mask = id_map == segment.id
-            assert mask.sum() == segment.area > 0
-            assert set(category[mask].tolist()) == {segment.category_id}
-            assert len(set(instance[mask].tolist())) == 1
-            pairs.add((segment.category_id, int(instance[mask][0])))
-        assert len(pairs) == len(segments)
-        assert pairs == set(zip(category[category > 0].tolist(), instance[category > 0].tolist(), strict=True))
-
-
-def test_categories_that_do_not_exist_become_void(tmp_path: Path) -> None:
-    category = np.array([[5, 93, 93, 190], [5, 0, 77, 190]])
-    instance = np.array([[1, 0, 0, 0], [1, 0, 4, 0]])
-    id_map, segments = segments_from_maps(category, instance, TABLE)
-    assert [(s.id, s.category_id, s.area) for s in segments] == [(1, 5, 2), (2, 190, 2)]
-    np.testing.assert_array_equal(id_map, [[1, 0, 0, 2], [1, 0, 0, 2]])
-    assert len(segments_from_maps(category, instance)[1]) == 4
-    with PredictionWriter(tmp_path / "out", TABLE) as writer:
-        info = writer.add(1, "a.jpg", category, instance)
-    assert [(s["id"], s["category_id"], s["area"]) for s in info] == [(1, 5, 2), (2, 190, 2)]
+def random_prediction(rng: np.random.Generator) -> Prediction:
+    return prediction_of(*random_maps(rng), TABLE)
 
 
 def test_all_void_has_no_segments(tmp_path: Path) -> None:
     void = np.zeros((4, 5), np.int32)
-    id_map, segments = segments_from_maps(void, void)
-    assert segments == []
-    assert not id_map.any()
-    with PredictionWriter(tmp_path / "out") as writer:
-        assert writer.add(1, "a.jpg", void, void) == []
+    with PredictionWriter(tmp_path / "out", TABLE) as writer:
+        written = writer.add(1, "a.jpg", prediction_of(void, void, TABLE))
+    assert written.segments_info == written.detections == []
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
 
 
 def test_the_json_describes_the_png(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     with PredictionWriter(tmp_path / "out", TABLE) as writer:
         for image_id in range(5):
-            writer.add(image_id, f"{image_id:03}.jpg", *random_maps(rng))
+            writer.add(image_id, f"{image_id:03}.jpg", random_prediction(rng))
     content = json.loads((tmp_path / "out" / "pred.json").read_text())
     assert CategoryTable.from_list(content["categories"], "pred.json") == TABLE
     assert [a["file_name"] for a in content["annotations"]] == [f"{i:03}.png" for i in range(5)]
@@ -98,75 +75,85 @@ def test_files_score_as_the_maps_do(tmp_path: Path) -> None:
     direct = PanopticQuality(TABLE)
     with (
         PredictionWriter(tmp_path / "gt", TABLE) as gt_writer,
-        PredictionWriter(tmp_path / "prediction") as writer,
+        PredictionWriter(tmp_path / "prediction", TABLE) as writer,
     ):
         for image_id in range(30):
-            gt = random_maps(rng)
-            pred = gt if image_id % 3 == 0 else random_maps(rng)
-            gt_writer.add(image_id, f"{image_id}.jpg", *gt)
-            writer.add(image_id, f"{image_id}.jpg", *pred)
-            direct.add(*segments_from_maps(*gt), *segments_from_maps(*pred))
+            gt = random_prediction(rng)
+            pred = gt if image_id % 3 == 0 else random_prediction(rng)
+            gt_writer.add(image_id, f"{image_id}.jpg", gt)
+            writer.add(image_id, f"{image_id}.jpg", pred)
+            direct.add(gt.segment_map, gt.segments, pred.segment_map, pred.segments)
     expected = direct.result()
     assert 0.2 < expected["All"]["pq"] < 1
     for workers in (1, 2):
-        result = score_files(tmp_path / "prediction" / "pred.json", None, tmp_path / "gt" / "pred.json", None, workers)
-        assert {key: result[key] for key in expected} == expected  # to the last bit
-        assert result["images"] == 30
-        assert result["warnings"] == []
+        scores = score_files(ResultFiles(tmp_path / "prediction" / "pred.json", tmp_path / "gt" / "pred.json"), workers)
+        assert scores.panoptic == expected  # to the last bit
+        assert scores.images == 30
+        assert scores.warnings == []
 
 
 def test_detections_are_in_cocos_form(tmp_path: Path) -> None:
-    mask = {"size": [10, 12], "counts": "abc"}
-    with PredictionWriter(tmp_path / "out") as writer:
-        writer.add_detections(3, np.array([[1.0, 2.0, 5.0, 8.0]], np.float32), np.array([0.5]), np.array([5]), [mask])
-        writer.add_detections(4, np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), [])
-        writer.add_detections(5, np.array([[0, 0, 1, 1]]), np.array([0.25]), np.array([5]), None)
-    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == [
-        {"image_id": 3, "category_id": 5, "bbox": [2, 1, 6, 4], "score": 0.5, "segmentation": mask},
-        {"image_id": 5, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.25},
-    ]
+    void = np.zeros((10, 12), np.int32)
+    masks = np.zeros((2, 10, 12), np.uint8)
+    masks[0, 1:5, 2:8] = masks[1, 0, 0] = 1
+    boxes = np.array([[1.0, 2.0, 5.0, 8.0], [0, 0, 1, 1]])
+    detections = detections_of(boxes, [0.5, 0.25], [5, 5], list(masks))
+    with PredictionWriter(tmp_path / "out", TABLE) as writer:
+        both = writer.add(3, "3.jpg", prediction_of(void, void, TABLE, detections)).detections
+        writer.add(4, "4.jpg", prediction_of(void, void, TABLE))
+        assert len(writer.add(5, "5.jpg", prediction_of(void, void, TABLE, detections), min_score=0.25).detections) == 1
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [entry["image_id"] for entry in entries] == [3, 3, 5]
+    assert entries[:2] == both
+    for entry, mask, box, score in zip(entries, masks, ([2, 1, 6, 4], [0, 0, 1, 1]), (0.5, 0.25), strict=False):
+        segmentation = entry.pop("segmentation")
+        assert entry == {"image_id": 3, "category_id": 5, "bbox": box, "score": score}
+        np.testing.assert_array_equal(mask_utils.decode(segmentation), mask)
+        # What pycocotools itself writes for this mask, so that files can be compared byte by byte.
+        own = mask_utils.encode(np.asfortranarray(mask))
+        assert segmentation == {"size": [10, 12], "counts": own["counts"].decode()}
 
 
 def test_an_abort_leaves_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    maps = random_maps(np.random.default_rng(3))
+    prediction = random_prediction(np.random.default_rng(3))
 
     def write_and_fail() -> None:
-        with PredictionWriter(out) as writer:
-            writer.add(1, "b.jpg", *maps)
+        with PredictionWriter(out, TABLE) as writer:
+            writer.add(1, "b.jpg", prediction)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_and_fail()
     assert list(tmp_path.iterdir()) == []
 
-    with PredictionWriter(out) as writer:
-        writer.add(1, "a.jpg", *maps)
+    with PredictionWriter(out, TABLE) as writer:
+        writer.add(1, "a.jpg", prediction)
     (out / "metrics.json").write_text("{}")
     with pytest.raises(KeyboardInterrupt):
         write_and_fail()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert [p.name for p in (out / "pred").iterdir()] == ["a.png"]
-    with PredictionWriter(out) as writer:  # replaces the predictions, keeps the rest
-        writer.add(1, "c.jpg", *maps)
+    with PredictionWriter(out, TABLE) as writer:  # replaces the predictions, keeps the rest
+        writer.add(1, "c.jpg", prediction)
     assert [p.name for p in (out / "pred").iterdir()] == ["c.png"]
     assert sorted(p.name for p in out.iterdir()) == ["detections.json", "metrics.json", "pred", "pred.json"]
 
 
 def test_pictures_of_one_name_keep_their_own_png(tmp_path: Path) -> None:
-    maps = random_maps(np.random.default_rng(4))
-    with PredictionWriter(tmp_path / "out") as writer:
-        writer.add(1, "north/a.jpg", *maps)
-        writer.add(2, "south/a.jpg", *maps)
-        with pytest.raises(DataError, match="Image 2 is there twice"):
-            writer.add(2, "south/a.jpg", *maps)
+    prediction = random_prediction(np.random.default_rng(4))
+    with PredictionWriter(tmp_path / "out", TABLE) as writer:
+        writer.add(1, "north/a.jpg", prediction)
+        writer.add(2, "south/a.jpg", prediction)
+        with pytest.raises(DataError, match="Image 2 was predicted twice"):
+            writer.add(2, "south/a.jpg", prediction)
     assert sorted(p.name for p in (tmp_path / "out" / "pred").iterdir()) == ["a-2.png", "a.png"]
 
 
 def test_a_file_in_the_way_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(DataError, match="is a file"):
-        PredictionWriter(tmp_path / "out")
+        PredictionWriter(tmp_path / "out", TABLE)
 
 
 def test_an_interrupted_exchange_leaves_the_earlier_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +169,7 @@ def test_an_interrupted_exchange_leaves_the_earlier_files(tmp_path: Path, monkey
     writers = []
     for number in (1, 2):
         writer = PredictionWriter(output, TABLE)
-        writer.add(number, f"{number}.jpg", *random_maps(rng))
+        writer.add(number, f"{number}.jpg", random_prediction(rng))
         writers.append(writer)
         if number == 1:
             writer.close()

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.result_files import score_files
+from panoptic_cli.evaluation.file_scoring import FileScores, score_files
+from panoptic_cli.evaluation.result_files import ResultFiles
 from panoptic_cli.images import panoptic_png
 
 CATEGORIES = [{"id": 5, "name": "cat", "isthing": 1}, {"id": 190, "name": "sky", "isthing": 0}]
@@ -46,21 +47,17 @@ def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     return write
 
 
-def score(paths: tuple[Path, Path]) -> dict[str, Any]:
-    return score_files(paths[0], None, paths[1], None, workers=1)
+def score(paths: tuple[Path, Path]) -> FileScores:
+    return score_files(ResultFiles(*paths), workers=1)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("workers", [1, 2])
 def test_equals_panopticapi_on_real_pictures(shared: Path, coco100: Path, workers: int) -> None:
     folder = shared / "conformance" / "panoptic_quality"
-    result = score_files(
-        folder / "pred.json",
-        None,
-        coco100 / "annotations" / "panoptic_val2017.json",
-        coco100 / "panoptic_val2017",
-        workers,
-    )
+    annotations, masks = coco100 / "annotations" / "panoptic_val2017.json", coco100 / "panoptic_val2017"
+    scores = score_files(ResultFiles(folder / "pred.json", annotations, masks_dir=masks), workers)
+    result = scores.panoptic
     expected = json.loads((folder / "expected_pq.json").read_text())
     for group in ("All", "Things", "Stuff"):
         assert result[group] == pytest.approx(expected[group], abs=1e-12)
@@ -68,25 +65,25 @@ def test_equals_panopticapi_on_real_pictures(shared: Path, coco100: Path, worker
     for category, figures in expected["per_class"].items():
         ours = result["per_class"][int(category)]
         assert {key: ours[key] for key in figures} == pytest.approx(figures, abs=1e-12)
-    assert result["images"] == 50
+    assert scores.images == 50
 
 
 @pytest.mark.shared
 def test_real_ground_truth_as_its_own_prediction_is_exactly_1(coco100: Path) -> None:
     annotations = coco100 / "annotations" / "panoptic_val2017.json"
     masks = coco100 / "panoptic_val2017"
-    result = score_files(annotations, masks, annotations, masks)
+    scores = score_files(ResultFiles(annotations, annotations, masks, masks))
     for group in ("All", "Things", "Stuff"):
-        assert {key: result[group][key] for key in ("pq", "sq", "rq")} == {"pq": 1.0, "sq": 1.0, "rq": 1.0}
-    assert result["warnings"] == []
+        assert {key: scores.panoptic[group][key] for key in ("pq", "sq", "rq")} == {"pq": 1.0, "sq": 1.0, "rq": 1.0}
+    assert scores.warnings == []
 
 
 def test_folders_default_to_the_jsons_without_suffix(files: Callable[..., tuple[Path, Path]]) -> None:
     predictions, annotations = files()
-    assert score((predictions, annotations))["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
+    assert score((predictions, annotations)).panoptic["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
     moved = predictions.parent / "elsewhere"
     (predictions.parent / "pred").rename(moved)
-    assert score_files(predictions, moved, annotations, None)["All"]["pq"] == 1.0
+    assert score_files(ResultFiles(predictions, annotations, moved)).panoptic["All"]["pq"] == 1.0
     with pytest.raises(DataError, match=r"pred with the PNGs of .*pred\.json does not exist.*--predictions-dir"):
         score((predictions, annotations))
 
@@ -105,12 +102,12 @@ def test_predictions_of_other_pictures_are_left_out_as_panopticapi_does(
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
         pred["annotations"].append({**pred["annotations"][0], "image_id": 77, "file_name": "nowhere.png"})
 
-    result = score(files(change))
-    assert result["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
-    assert result["images"] == 3
-    assert len(result["warnings"]) == 1
-    assert "1 predicted images are not in" in result["warnings"][0]
-    assert result["warnings"][0].endswith(": 77.")
+    scores = score(files(change))
+    assert scores.panoptic["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
+    assert scores.images == 3
+    (warning,) = scores.warnings
+    assert "1 predicted images are not in" in warning
+    assert warning.endswith(": 77.")
 
 
 ODD = (2**40, 7, 1_000_003, 3, 250)  # ids in no order, huge, far apart
@@ -155,13 +152,14 @@ def test_odd_categories_and_void_predictions_equal_the_slow_oracle(
             totals[category] = [x + y for x, y in zip(totals.get(category, [0] * 4), row, strict=True)]
     for name, entries in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
-    result = score((tmp_path / "pred.json", tmp_path / "gt.json"))
+    scores = score((tmp_path / "pred.json", tmp_path / "gt.json"))
+    result = scores.panoptic
     for group, ids in (("All", ODD), ("Things", things), ("Stuff", [i for i in ODD if i not in things])):
         assert result[group] == pytest.approx(pq_oracle.figures(totals, list(ids)), abs=1e-12), group
     assert result["All"]["n"] == (4 if all_void else 5)
     assert (result["All"]["pq"] == 0) == all_void
     assert result["Stuff" if things == ODD else "Things"]["n"] == 0 or things == ODD[:3]
-    assert "its JSON says 1" in result["warnings"][0]
+    assert "its JSON says 1" in scores.warnings[0]
 
 
 def test_every_bad_picture_is_named(files: Callable[..., tuple[Path, Path]]) -> None:
@@ -173,7 +171,7 @@ def test_every_bad_picture_is_named(files: Callable[..., tuple[Path, Path]]) -> 
     paths = files(change)
     for workers in (1, 2):
         with pytest.raises(DataError) as caught:
-            score_files(paths[0], None, paths[1], None, workers)
+            score_files(ResultFiles(*paths), workers)
         text = str(caught.value)
         assert "Image 1: prediction segment 70001 has the unknown category 6" in text
         assert "Image 2: id 70002 is in the prediction map" in text
@@ -194,10 +192,10 @@ def test_a_wrong_area_in_the_json_is_told_and_changes_nothing(
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
         gt["annotations"][0]["segments_info"][0]["area"] = 3
 
-    result = score(files(change))
-    assert result["All"]["pq"] == 1.0
-    assert len(result["warnings"]) == 1
-    assert "segment 12 has 24 pixels, its JSON says 3" in result["warnings"][0]
+    scores = score(files(change))
+    assert scores.panoptic["All"]["pq"] == 1.0
+    (warning,) = scores.warnings
+    assert "segment 12 has 24 pixels, its JSON says 3" in warning
 
 
 @pytest.mark.parametrize(
