@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what cannot be read is one error."""
+"""Files and folders are written atomically; unreadable JSON is one error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _folder(path: Path, content: str) -> None:
 def test_a_folder_is_replaced(tmp_path: Path) -> None:
     target = tmp_path / "set"
     _folder(target, "old")
-    _folder(tmp_path / f".set.{os.getpid()}.old", "left by a process that was killed and had our number")
+    _folder(tmp_path / f".set.{os.getpid()}.old", "left by a killed process with our number")
     with atomic_path(target) as partial:
         _folder(partial, "new")
     assert (target / "file").read_text() == "new"
@@ -33,7 +33,7 @@ def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: p
     rename = Path.rename
 
     def interrupted(self: Path, to: Path) -> Path:
-        if self.name.endswith(".partial"):  # the old one has made way already
+        if self.name.endswith(".partial"):  # the old folder is already renamed
             raise KeyboardInterrupt
         return rename(self, to)
 
@@ -62,9 +62,9 @@ def test_an_error_while_writing_leaves_the_file_as_it_was(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "content",
     [b"{", b"\xff", b'"\xff"', b"1" * 5000, b"[" * 100_000],
-    ids=["cut short", "no text", "not UTF-8", "5000 digits", "100,000 brackets"],
+    ids=["cut short", "not text", "not UTF-8", "5000 digits", "100,000 brackets"],
 )
-def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_invalid_json_is_one_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"The manifest file {re.escape(str(path))} is not valid JSON"):

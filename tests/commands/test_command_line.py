@@ -12,7 +12,7 @@ from panoptic_cli.commands.main import app, run
 
 COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
 
-# Runs command lines in one process and reports which of them had imported TensorFlow afterwards.
+# Runs command lines in one process and reports each exit code, and whether TensorFlow is imported afterwards.
 _WITHOUT_TENSORFLOW = """
 import json, sys
 from panoptic_cli.commands.main import run
@@ -34,10 +34,11 @@ def _run_all(lines: list[list[str]], folder: Path) -> list[tuple[int, bool]]:
     )
     assert "REPORT" in process.stderr, process.stderr
     assert "Traceback" not in process.stderr
-    return json.loads(process.stderr.rpartition("REPORT")[2])
+    report: list[tuple[int, bool]] = [tuple(item) for item in json.loads(process.stderr.rpartition("REPORT")[2])]
+    return report
 
 
-def test_every_command_of_the_contract_is_there() -> None:
+def test_there_are_exactly_the_commands_of_the_contract() -> None:
     contract = "download inspect make-tfrecords upload train evaluate export predict demo doctor"
     assert sorted(contract.split()) == COMMANDS
 
@@ -60,7 +61,7 @@ def test_help_and_usage_errors_do_not_import_tensorflow(tmp_path: Path) -> None:
         ["upload"],
         ["download", "--connections", "0"],
     ]
-    failures = [  # things that are not there: exit 1
+    failures = [  # missing files: exit code 1
         ["evaluate", "--model-dir", "missing"],
         ["export", "--model-dir", "missing"],
         ["predict", "picture.jpg", "--model-dir", "missing"],
@@ -75,10 +76,10 @@ def test_help_and_usage_errors_do_not_import_tensorflow(tmp_path: Path) -> None:
         zip(lines, expected, strict=True)
     )
     assert not any(imported for _, imported in report)
-    assert list(tmp_path.iterdir()) == []  # and nothing was written
+    assert list(tmp_path.iterdir()) == []  # nothing was written
 
 
-def test_errors_are_one_line_on_stderr_that_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usage_error_is_one_line_on_stderr_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--stepz", "3"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -96,7 +97,7 @@ def test_json_errors_are_one_object_on_stdout(capsys: pytest.CaptureFixture[str]
     assert error["hint"]
 
 
-def test_the_tpu_refusal_names_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_refusal_of_tpus_gives_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "--tpu", "local"]) == 2
     assert "shapes" in capsys.readouterr().err
 
@@ -121,7 +122,7 @@ def test_unexpected_errors_are_one_line_without_a_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_interrupt_is_130_and_told(
+def test_an_interrupt_gives_a_message_and_exit_code_130(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from panoptic_cli.coco import layout

@@ -1,4 +1,4 @@
-"""`panoptic download` without any server: dry runs, usage, and what must be there first."""
+"""`panoptic download` without a server: dry runs, usage errors and requirements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from panoptic_cli.errors import TransferError
 from panoptic_cli.transfer.aria2c import require_aria2c
 
 
-def test_a_dry_run_names_sizes_and_total_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_sizes_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "coco"
     assert run(["download", "--data-dir", str(data), "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_the_json_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     }
 
 
-def test_a_complete_folder_laid_out_by_hand_is_not_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_folder_from_elsewhere_is_not_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "val2017"
     folder.mkdir()
     for number in range(5000):
@@ -49,7 +49,7 @@ def test_a_complete_folder_laid_out_by_hand_is_not_fetched(tmp_path: Path, capsy
     assert states["val2017.zip"] == "to fetch"
 
 
-def test_without_aria2c_the_error_is_the_install_command(
+def test_without_aria2c_the_error_contains_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "m.json"
@@ -63,7 +63,7 @@ def test_without_aria2c_the_error_is_the_install_command(
     assert not data.exists()
 
 
-def test_a_full_disk_is_said_before_anything_is_fetched(
+def test_a_full_disk_is_reported_before_the_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("panoptic_cli.transfer.sizes.free_space", lambda path: 1_000_000_000)
@@ -87,7 +87,7 @@ def test_usage_errors(arguments: list[str], word: str, capsys: pytest.CaptureFix
     assert word in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_help_says_how_large_the_small_start_is(
+def test_the_help_contains_the_sizes_of_the_splits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -108,7 +108,7 @@ def test_the_help_says_how_large_the_small_start_is(
         ("linux", [], "Install the package aria2"),
     ],
 )
-def test_the_install_command_is_that_of_the_platform(
+def test_the_install_command_fits_the_platform(
     platform: str, programs: list[str], command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in programs:
@@ -122,7 +122,7 @@ def test_the_install_command_is_that_of_the_platform(
     assert command in (caught.value.hint or "")
 
 
-def test_neither_command_imports_what_the_help_does_not_need() -> None:
+def test_help_of_download_and_upload_imports_nothing_slow() -> None:
     program = (
         "import sys; from panoptic_cli.transfer import aria2c, sizes, upload, upload_plan; "
         "import panoptic_cli.commands.download, panoptic_cli.commands.upload; "

@@ -1,4 +1,4 @@
-"""The reference in docs/ and the help pages: up to date, whole, and the same everywhere."""
+"""The reference in docs/ and the help pages: up to date, complete, and independent of the environment."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from typer import rich_utils
 DOCS = Path(__file__).parents[2] / "docs"
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = {"": GROUP, **GROUP.commands}
-# Lines at 80 columns: a screen of 50, but for the commands that have too many options for one.
+# Most lines of a help page at 80 columns: a screen of 50, except for commands with many options.
 SCREEN = 50
 LONGER = {"inspect": 52, "predict": 53, "make-tfrecords": 60, "train": 72, "evaluate": 86}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("PANOPTIC_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(rich_utils, "MAX_WIDTH", None)  # both read the environment when they are imported
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", None)  # Typer reads both from the environment on import
     monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", False)
 
 
@@ -39,7 +39,7 @@ def _help(name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def _words(page: str) -> str:
-    """The page without frames and line breaks, so that wrapped texts can be found in it."""
+    """Returns the page without frames and line breaks, to search it for wrapped texts."""
     return " ".join(re.sub("[│╭╮╰╯─]", " ", page).split())
 
 
@@ -49,7 +49,7 @@ def _options() -> Iterator[tuple[str, Any]]:
             yield f"panoptic {name} {parameter.opts[0]}", parameter
 
 
-def test_the_reference_is_up_to_date_wherever_it_is_written(tmp_path: Path) -> None:
+def test_the_reference_is_up_to_date_in_every_environment(tmp_path: Path) -> None:
     elsewhere = {
         **os.environ,
         "HOME": str(tmp_path),
@@ -82,7 +82,7 @@ def test_the_reference_names_every_command_option_and_variable() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("width", [80, 200])
-def test_a_help_page_fits_and_is_whole(
+def test_a_help_page_fits_and_is_complete(
     name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = _help(name, width, monkeypatch, capsys)
@@ -101,7 +101,7 @@ def test_a_help_page_fits_and_is_whole(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_help_page_ends_with_examples_on_lines_of_their_own(
+def test_a_help_page_ends_with_examples_on_separate_lines(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [line.rstrip() for line in _help(name, 80, monkeypatch, capsys).rstrip().splitlines()]
@@ -117,8 +117,8 @@ def test_a_help_page_ends_with_examples_on_lines_of_their_own(
         assert not name or name in line.split()
 
 
-def test_no_help_text_is_taken_for_markup() -> None:
-    """Rich leaves out [words in brackets], which once hid defaults."""
+def test_no_help_text_is_parsed_as_markup() -> None:
+    """Rich omits [words in brackets], which once hid defaults."""
     for name, parameter in _options():
         assert parameter.help.endswith("."), name
         for text in (parameter.help, parameter.rich_help_panel or ""):
@@ -128,8 +128,8 @@ def test_no_help_text_is_taken_for_markup() -> None:
             assert render(text).plain == text
 
 
-def test_choices_are_told() -> None:
-    """An option that has a metavar instead of its choices names them in its help."""
+def test_choices_are_in_the_help() -> None:
+    """An option with a metavar in place of its choices lists them in its help."""
     seen = 0
     for name, parameter in _options():
         annotation = parameter.type_descriptor.annotation
