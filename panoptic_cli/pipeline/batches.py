@@ -12,8 +12,9 @@ from panoptic_cli.pipeline.augmentation import AugmentedPicture, augment
 from panoptic_cli.pipeline.parsing import parse_record
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 from panoptic_cli.pipeline.record_errors import naming
-from panoptic_cli.pipeline.stream import TrainingStream, read_shard, record_files
+from panoptic_cli.pipeline.stream import TrainingStream, read_shard
 from panoptic_cli.records import schema
+from panoptic_cli.records.files import find_record_files
 
 
 class Targets(Protocol):
@@ -57,7 +58,7 @@ def training_dataset(
         DataError: no records match the pattern, or the files are empty.
     """
     data = experiment.task.train_data
-    stream = TrainingStream(record_files(data.input_path), seed, data.shuffle_buffer_size)
+    stream = TrainingStream(find_record_files(data.input_path), seed, data.shuffle_buffer_size)
     places_and_records = stream.records(start_step * batch_size)
     if input_context is not None:
         places_and_records = _of_worker(places_and_records, batch_size, input_context)
@@ -98,7 +99,7 @@ def evaluation_dataset(
     """Reads pictures in the order of their records, each with its whole record for the ground truth.
 
     Args:
-        pattern: as for `record_files`.
+        pattern: as for `find_record_files`.
         preprocessing: the model family's.
         batch_size: pictures of a batch; the last batch may be smaller.
         limit: read only this many pictures.
@@ -117,7 +118,7 @@ def evaluation_dataset(
         image, geometry = preprocessing.prepare(decode_image(parsed[schema.IMAGE_ENCODED]))
         return image, geometry, serialized
 
-    dataset = tf.data.Dataset.from_tensor_slices(record_files(pattern)).flat_map(read_shard)
+    dataset = tf.data.Dataset.from_tensor_slices(find_record_files(pattern)).flat_map(read_shard)
     if limit is not None:
         dataset = dataset.take(limit)
     dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -80,7 +80,8 @@ def reference_checkpoint(reference_variables: dict[str, Any], tmp_path_factory: 
 @pytest.fixture(scope="session")
 def coco_labels() -> Any:
     """The reference's label space: every id that COCO could have, things up to 90 and stuff from 92."""
-    from panoptic_cli.categories import CategoryTable, LabelSpace
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 
     ids = [i for i in range(1, 201) if i != 91]
     table = CategoryTable.from_list(
@@ -103,6 +104,6 @@ def reference_network(coco_config: Any, coco_labels: Any, reference_checkpoint: 
     from panoptic_cli import weights
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
-    network = PanopticFPN(coco_config.task.model, coco_labels)
+    network = PanopticFPN(coco_config.task, coco_labels)
     weights.load(network, reference_checkpoint)
     return network

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometries import geometry_of
 
 FUSED = ("detection_boxes", "detection_classes", "detection_scores", "detection_masks", "semantic_logits")
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
@@ -41,14 +42,14 @@ def computed(reference_network: Any, stored: dict[str, np.ndarray]) -> dict[str,
     network = reference_network
 
     @tf.function
-    def forward(images: tf.Tensor, info: tf.Tensor) -> dict[str, Any]:
+    def forward(images: tf.Tensor, geometry: Any) -> dict[str, Any]:
         backbone = network.backbone(images, training=False)
         pyramid = network.decoder(backbone, training=False)
         scores, offsets = network.rpn_head(pyramid, training=False)
-        outputs = network(images, info, training=False)
+        outputs = network(images, geometry)
         return {"backbone": backbone, "fpn": pyramid, "rpn_scores": scores, "rpn_boxes": offsets, **outputs}
 
-    result = forward(tf.constant(stored["images"]), tf.constant(stored["image_info"]))
+    result = forward(tf.constant(stored["images"]), geometry_of(stored["image_info"]))
     return tf.nest.map_structure(lambda x: x.numpy(), result)
 
 
@@ -149,11 +150,14 @@ def test_panoptic_maps(
 
     maps = fuse(
         {name: tf.constant(value[picture]) for name, value in computed.items() if name in FUSED},
-        tf.constant(stored["image_info"][picture]),
+        geometry_of(stored["image_info"][picture]),
         coco_config.task.model.panoptic_segmentation_generator,
         coco_labels,
     )
     height, width = stored["image_info"][picture, 0].astype(int)
+    # Every class of this label space has a category, so that nothing is void for want of one.
+    assert (coco_labels.thing_id_of_class == coco_labels.thing_ids).all()
+    assert (coco_labels.stuff_id_of_class == coco_labels.semantic_ids).all()
     assert maps.category.shape == maps.instance.shape == (height, width)
     for ours, name in ((maps.category, "category"), (maps.instance, "instance")):
         theirs = stored[f"panoptic_{name}_mask"][picture, :height, :width]
@@ -174,13 +178,15 @@ def test_predictor_gives_the_same(
     from panoptic_cli.inference.predictor import LoadedModel, Predictor
 
     predictor = Predictor(LoadedModel(coco_config, coco_labels.table, reference_network, "the test", None))
-    (prediction,) = predictor(tf.constant(stored["images"][:1]), tf.constant(stored["image_info"][:1]))
+    images, geometry = tf.constant(stored["images"][:1]), geometry_of(stored["image_info"][:1])
+    (prediction,) = predictor.predict_prepared(images, geometry)
     theirs = stored["panoptic_category_mask"][0, :426, :640]
     assert np.mean(prediction.category_map == theirs) >= 0.999
     scale = np.tile(stored["image_info"][0, 2], 2)
-    assert len(prediction.boxes) == len(prediction.masks) == 100
+    found = prediction.detections
+    assert len(found.boxes) == len(found.masks) == 100
     # one picture alone is the same as in a batch of two, up to rounding and the amplification above
-    assert np.quantile(np.abs(prediction.boxes * scale - computed["detection_boxes"][0]), 0.8) <= BOXES
-    assert np.quantile(np.abs(prediction.scores - computed["detection_scores"][0]), 0.8) <= SCORES
+    assert np.quantile(np.abs(found.boxes * scale - computed["detection_boxes"][0]), 0.8) <= BOXES
+    assert np.quantile(np.abs(found.scores - computed["detection_scores"][0]), 0.8) <= SCORES
     # in this label space a thing's class is its id
-    assert np.mean(prediction.category_ids == computed["detection_classes"][0]) >= 0.9
+    assert np.mean(found.category_ids == computed["detection_classes"][0]) >= 0.9

@@ -49,11 +49,11 @@ def stored(figures: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndar
     return figures("stages")
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("suppression", ["kernel", "padded"])
 @pytest.mark.parametrize("phase", ["inference", "training"])
 @pytest.mark.parametrize("offsets", ["usual", "wild"])
 def test_proposals(
-    offsets: str, phase: str, compiled: bool, draws: Draws, stored: dict[str, np.ndarray], coco_config: Any
+    offsets: str, phase: str, suppression: Any, draws: Draws, stored: dict[str, np.ndarray], coco_config: Any
 ) -> None:
     import tensorflow as tf
 
@@ -63,14 +63,15 @@ def test_proposals(
     model = coco_config.task.model
     anchors = anchor_boxes(model.anchor, (512, 512), model.min_level, model.max_level)
     step = tf.function(
-        lambda s, o: propose(s, o, anchors, tf.constant(SHAPES), model.roi_generator, phase == "training", compiled)
+        lambda s, o: propose(s, o, anchors, tf.constant(SHAPES), model.roi_generator, phase == "training", suppression)
     )
     boxes, scores = step(*draws.rpn[offsets])
     np.testing.assert_allclose(scores, stored[f"proposals_{offsets}_{phase}_scores"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(boxes, stored[f"proposals_{offsets}_{phase}"], rtol=0, atol=PIXELS)
 
 
-def test_detections(draws: Draws, stored: dict[str, np.ndarray], coco_config: Any) -> None:
+@pytest.mark.parametrize("suppression", ["kernel", "lists", "padded"])
+def test_detections(suppression: Any, draws: Draws, stored: dict[str, np.ndarray], coco_config: Any) -> None:
     import tensorflow as tf
 
     from panoptic_cli.models.panoptic_fpn.detection import detect
@@ -81,6 +82,7 @@ def test_detections(draws: Draws, stored: dict[str, np.ndarray], coco_config: An
         tf.constant(stored["proposals_usual_inference"]),
         tf.constant(SHAPES),
         coco_config.task.model.detection_generator,
+        suppression,
     )
     for name in ("num_detections", "detection_classes"):
         np.testing.assert_array_equal(outputs[name], stored[name])

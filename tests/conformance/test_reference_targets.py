@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometries import image_info_of
 
 pytestmark = pytest.mark.shared
 
@@ -15,11 +16,13 @@ PICTURES = (139, 1532, 2592, 5037)
 
 
 @pytest.fixture(scope="module")
-def examples(shared: Path, coco_config: Any, coco_labels: Any) -> list[dict[str, Any]]:
+def examples(shared: Path, coco_labels: Any) -> list[dict[str, Any]]:
     import tensorflow as tf
 
-    from panoptic_cli.config.schema import Parser
-    from panoptic_cli.pipeline.augmentation import training_example
+    from panoptic_cli.config import load_experiment
+    from panoptic_cli.models.panoptic_fpn.targets import PanopticFPNTargets
+    from panoptic_cli.pipeline.augmentation import augment
+    from panoptic_cli.pipeline.parsing import parse_record
     from panoptic_cli.records import schema
     from panoptic_cli.records.schema import decode_example
     from panoptic_cli.records.tfrecord import read_records
@@ -29,10 +32,17 @@ def examples(shared: Path, coco_config: Any, coco_labels: Any) -> list[dict[str,
     ids = [int(decode_example(record)[schema.IMAGE_SOURCE_ID][0]) for record in serialized]
     assert tuple(ids) == PICTURES
 
+    # No augmentation, and as many anchors as there are: none is left out by the sampling.
+    plain = "aug_rand_hflip: false, aug_scale_min: 1, aug_scale_max: 1"
+    every = "rpn_batch_size_per_im: 1000000, rpn_fg_fraction: 1"
+    settings = ["task.model.input_size=[512,512,3]", f"task.train_data.parser={{{plain}, {every}}}"]
+    task = load_experiment(settings=settings).task
+    targets, parser = PanopticFPNTargets(task, coco_labels), task.train_data.parser
+
     @tf.function
     def make(record: tf.Tensor) -> dict[str, Any]:
-        seed = tf.constant([0, 0], tf.int64)
-        return training_example(record, seed, coco_config.task.model, Parser(), coco_labels, 255, subsample=False)
+        picture = augment(parse_record(record), tf.constant([0, 0], tf.int64), targets.preprocessing, parser)
+        return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
     return [tf.nest.map_structure(lambda x: x.numpy(), make(tf.constant(r))) for r in serialized]
 
@@ -46,7 +56,7 @@ def stored(
 
 def test_pictures(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
     for place, example in enumerate(examples):
-        np.testing.assert_array_equal(example["image_info"], stored["image_info"][place])
+        np.testing.assert_array_equal(image_info_of(example["geometry"]), stored["image_info"][place])
         # normalised pictures, of order 1: rounding of the resize and of (x - mean) / std
         np.testing.assert_allclose(example["images"][::4, ::4], stored["images_s4"][place], atol=2e-5)
 
@@ -87,7 +97,8 @@ def test_inference_sees_the_same_picture(
 ) -> None:
     import tensorflow as tf
 
-    from panoptic_cli.pipeline.preprocessing import decode_image, preprocess
+    from panoptic_cli.images.decoding import decode_image
+    from panoptic_cli.pipeline.preprocessing import Preprocessing
     from panoptic_cli.records import schema
     from panoptic_cli.records.schema import decode_example
     from panoptic_cli.records.tfrecord import read_records
@@ -98,6 +109,6 @@ def test_inference_sees_the_same_picture(
         example = decode_example(record)
         assert int(example[schema.IMAGE_SOURCE_ID][0]) == expected["source_id"][place]
         picture = decode_image(tf.constant(bytes(example[schema.IMAGE_ENCODED][0])))
-        image, info = preprocess(picture, (512, 512))
-        np.testing.assert_array_equal(info, expected["image_info"][place])
+        image, geometry = Preprocessing((512, 512)).prepare(picture)
+        np.testing.assert_array_equal(image_info_of(geometry), expected["image_info"][place])
         np.testing.assert_allclose(image, expected["images"][place], atol=2e-5)

@@ -11,24 +11,30 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli import models
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import coco_files
 from panoptic_cli.config import Experiment, load_experiment
 from panoptic_cli.config.schema import Parser
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.errors import DataError
-from panoptic_cli.pipeline.augmentation import training_example
+from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
+from panoptic_cli.models.panoptic_fpn.targets import PanopticFPNTargets, padding_label
+from panoptic_cli.pipeline.augmentation import augment
 from panoptic_cli.pipeline.batches import evaluation_dataset, training_dataset
 from panoptic_cli.pipeline.parsing import decode_label_png, has_wide_labels, parse_record
-from panoptic_cli.pipeline.preprocessing import plan_resizing, preprocess, resize_image, resize_labels
-from panoptic_cli.pipeline.stream import count_records, record_files
+from panoptic_cli.pipeline.preprocessing import Preprocessing, resize_labels
 from panoptic_cli.records import schema
+from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.records.schema import decode_example
 from panoptic_cli.records.tfrecord import read_records
 
-LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
-PLAIN = Parser(max_num_instances=16, mask_crop_size=28)
+TABLE = CategoryTable.from_list(CATEGORIES, "shapes")
+LABELS = LabelSpace.create(TABLE)
+# The sampling of anchors leaves none out.
+SETTINGS = {"max_num_instances": 16, "mask_crop_size": 28, "rpn_batch_size_per_im": 1_000_000, "rpn_fg_fraction": 1.0}
+PLAIN = Parser(**SETTINGS)
 
 
 def experiment(folder: Path, **settings: Any) -> Experiment:
@@ -36,7 +42,15 @@ def experiment(folder: Path, **settings: Any) -> Experiment:
     return load_experiment("panoptic_fpn_shapes", options=list(options.items()))
 
 
-MODEL = load_experiment("panoptic_fpn_shapes").task.model
+TASK = load_experiment("panoptic_fpn_shapes").task
+PREPROCESSING = Preprocessing(TASK.model.input_size[:2])
+
+
+def targets_of(config: Experiment) -> Any:
+    return models.training_targets(config, TABLE)
+
+
+TARGETS = models.training_targets(load_experiment("panoptic_fpn_shapes"), TABLE)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +63,15 @@ _graphs: dict[Parser, Any] = {}
 
 def example(record: bytes, parser: Parser = PLAIN, seed: int = 0) -> dict[str, Any]:
     if parser not in _graphs:
-        _graphs[parser] = tf.function(lambda r, s: training_example(r, s, MODEL, parser, LABELS, 255, subsample=False))
+        data = TASK.train_data.model_copy(update={"parser": parser})
+        targets = PanopticFPNTargets(TASK.model_copy(update={"train_data": data}), LABELS)
+
+        @tf.function
+        def make(record: tf.Tensor, seed: tf.Tensor) -> dict[str, Any]:
+            picture = augment(parse_record(record), seed, PREPROCESSING, parser)
+            return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
+
+        _graphs[parser] = make
     result = _graphs[parser](tf.constant(record), tf.constant([5, seed], tf.int64))
     return tf.nest.map_structure(lambda x: x.numpy(), result)
 
@@ -65,8 +87,8 @@ def test_plain_example_agrees_with_the_annotations(serialized: list[bytes], shap
         raw = decode_example(record)
         picture = pictures[int(raw[schema.IMAGE_SOURCE_ID][0])]
         made = example(record)
-        scale = np.tile(made["image_info"][2], 2)
-        np.testing.assert_array_equal(made["image_info"][0], [picture.height, picture.width])
+        scale = np.tile(made["geometry"].scale, 2)
+        np.testing.assert_array_equal(made["geometry"].original_size, [picture.height, picture.width])
         wanted = np.array(raw[schema.OBJECT_IS_CROWD]) == 0
         crowds += int((~wanted).sum())
         edges = (schema.OBJECT_YMIN, schema.OBJECT_XMIN, schema.OBJECT_YMAX, schema.OBJECT_XMAX)
@@ -88,25 +110,23 @@ def test_plain_example_agrees_with_the_annotations(serialized: list[bytes], shap
     assert crowds > 0  # some were there to be left out
 
 
-def test_semantic_labels_are_those_of_the_panoptic_png(serialized: list[bytes], shapes_dir: Path) -> None:
+def test_labels_are_those_of_the_panoptic_png(serialized: list[bytes], shapes_dir: Path) -> None:
     pictures = {p.id: p for p in read_dataset(coco_files(shapes_dir, "train")).pictures}
     for record in serialized[:4]:
         picture = pictures[int(decode_example(record)[schema.IMAGE_SOURCE_ID][0])]
-        parsed = parse_record(tf.constant(record), LABELS)
+        parsed = parse_record(tf.constant(record))
         png = np.asarray(Image.open(shapes_dir / "panoptic_train2017" / f"{picture.id:012d}.png"), np.uint32)
         ids = png[..., 0] + 256 * png[..., 1] + 65536 * png[..., 2]
         expected = np.zeros(ids.shape, np.int32)
         for segment in picture.segments:
-            expected[ids == segment.id] = LABELS.semantic_class_of_id[segment.category_id]
-        np.testing.assert_array_equal(
-            tf.gather(parsed["label_classes"], tf.cast(decode_label_png(parsed["labels"], wide=False), tf.int32)),
-            expected,
-        )
+            expected[ids == segment.id] = segment.category_id
+        labels = tf.cast(decode_label_png(parsed.labels, wide=False), tf.int32)
+        np.testing.assert_array_equal(tf.gather(parsed.label_ids, labels), expected)
         assert len(np.unique(expected)) >= 2
 
 
 def test_same_seed_same_example(serialized: list[bytes]) -> None:
-    parser = Parser(aug_rand_hflip=True, aug_scale_min=0.5, aug_scale_max=2, max_num_instances=16, mask_crop_size=28)
+    parser = Parser(aug_rand_hflip=True, aug_scale_min=0.5, aug_scale_max=2, **SETTINGS)
     first = example(serialized[0], parser, 1)
     assert same(first, example(serialized[0], parser, 1))
     others = [example(serialized[0], parser, seed) for seed in range(2, 7)]
@@ -123,12 +143,12 @@ def test_same_seed_same_example(serialized: list[bytes]) -> None:
 
 
 def test_a_flip_mirrors_everything(serialized: list[bytes]) -> None:
-    flip = Parser(aug_rand_hflip=True, max_num_instances=16, mask_crop_size=28)
+    flip = Parser(aug_rand_hflip=True, **SETTINGS)
     seen = set()
     for record in serialized[:3]:
         width = int(decode_example(record)[schema.IMAGE_WIDTH][0])
         plain = example(record)
-        inside = int(plain["image_info"][2, 1] * width + 0.5)  # columns that are not padding
+        inside = int(plain["geometry"].scale[1] * width + 0.5)  # columns that are not padding
         for seed in range(6):
             made = example(record, flip, seed)
             flipped = not np.allclose(made["gt_boxes"], plain["gt_boxes"], atol=1e-3)
@@ -151,19 +171,19 @@ def test_a_flip_mirrors_everything(serialized: list[bytes]) -> None:
 
 
 def test_scaling_moves_boxes_with_the_picture(serialized: list[bytes]) -> None:
-    parser = Parser(aug_scale_min=1.5, aug_scale_max=1.5001, max_num_instances=16, mask_crop_size=28)
+    parser = Parser(aug_scale_min=1.5, aug_scale_max=1.5001, **SETTINGS)
     plain, made = example(serialized[1]), example(serialized[1], parser, 3)
-    scale, offset = made["image_info"][2], made["image_info"][3]
+    scale, offset = made["geometry"].scale, made["geometry"].offset
     assert (offset > 0).any()  # the picture is larger than the input, so a part of it was chosen
     n = int((plain["gt_classes"] > 0).sum())
-    boxes = plain["gt_boxes"][:n] / np.tile(plain["image_info"][2], 2)
+    boxes = plain["gt_boxes"][:n] / np.tile(plain["geometry"].scale, 2)
     moved = np.clip(boxes * np.tile(scale, 2) - np.tile(offset, 2), 0, 128)
     kept = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
     np.testing.assert_allclose(made["gt_boxes"][: kept.sum()], moved[kept], atol=1e-2)
 
 
 def test_no_more_than_the_maximum_of_instances(serialized: list[bytes]) -> None:
-    parser = Parser(max_num_instances=1, mask_crop_size=28)
+    parser = Parser(**{**SETTINGS, "max_num_instances": 1})
     fullest = max(serialized, key=lambda r: len(decode_example(r)[schema.OBJECT_LABEL]))
     assert len(decode_example(fullest)[schema.OBJECT_LABEL]) > 1
     made, plain = example(fullest, parser), example(fullest)
@@ -186,15 +206,16 @@ def test_label_pngs_of_8_and_16_bits(kind: type) -> None:
 def test_pictures_of_any_size_are_resized(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    image, info = preprocess(tf.constant(picture), (128, 128))
+    preprocessing = Preprocessing((128, 128))
+    image, geometry = preprocessing.prepare(tf.constant(picture))
     assert np.isfinite(image).all()
-    assert (info[2] > 0).numpy().all()
+    assert (geometry.scale > 0).numpy().all()
     assert np.any(image)
-    resizing = plan_resizing(tf.constant(size), (128, 128))
+    resizing = preprocessing.plan(tf.constant(size))
     labels = resize_labels(tf.ones(size, tf.uint16), resizing, (128, 128), 255, tf.constant([0, 7])).numpy()
     assert set(np.unique(labels)) <= {7, 255}
     assert (labels == 7).any()
-    assert resize_image(tf.constant(picture), resizing, (128, 128)).shape == (128, 128, 3)
+    assert preprocessing.resize(tf.constant(picture), resizing).shape == (128, 128, 3)
 
 
 def places(dataset: tf.data.Dataset, batches: int, pictures: np.ndarray) -> list[int]:
@@ -217,7 +238,7 @@ def test_an_epoch_has_every_record_once(shapes_records: Path, serialized: list[b
             shapes_records,
             **{"task.train_data.parser.aug_rand_hflip": False, "task.train_data.shuffle_buffer_size": buffer},
         )
-        order = places(training_dataset(config, LABELS, batch_size=4, seed=1), 6, pictures)
+        order = places(training_dataset(config, targets_of(config), batch_size=4, seed=1), 6, pictures)
         assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
         assert order[:12] != order[12:]  # another order
         assert order[:12] != list(range(12))
@@ -228,17 +249,19 @@ def test_start_step_goes_on_exactly(shapes_records: Path) -> None:
     config = experiment(
         shapes_records, **{"task.train_data.shuffle_buffer_size": 6, "task.train_data.parser.aug_scale_min": 0.8}
     )
-    whole = list(training_dataset(config, LABELS, batch_size=5, seed=7).take(5))  # over two ends of an epoch
+    whole = list(
+        training_dataset(config, targets_of(config), batch_size=5, seed=7).take(5)
+    )  # over two ends of an epoch
     for start in (3,):
-        rest = training_dataset(config, LABELS, batch_size=5, seed=7, start_step=start)
+        rest = training_dataset(config, targets_of(config), batch_size=5, seed=7, start_step=start)
         for a, b in zip(whole[start:], rest, strict=False):
             assert same(a, b)
-    other = next(iter(training_dataset(config, LABELS, batch_size=5, seed=8)))
+    other = next(iter(training_dataset(config, targets_of(config), batch_size=5, seed=8)))
     assert not same(whole[0], other)
 
 
 def test_batches_do_not_depend_on_the_threads(shapes_records: Path) -> None:
-    dataset = training_dataset(experiment(shapes_records), LABELS, batch_size=3, seed=2)
+    dataset = training_dataset(experiment(shapes_records), TARGETS, batch_size=3, seed=2)
     batches = []
     for threads in (1, 5):
         options = tf.data.Options()
@@ -251,11 +274,11 @@ def test_batches_do_not_depend_on_the_threads(shapes_records: Path) -> None:
 def test_the_parts_of_workers_make_up_the_batches(shapes_records: Path) -> None:
     config = experiment(shapes_records)
     for start_step in (0, 2):
-        whole = next(iter(training_dataset(config, LABELS, batch_size=12, seed=1, start_step=start_step)))
+        whole = next(iter(training_dataset(config, targets_of(config), batch_size=12, seed=1, start_step=start_step)))
         for worker in range(3):
             context = tf.distribute.InputContext(3, worker, num_replicas_in_sync=6)
             parts = training_dataset(
-                config, LABELS, batch_size=12, seed=1, start_step=start_step, input_context=context
+                config, targets_of(config), batch_size=12, seed=1, start_step=start_step, input_context=context
             )
             assert parts.element_spec["images"].shape == (2, 128, 128, 3)  # of one replica
             for number, part in enumerate(parts.take(2)):
@@ -264,7 +287,7 @@ def test_the_parts_of_workers_make_up_the_batches(shapes_records: Path) -> None:
 
 
 def test_batches_have_static_shapes(shapes_records: Path) -> None:
-    dataset = training_dataset(experiment(shapes_records), LABELS, batch_size=2, seed=0)
+    dataset = training_dataset(experiment(shapes_records), TARGETS, batch_size=2, seed=0)
     for spec in tf.nest.flatten(dataset.element_spec):
         assert spec.shape.is_fully_defined(), spec
     assert dataset.element_spec["images"].shape == (2, 128, 128, 3)
@@ -273,21 +296,30 @@ def test_batches_have_static_shapes(shapes_records: Path) -> None:
 
 def test_evaluation_goes_through_all_pictures_in_order(shapes_records: Path) -> None:
     pattern = str(shapes_records / "val-*")
-    dataset = list(evaluation_dataset(pattern, MODEL, batch_size=3))
+    dataset = list(evaluation_dataset(pattern, PREPROCESSING, batch_size=3))
     assert [len(images) for images, _, _ in dataset] == [3, 1]
-    (path,) = record_files(pattern)
+    (path,) = find_record_files(pattern)
     stored = list(read_records(Path(path)))
     assert [r for _, _, serialized in dataset for r in serialized.numpy()] == stored
-    limited = list(evaluation_dataset(pattern, MODEL, batch_size=2, limit=3))
+    limited = list(evaluation_dataset(pattern, PREPROCESSING, batch_size=2, limit=3))
     assert [len(images) for images, _, _ in limited] == [2, 1]
 
 
 def test_missing_and_broken_records(shapes_records: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="No records match"):
-        record_files(f"{shapes_records}/train-*,{tmp_path}/none-*")
-    assert sum(count_records(record_files(f"{shapes_records}/train-*"))) == 12
+    with pytest.raises(DataError, match="none-"):
+        find_record_files(f"{shapes_records}/train-*,{tmp_path}/none-*")
+    assert sum(count_records(find_record_files(f"{shapes_records}/train-*"))) == 12
     whole = (shapes_records / "val-00000-of-00001.tfrecord").read_bytes()
     broken = tmp_path / "broken.tfrecord"
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read"):
         count_records([str(broken)])
+
+
+def test_a_semantic_class_of_255_is_no_padding() -> None:
+    entries = [{"id": 1, "name": "thing", "isthing": 1}]
+    entries += [{"id": i, "name": f"stuff {i}", "isthing": 0} for i in range(2, 302)]
+    many = LabelSpace.create(CategoryTable.from_list(entries, "the test"))
+    assert many.num_semantic_classes == 302
+    assert padding_label(TASK, many) == -1  # 255 is the class of a category
+    assert padding_label(TASK, LABELS) == 255  # as in the reference, where no class has that number

@@ -20,7 +20,8 @@ def _float32_policy() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shapes_labels() -> Any:
-    from panoptic_cli.categories import CategoryTable, LabelSpace
+    from panoptic_cli.categories import CategoryTable
     from panoptic_cli.demo.shapes import CATEGORIES
+    from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 
     return LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.config.schema import Anchor, Parser
+from panoptic_cli.config.panoptic_fpn import Anchor
+from panoptic_cli.config.schema import Parser
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn.anchor_targets import anchor_targets, match_anchors, subsample_labels
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
@@ -91,7 +92,8 @@ def test_without_ground_truth_all_anchors_are_negative() -> None:
 
 def test_anchor_targets_decode_to_the_ground_truth() -> None:
     anchors, gt = anchor_boxes(Anchor(anchor_size=4), (128, 128), 2, 5), some_boxes(3, 5)
-    scores, boxes = anchor_targets(anchors, tf.constant(gt), Parser(), None)
+    every = Parser(rpn_batch_size_per_im=1_000_000, rpn_fg_fraction=1.0)  # as many as there are: nothing is left out
+    scores, boxes = anchor_targets(anchors, tf.constant(gt), every, tf.constant([1, 2]))
     found = set()
     for level, level_anchors in anchors.items():
         positive = scores[level].numpy() == 1

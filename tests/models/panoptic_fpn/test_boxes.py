@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.config.schema import Anchor
+from panoptic_cli.config.panoptic_fpn import Anchor
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes, anchors_per_place
 

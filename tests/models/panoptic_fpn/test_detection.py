@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.config.schema import DetectionGenerator
+from panoptic_cli.config.panoptic_fpn import DetectionGenerator
 from panoptic_cli.models.panoptic_fpn.detection import detect
+from panoptic_cli.models.panoptic_fpn.nms import Suppression
 
 
+@pytest.mark.parametrize("suppression", ["kernel", "lists", "padded"])
 @pytest.mark.parametrize(("top_k", "kept"), [(3, [0, 2]), (2, [0]), (1, [0])])
-def test_only_the_best_of_a_class_are_looked_at(top_k: int, kept: list[int]) -> None:
-    # The second proposal lies on the first one; the third, apart, is looked at only where three are.
+def test_only_the_best_of_a_class_are_considered(top_k: int, kept: list[int], suppression: Suppression) -> None:
+    # The second proposal lies on the first. The third, which overlaps neither, is considered only among the best three.
     proposals = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     logits = np.array([[0, 3], [0, 2], [0, 1]], np.float32)  # background and one class
     config = DetectionGenerator(pre_nms_top_k=top_k, max_num_detections=5)
@@ -20,8 +22,27 @@ def test_only_the_best_of_a_class_are_looked_at(top_k: int, kept: list[int]) -> 
         tf.constant(proposals[None]),
         tf.constant([[64.0, 64.0]]),
         config,
+        suppression,
     )
     count = int(found["num_detections"][0])
     np.testing.assert_array_equal(found["detection_boxes"][0, :count], proposals[kept])
     np.testing.assert_allclose(found["detection_scores"][0, :count], tf.nn.softmax(logits)[:, 1].numpy()[kept])
     np.testing.assert_array_equal(found["detection_classes"][0], [1] * count + [0] * (5 - count))
+
+
+@pytest.mark.parametrize("suppression", ["lists", "padded"])
+def test_all_forms_of_suppression_detect_the_same(suppression: Suppression) -> None:
+    rng = np.random.default_rng(3)
+    low = rng.uniform(0, 40, (2, 60, 2))
+    proposals = np.concatenate([low, low + rng.uniform(4, 24, (2, 60, 2))], -1).astype(np.float32)
+    inputs = [
+        tf.constant(x, tf.float32)
+        for x in (2 * rng.standard_normal((2, 60, 5)), 0.3 * rng.standard_normal((2, 60, 5, 4)), proposals)
+    ]
+    config = DetectionGenerator(pre_nms_top_k=40, max_num_detections=30)
+    shape = tf.constant([[64.0, 64.0], [48.0, 60.0]])
+    kernel = detect(*inputs, shape, config)
+    other = detect(*inputs, shape, config, suppression)
+    assert kernel["num_detections"].numpy().min() > 20
+    for name, value in kernel.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from geometries import geometry_of
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
-from panoptic_cli.config.schema import PanopticSegmentationGenerator
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config.panoptic_fpn import PanopticSegmentationGenerator
 from panoptic_cli.models.panoptic_fpn.fusion import fuse, place_things, semantic_labels
+from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 
 CONFIG = PanopticSegmentationGenerator()
 _place = tf.function(place_things, reduce_retracing=True)
@@ -159,7 +161,7 @@ def label_space() -> LabelSpace:
 def run_fuse(label_space: LabelSpace, logits: np.ndarray, threshold: float, count: int = 2) -> Any:
     boxes = np.array([[0, 0, 16, 16], [16, 16, 32, 32]], np.float32)[:count]
     config = PanopticSegmentationGenerator(stuff_area_threshold=threshold)
-    info = tf.constant([[40.0, 64.0], [32.0, 32.0], [0.5, 0.5], [0.0, 0.0]])  # 40 x 64 halved, padded to 32
+    geometry = geometry_of([[40, 64], [32, 32], [0.5, 0.5], [0, 0]])  # 40 x 64 halved, padded to 32
     outputs = {
         "detection_boxes": tf.constant(boxes),
         "detection_classes": tf.constant([2, 1][:count], tf.int32),
@@ -167,7 +169,7 @@ def run_fuse(label_space: LabelSpace, logits: np.ndarray, threshold: float, coun
         "detection_masks": tf.ones([count, 4, 4]),
         "semantic_logits": tf.constant(logits),
     }
-    return fuse(outputs, info, config, label_space)
+    return fuse(outputs, geometry, config, label_space)
 
 
 def one_hot_logits(labels: np.ndarray) -> np.ndarray:
@@ -216,7 +218,7 @@ def test_a_class_of_zero_is_no_detection(label_space: LabelSpace) -> None:
     }
     maps = fuse(
         outputs,
-        tf.constant([[32.0, 32.0], [32.0, 32.0], [1.0, 1.0], [0.0, 0.0]]),
+        geometry_of([[32, 32], [32, 32], [1, 1], [0, 0]]),
         PanopticSegmentationGenerator(stuff_area_threshold=0),
         label_space,
     )
@@ -276,7 +278,7 @@ def test_random_pictures_are_fused_as_plainly(label_space: LabelSpace, seed: int
     area = int(rng.integers(0, max(1, height * width // 3)))
     config = PanopticSegmentationGenerator(stuff_area_threshold=area)
     info = np.array([[height, width], [32, 32], [scale, scale], [0, 0]], np.float32)
-    maps = fuse({k: tf.constant(v) for k, v in outputs.items()}, tf.constant(info), config, label_space)
+    maps = fuse({k: tf.constant(v) for k, v in outputs.items()}, geometry_of(info), config, label_space)
     expected = fused_plainly(outputs, info, config, label_space)
     for name, found, plain in zip(("category", "instance", "semantic"), maps, expected, strict=True):
         np.testing.assert_array_equal(found.numpy(), plain, err_msg=name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.config.schema import DetectionHead, MaskHead, NormActivation
+from panoptic_cli.config.panoptic_fpn import DetectionHead, MaskHead, NormActivation
 from panoptic_cli.models.panoptic_fpn.heads import BoxHead, MaskBranch
 
 CHANNELS, CLASSES = 24, 5

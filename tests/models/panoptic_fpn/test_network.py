@@ -8,12 +8,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from geometries import geometry_of
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 from panoptic_cli.models.panoptic_fpn.rpn import propose
+from panoptic_cli.models.platform import Platform
+from panoptic_cli.pipeline.preprocessing import Geometry, geometry_spec
 
 SIZE = 64
 OPTIONS = [("task.model.input_size", [SIZE, SIZE, 3])]
@@ -23,8 +27,8 @@ OPTIONS = [("task.model.input_size", [SIZE, SIZE, 3])]
 def network(shapes_labels: LabelSpace) -> PanopticFPN:
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(1)
-    config = load_experiment("panoptic_fpn_shapes", options=OPTIONS).task.model
-    network = PanopticFPN(config, shapes_labels)
+    task = load_experiment("panoptic_fpn_shapes", options=OPTIONS).task
+    network = PanopticFPN(task, shapes_labels)
     # An untrained network scores all boxes alike; larger kernels make it choose and place them apart.
     rng = np.random.default_rng(0)
     for layer, scale in (
@@ -38,16 +42,16 @@ def network(shapes_labels: LabelSpace) -> PanopticFPN:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[tf.Tensor, tf.Tensor]:
+def pictures() -> tuple[tf.Tensor, Geometry]:
     rng = np.random.default_rng(2)
     coarse = rng.standard_normal((2, 8, 8, 3)).astype(np.float32)
     images = tf.image.resize(coarse, [SIZE, SIZE])
-    info = tf.constant([[[32.0, 48.0], [64.0, 64.0], [4 / 3, 4 / 3], [0, 0]], [[64, 64], [64, 64], [1, 1], [0, 0]]])
-    return images, info
+    info = [[[32, 48], [64, 64], [4 / 3, 4 / 3], [0, 0]], [[64, 64], [64, 64], [1, 1], [0, 0]]]
+    return images, geometry_of(info)
 
 
 @pytest.fixture(scope="module")
-def outputs(network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor]) -> dict[str, np.ndarray]:
+def outputs(network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry]) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in network(*pictures).items()}
 
 
@@ -78,33 +82,33 @@ def test_outputs(outputs: dict[str, np.ndarray], network: PanopticFPN) -> None:
 
 
 def test_one_picture_is_the_same_in_a_batch(
-    network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor], outputs: dict[str, np.ndarray]
+    network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry], outputs: dict[str, np.ndarray]
 ) -> None:
-    images, info = pictures
+    images, geometry = pictures
     for i in range(2):
-        alone = network(images[i : i + 1], info[i : i + 1])
+        alone = network(images[i : i + 1], Geometry(*(x[i : i + 1] for x in geometry)))
         assert_same_detections(alone, {key: value[i : i + 1] for key, value in outputs.items()})
 
 
 def test_graph_is_eager(
-    network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor], outputs: dict[str, np.ndarray]
+    network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry], outputs: dict[str, np.ndarray]
 ) -> None:
     before = [w.numpy() for w in network.weights]
     # a batch of unknown size, as in an exported model
-    signature = [tf.TensorSpec([None, SIZE, SIZE, 3]), tf.TensorSpec([None, 4, 2])]
-    graph = tf.function(lambda images, info: network(images, info), input_signature=signature)
+    signature = [tf.TensorSpec([None, SIZE, SIZE, 3]), geometry_spec(None)]
+    graph = tf.function(lambda images, geometry: network(images, geometry), input_signature=signature)
     assert_same_detections(graph(*pictures), outputs)
     for a, b in zip(before, network.weights, strict=True):
         np.testing.assert_array_equal(a, b.numpy())  # inference leaves no trace
 
 
-def ground_truth() -> list[tf.Tensor]:
+def ground_truth() -> dict[str, tf.Tensor]:
     boxes = np.full((2, 16, 4), -1.0, np.float32)
     classes = np.full((2, 16), -1, np.int32)
     boxes[0, :2], classes[0, :2] = [[4, 6, 40, 30], [20, 30, 60, 62]], [1, 3]
     boxes[1, 0], classes[1, 0] = [10, 10, 30, 50], 2
     masks = (np.random.default_rng(0).random((2, 16, 56, 56)) > 0.4).astype(np.uint8) * 255
-    return [tf.constant(boxes), tf.constant(classes), tf.constant(masks)]
+    return {"gt_boxes": tf.constant(boxes), "gt_classes": tf.constant(classes), "gt_masks": tf.constant(masks)}
 
 
 def flat(outputs: dict[str, Any]) -> dict[str, Any]:
@@ -119,12 +123,12 @@ def test_training_shapes_are_static(network: PanopticFPN) -> None:
     seed = tf.constant([1, 2])
 
     @tf.function
-    def training(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return flat(network.training_outputs(*inputs, seed))
+    def training(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+        return flat(network.training_outputs(batch, seed, "cpu"))
 
-    specs = [tf.TensorSpec([2, SIZE, SIZE, 3]), tf.TensorSpec([2, 4, 2])]
-    specs += [tf.TensorSpec(x.shape, x.dtype) for x in ground_truth()]
-    structured = training.get_concrete_function(*specs).structured_outputs
+    specs: dict[str, Any] = {"images": tf.TensorSpec([2, SIZE, SIZE, 3]), "geometry": geometry_spec(2)}
+    specs |= {name: tf.TensorSpec(x.shape, x.dtype) for name, x in ground_truth().items()}
+    structured = training.get_concrete_function(specs).structured_outputs
     for name, tensor in structured.items():
         assert tensor.shape.is_fully_defined(), name
     rois, masks = network.config.roi_sampler.num_sampled_rois, network.config.mask_sampler.num_sampled_masks
@@ -134,37 +138,37 @@ def test_training_shapes_are_static(network: PanopticFPN) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_proposals_do_not_depend_on_the_suppression(
-    training: bool, network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor]
+    training: bool, network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry]
 ) -> None:
-    images, info = pictures
+    images, geometry = pictures
     config = network.config
     levels = network.levels
     scores, offsets = network.rpn_head(network.pyramid(images, training=False), training=False)
     anchors = anchor_boxes(config.anchor, (SIZE, SIZE), levels[0], levels[-1])
-    inputs = (scores, offsets, anchors, info[:, 1], config.roi_generator)
+    inputs = (scores, offsets, anchors, geometry.input_size, config.roi_generator)
     plain = propose(*inputs, training=training)
-    compiled = propose(*inputs, training=training, compiled=True)
+    compiled = propose(*inputs, training=training, suppression="padded")
     assert len(np.unique(plain[1])) > 20
     np.testing.assert_array_equal(plain[0], compiled[0])
     np.testing.assert_array_equal(plain[1], compiled[1])
 
 
 @pytest.mark.slow
-def test_training_compiles_to_the_same(network: PanopticFPN, pictures: tuple[tf.Tensor, tf.Tensor]) -> None:
-    inputs = [*pictures, *ground_truth()]
+def test_training_compiles_to_the_same(network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry]) -> None:
+    batch = {"images": pictures[0], "geometry": pictures[1], **ground_truth()}
     weights = network.get_weights()
     variables = [v.value for v in network.trainable_variables]
 
-    def training(xla: bool, *inputs: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def training(platform: Platform, batch: dict[str, Any]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = flat(network.training_outputs(*inputs, tf.constant([1, 2]), compiled=xla))
+            outputs = flat(network.training_outputs(batch, tf.constant([1, 2]), platform))
             total = tf.add_n([tf.reduce_mean(outputs[k] ** 2) for k in sorted(outputs) if "logits" in k])
         gradients = tape.gradient(total, variables, unconnected_gradients="zero")
         return outputs, tf.linalg.global_norm(gradients)
 
-    plain, norm = tf.function(training)(False, *inputs)
+    plain, norm = tf.function(training)("cpu", batch)
     network.set_weights(weights)
-    compiled, compiled_norm = tf.function(training, jit_compile=True)(True, *inputs)
+    compiled, compiled_norm = tf.function(training, jit_compile=True)("xla", batch)
     network.set_weights(weights)
     for name, value in plain.items():
         # One ROI may be drawn or not by a rounding; the values of all others agree.
@@ -177,11 +181,11 @@ def test_training_compiles_to_the_same(network: PanopticFPN, pictures: tuple[tf.
 def test_lower_precision_is_near(
     policy: str,
     network: PanopticFPN,
-    pictures: tuple[tf.Tensor, tf.Tensor],
+    pictures: tuple[tf.Tensor, Geometry],
     outputs: dict[str, np.ndarray],
 ) -> None:
     keras.config.set_dtype_policy(policy)
-    lower = PanopticFPN(network.config, network.label_space)
+    lower = PanopticFPN(network.task, network.label_space)
     lower.set_weights(network.get_weights())
     features = lower.pyramid(pictures[0], training=False)
     assert {x.dtype.name for x in features.values()} == {policy.removeprefix("mixed_")}
@@ -201,7 +205,7 @@ def coco_labels() -> LabelSpace:
 
 
 def test_size_of_the_coco_preset() -> None:
-    network = PanopticFPN(load_experiment("panoptic_fpn_coco").task.model, coco_labels())
+    network = PanopticFPN(load_experiment("panoptic_fpn_coco").task, coco_labels())
     assert network.count_params() == 48_809_824  # what the reference's checkpoint holds, too
     assert len(network.weights) == 441
     assert len({w.path for w in network.weights}) == 441
@@ -211,11 +215,10 @@ def test_size_of_the_coco_preset() -> None:
 # shortcut also in the basic blocks (64 x 64 kernel and two norm vectors).
 @pytest.mark.parametrize(("model_id", "trainable"), [(18, 11_176_512 + 4224), (50, 23_508_032), (101, 42_500_160)])
 def test_backbones_have_the_published_sizes(model_id: int, trainable: int) -> None:
-    from panoptic_cli.config.schema import NormActivation
-    from panoptic_cli.config.schema import ResNet as ResNetConfig
+    from panoptic_cli.config.panoptic_fpn import NormActivation, ResNetBackbone
     from panoptic_cli.models.panoptic_fpn.resnet import ResNet
 
-    backbone = ResNet(ResNetConfig(model_id=model_id), NormActivation())
+    backbone = ResNet(ResNetBackbone(model_id=model_id), NormActivation())
     backbone.build((None, None, None, 3))
     assert sum(int(np.prod(v.shape)) for v in backbone.trainable_variables) == trainable
 
@@ -229,10 +232,10 @@ def test_backbones_have_the_published_sizes(model_id: int, trainable: int) -> No
     ],
 )
 def test_variants_run(
-    settings: dict[str, Any], shapes_labels: LabelSpace, pictures: tuple[tf.Tensor, tf.Tensor]
+    settings: dict[str, Any], shapes_labels: LabelSpace, pictures: tuple[tf.Tensor, Geometry]
 ) -> None:
     options = [*OPTIONS, *((f"task.model.{key}", value) for key, value in settings.items())]
-    network = PanopticFPN(load_experiment("panoptic_fpn_shapes", options=options).task.model, shapes_labels)
+    network = PanopticFPN(load_experiment("panoptic_fpn_shapes", options=options).task, shapes_labels)
     outputs = network(*pictures)
     assert outputs["semantic_logits"].shape[1:3] == (SIZE // 4, SIZE // 4)
     assert all(np.isfinite(value).all() for value in outputs.values())

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from geometries import geometry_of
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.demo.shapes import CATEGORIES
+from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+from panoptic_cli.models.platform import Platform
 
 
-def outputs(network: PanopticFPN, images: tf.Tensor) -> dict[str, np.ndarray]:
+def outputs(network: PanopticFPN, images: tf.Tensor, platform: Platform) -> dict[str, np.ndarray]:
     height, width = images.shape[1:3]
-    info = tf.constant([[[height, width], [height, width], [1, 1], [0, 0]]] * len(images), tf.float32)
-    found = tf.function(lambda x, i: network(x, i, training=False))(images, info)
+    geometry = geometry_of([[[height, width], [height, width], [1, 1], [0, 0]]] * len(images))
+    found = tf.function(lambda x, g: network(x, g, platform=platform))(images, geometry)
     return {name: value.numpy() for name, value in found.items()}
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])  # detections in all places, in some, in none
-def test_savings_change_nothing(
-    tiny_network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, threshold: float
-) -> None:
+def test_savings_change_nothing(tiny_network: tuple[str, ...], threshold: float) -> None:
     settings = [*tiny_network, "task.model.detection_head.num_convs=2", "task.model.detection_head.num_filters=16"]
     settings.append(f"task.model.detection_generator={{pre_nms_score_threshold: {threshold}, max_num_detections: 12}}")
     experiment = load_experiment("panoptic_fpn_shapes", settings=settings)
-    network = PanopticFPN(experiment.task.model, LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes")))
+    network = PanopticFPN(experiment.task, LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes")))
     rng = np.random.default_rng(0)
     for norm in network.detection_head.conv_norms:
         norm.gamma.assign(rng.uniform(0.5, 1.5, norm.gamma.shape))
@@ -42,9 +41,7 @@ def test_savings_change_nothing(
     classifier.kernel.assign(rng.normal(0, 1.0, classifier.kernel.shape))
     images = tf.constant(rng.normal(0, 1, (2, 64, 64, 3)).astype(np.float32))
 
-    saving = outputs(network, images)
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"])
-    plain: dict[str, Any] = outputs(network, images)
+    saving, plain = outputs(network, images, "cpu"), outputs(network, images, "gpu")
 
     counts = plain["num_detections"]
     assert {0.0: counts.min() > 8, 0.3: counts.max() > 0, 1.0: counts.max() == 0}[threshold]

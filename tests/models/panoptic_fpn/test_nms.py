@@ -1,4 +1,4 @@
-"""Both forms of non-maximum suppression against a greedy loop."""
+"""All forms of non-maximum suppression against a greedy loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.models.panoptic_fpn.nms import suppress_by_class, suppress_sorted
+from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_by_class, suppress_sorted
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,15 +37,17 @@ def crowded(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Sizes around the kernel's tile (512 boxes), where suppression has to reach over tiles.
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("suppression", ["kernel", "padded"])
 @pytest.mark.parametrize(("count", "threshold"), [(60, 0.3), (60, 0.7), (700, 0.5), (1100, 0.7)])
-def test_sorted_form_is_greedy(count: int, threshold: float, compiled: bool) -> None:
+def test_sorted_form_is_greedy(count: int, threshold: float, suppression: Suppression) -> None:
     batches = [crowded(seed, count) for seed in (0, 1)]
     order = [np.argsort(-scores) for _, scores in batches]
     boxes = np.stack([b[o] for (b, _), o in zip(batches, order, strict=True)])
     scores = np.stack([s[o] for (_, s), o in zip(batches, order, strict=True)])
     most = 300
-    kept_boxes, kept_scores = suppress_sorted(tf.constant(boxes), tf.constant(scores), most, threshold, 0.0, compiled)
+    kept_boxes, kept_scores = suppress_sorted(
+        tf.constant(boxes), tf.constant(scores), most, threshold, 0.0, suppression
+    )
     assert kept_boxes.shape == (2, most, 4)
     for i in range(2):
         expected = greedy(boxes[i], scores[i], threshold)[:most]
@@ -62,7 +64,7 @@ def test_sorted_form_compiles() -> None:
     boxes, scores = boxes[None, order], scores[None, order]
     scores = np.round(scores, 1)  # many equal ones
     plain = suppress_sorted(tf.constant(boxes), tf.constant(scores), 50, 0.5, 0.25)
-    static = tf.function(lambda b, s: suppress_sorted(b, s, 50, 0.5, 0.25, True), jit_compile=True)
+    static = tf.function(lambda b, s: suppress_sorted(b, s, 50, 0.5, 0.25, "padded"), jit_compile=True)
     compiled = static(boxes, scores)
     expected = [i for i in greedy(boxes[0], scores[0], 0.5) if scores[0, i] > 0.25][:50]
     np.testing.assert_array_equal(plain[0][0, : len(expected)], boxes[0][expected])

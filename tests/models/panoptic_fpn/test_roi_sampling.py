@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.config.schema import ROISampler
+from panoptic_cli.config.panoptic_fpn import ROISampler
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn.roi_sampling import SampledROIs, mask_targets, sample_rois
 

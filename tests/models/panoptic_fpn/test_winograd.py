@@ -19,9 +19,19 @@ def test_rows_are_convolved_exactly(size: int) -> None:
     np.testing.assert_allclose(a @ ((g @ taps) * (b @ row)), expected, atol=2e-5)  # the matrices are float32
 
 
-def test_crops_of_seven_take_a_quarter_of_the_multiplications() -> None:
-    assert len(row_matrices(7)[1]) ** 2 == 121
-    assert 121 * 3.6 < 49 * 9
+@pytest.mark.parametrize(("size", "multiplications"), [(7, 121), (14, 484)])
+def test_crops_take_about_a_quarter_of_the_multiplications(size: int, multiplications: int) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    @tf.function
+    def convolve(crops: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return conv3x3(crops, kernel)
+
+    graph = convolve.get_concrete_function(tf.TensorSpec([size, size, 5, 4]), tf.TensorSpec([3, 3, 4, 6])).graph
+    # The product with the kernels is the one batched over the multiplications of a crop: [m * m, 5, 4] x [m * m, 4, 6].
+    shapes = [tuple(op.outputs[0].shape) for op in graph.get_operations() if op.type.startswith("BatchMatMul")]
+    assert (multiplications, 5, 6) in shapes
+    assert multiplications * 3.6 < size * size * 9
 
 
 @pytest.mark.parametrize(("size", "n"), [(7, 5), (14, 3), (5, 1), (7, 0)])
