@@ -43,13 +43,12 @@ def shapes_records(folder: Path) -> Path:
     from panoptic_cli.coco import layout
     from panoptic_cli.demo import shapes
     from panoptic_cli.records import conversion
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.plans import ConversionPlan
 
     data = folder / "shapes"
     if (data / "tfrecords" / "val.manifest.json").exists():
         return data
     shapes.generate(data, train=200, val=20)
-    for files in layout.find_splits(data):
-        plan = ConversionPlan(files, data / "tfrecords", 4)
-        conversion.convert(plan, conversion.read_plan(plan), 2)
+    plans = [ConversionPlan(files, data / "tfrecords", 4) for files in layout.find_splits(data)]
+    conversion.convert_all(plans, 2)
     return data

@@ -63,7 +63,7 @@ def _records(folder: Path) -> str:
     from panoptic_cli.coco.dataset import read_dataset
     from panoptic_cli.coco.layout import SplitFiles
     from panoptic_cli.records.conversion import convert
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.plans import ConversionPlan
 
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)

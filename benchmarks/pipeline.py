@@ -46,14 +46,13 @@ def pipeline(folder: Path, batches: int = _BATCHES) -> Iterator[Row]:
 
 def _records(folder: Path) -> tuple[Path, str]:
     from panoptic_cli.coco import layout
-    from panoptic_cli.records.conversion import convert, read_plan
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.conversion import convert_all
+    from panoptic_cli.records.plans import ConversionPlan
 
     coco = pictures._COCO.is_dir()
     source = pictures._COCO if coco else pictures._generate(folder / "pictures")
     records = folder / "pipeline_records"
-    plan = ConversionPlan(layout.coco_files(source, "train"), records, 32)
-    convert(plan, read_plan(plan), 2)
+    convert_all([ConversionPlan(layout.coco_files(source, "train"), records, 32)], 2)
     return records, "coco100" if coco else "generated 640x480"
 
 

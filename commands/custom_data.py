@@ -1,18 +1,13 @@
-"""Options for a data set that is not laid out as COCO's; make-tfrecords and inspect share them."""
+"""Options for a data set in another layout than COCO's; make-tfrecords and inspect share them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from panoptic_cli.errors import DataError, UsageError, summarize
-
-if TYPE_CHECKING:
-    from panoptic_cli.coco.layout import SplitFiles
-
-PANEL = "Data laid out otherwise"
+_PANEL = "Data in another layout"
 
 ImageDir = Annotated[
     Path | None,
@@ -22,7 +17,7 @@ ImageDir = Annotated[
         metavar="DIR",
         help="Folder of the pictures.",
         show_default="guessed from the other two",
-        rich_help_panel=PANEL,
+        rich_help_panel=_PANEL,
     ),
 ]
 PanopticAnnotations = Annotated[
@@ -32,7 +27,7 @@ PanopticAnnotations = Annotated[
         envvar="PANOPTIC_ANNOTATIONS",
         metavar="FILE",
         help="Panoptic JSON.",
-        rich_help_panel=PANEL,
+        rich_help_panel=_PANEL,
     ),
 ]
 PanopticMasks = Annotated[
@@ -43,7 +38,7 @@ PanopticMasks = Annotated[
         metavar="DIR",
         help="Folder of panoptic PNGs.",
         show_default="JSON's path without .json",
-        rich_help_panel=PANEL,
+        rich_help_panel=_PANEL,
     ),
 ]
 ObjectAnnotations = Annotated[
@@ -54,47 +49,6 @@ ObjectAnnotations = Annotated[
         metavar="FILE",
         help="Instances JSON.",
         show_default="from the thing segments",
-        rich_help_panel=PANEL,
+        rich_help_panel=_PANEL,
     ),
 ]
-
-
-def split_files(
-    name: str | None,
-    image_dir: Path | None,
-    panoptic_annotations: Path | None,
-    panoptic_masks: Path | None,
-    object_annotations: Path | None,
-) -> SplitFiles:
-    """Completes the files that the options name.
-
-    Args:
-        name: of the split; None: the panoptic JSON's name without .json.
-        image_dir: folder of the pictures; None: guessed from the other two.
-        panoptic_annotations: the panoptic JSON.
-        panoptic_masks: folder of the PNGs; None: the JSON's path without .json.
-        object_annotations: the instances JSON, where there is one.
-
-    Raises:
-        UsageError: the JSON is not given, or the pictures are not where they usually are.
-        DataError: a file or folder is missing.
-    """
-    from panoptic_cli.coco import layout
-
-    if panoptic_annotations is None:
-        raise UsageError("Data laid out otherwise also needs --panoptic-annotations.")
-    masks = panoptic_masks or panoptic_annotations.with_suffix("")
-    pictures = image_dir or layout.guess_image_dir(panoptic_annotations, masks)
-    if pictures is None and panoptic_annotations.is_file() and masks.is_dir():
-        raise UsageError(f"The pictures of {panoptic_annotations} are not where they usually are.", "Give --image-dir.")
-    files = layout.SplitFiles(
-        name or panoptic_annotations.stem,
-        panoptic_annotations,
-        masks,
-        pictures or masks,  # without pictures something else is missing, which is named below
-        object_annotations,
-    )
-    missing = layout.missing_files(files)
-    if missing:
-        raise DataError(f"Not found: {summarize(missing)}.", "Check the paths.")
-    return files

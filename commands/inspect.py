@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import DataError, UsageError
+from panoptic_cli.errors import ConfigError, DataError, UsageError
 
 from . import custom_data as custom
 from . import options as o
 
+if TYPE_CHECKING:
+    from panoptic_cli.categories import CategoryTable
+    from panoptic_cli.config import Experiment
+    from panoptic_cli.inspection.inspection import Source
+
 _DRAWING = "Drawing"
+# Classes counted from the table: the default preset's classes are for COCO.
+_ANY_CATEGORIES = [
+    "task.model.stuff_classes_offset=null",
+    "task.model.num_classes=null",
+    "task.model.segmentation_model.num_classes=null",
+]
 
 
 def inspect(
     data: Annotated[
-        str | None,
+        list[Path] | None,
         typer.Argument(
             metavar="DATA",
             envvar="PANOPTIC_DATA_DIR",
-            help="A data set's folder, or records: a folder or a 'PATTERN'.",
+            help="A data set's folder, or records: files, folders or 'PATTERNS'.",
             show_default=str(o.DEFAULT_DATA_DIR),
         ),
     ] = None,
@@ -40,7 +51,7 @@ def inspect(
             "--output",
             envvar="PANOPTIC_OUTPUT",
             metavar="DIR",
-            help="Folder for the drawings; goes with --draw.",
+            help="Folder for the drawings; needs --draw.",
             rich_help_panel=_DRAWING,
         ),
     ] = None,
@@ -58,145 +69,102 @@ def inspect(
     categories: o.CategoriesFile = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Processes.", show_default="one per CPU"),
+        typer.Option("--workers", min=1, metavar="N", help="Number of processes.", show_default="one per CPU"),
     ] = None,
     json: o.Json = False,
 ) -> None:
     """Check a data set or records and count what is in them.
 
-    Lists every problem at once, with the first few of each kind. Ends with exit code 1 when there are errors, with 0
-    when there are warnings only. --augmented takes --experiment, --config and --set.
+    Lists every problem at once, with the first few of each kind. The exit code is 1 if there are errors, and 0 if there
+    are only warnings. --augmented takes --experiment, --config and --set.
 
     Examples:
         panoptic inspect data/coco --draw 4 --output samples
-        panoptic inspect 'data/coco/tfrecords/val-*'
+        panoptic inspect data/coco/tfrecords/val-*
     """
-    _check_drawing(draw, output, augmented, [experiment, config_file, settings])
-    processes = workers or os.cpu_count() or 1
-    own = [image_dir, panoptic_annotations, panoptic_masks, object_annotations]
-    source = data or str(o.DEFAULT_DATA_DIR)
-    if any(path is not None for path in own):
-        files = [custom.split_files(None, image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
-        source = str(panoptic_annotations)
-    elif data is None or (Path(data) / "annotations").is_dir():
-        from panoptic_cli.coco.layout import find_splits
+    from panoptic_cli.coco.layout import OwnFiles
+    from panoptic_cli.inspection.inspection import find_source, inspect_source
 
-        files = find_splits(Path(source))
-    else:
-        files = []
-    make_examples = None
-    if augmented:
-        make_examples = _augmentation(source, bool(files), (experiment, config_file, settings), categories)
-    value, shown, drawings = (
-        _inspect_dataset(source, files, processes, 0 if augmented else draw)
-        if files
-        else _inspect_records(source, processes, 0 if augmented else draw, categories)
-    )
-    drawn: list[Path] = []
-    if output is not None and draw:
-        if make_examples is not None:
-            drawn = make_examples(draw, output)
-        else:
-            from panoptic_cli.inspection import samples
+    from .inspection_report import inspection_lines
 
-            drawn = [path for found, table in drawings for path in samples.draw(found, table, output)]
+    configured = bool(experiment or config_file or settings)
+    _check_drawing(draw, output, augmented, configured)
+    own = OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations)
+    source = find_source([str(path) for path in data or ()], own, o.DEFAULT_DATA_DIR)
+    examples = _training_examples(source, experiment, config_file, settings, categories) if augmented else None
+    table_file = Path(categories) if categories else None
+    found = inspect_source(source, workers or os.cpu_count() or 1, 0 if augmented else draw, table_file)
+    value, shown = found.to_dict(), inspection_lines(found)
+    if draw and output is not None:
+        drawn = found.draw(draw, output) if examples is None else _draw_augmented(*examples, draw, output)
         value["drawn"] = [str(path) for path in drawn]
         shown.append(f"{len(drawn)} samples drawn in {output}")
     console.result(value, *shown)
-    if value["errors"]:
+    if found.errors:
         raise typer.Exit(1)
 
 
-def _check_drawing(draw: int, output: Path | None, augmented: bool, configuration: list[Any]) -> None:
+def _check_drawing(draw: int, output: Path | None, augmented: bool, configured: bool) -> None:
     if draw and output is None:
         raise UsageError("--draw needs --output, the folder for the drawings.")
     if augmented and not draw:
-        raise UsageError("--augmented goes with --draw N --output DIR.")
-    if any(configuration) and not augmented:
-        raise UsageError("--experiment, --config and --set go with --augmented.")
+        raise UsageError("--augmented needs --draw N and --output DIR.")
+    if configured and not augmented:
+        raise UsageError("--experiment, --config and --set need --augmented.")
     if draw and output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file.", "Give a folder.")
 
 
-def _inspect_dataset(data: str, files: list[Any], workers: int, draw: int) -> tuple[dict[str, Any], list[Any], Any]:
-    from panoptic_cli.inspection import dataset, samples
-
-    from .inspection_report import split_lines
-
-    reports = [dataset.inspect_split(split, workers, draw) for split in files]
-    dataset.add_shared_pictures(reports)
-    value = {
-        "data": data,
-        "errors": sum(report.findings.errors for report in reports),
-        "warnings": sum(report.findings.count("warning") for report in reports),
-        "splits": {report.name: report.to_dict() for report in reports},
-    }
-    drawings = ((samples.dataset_samples(r.files, r.table, r.samples), r.table) for r in reports)
-    return value, split_lines(data, reports), drawings
-
-
-def _inspect_records(
-    data: str, workers: int, draw: int, categories: str | None
-) -> tuple[dict[str, Any], list[Any], Any]:
-    from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.inspection import record_files, samples
-
-    from .inspection_report import record_lines
-
-    paths = record_files.find_records(data)
-    report = record_files.inspect_records(paths, workers, Path(categories) if categories else None)
-    record_files.compare_with_manifests(report, paths)
-    value = {"data": data, **report.to_dict()}
-    table = report.table or CategoryTable(())  # without names, ids are drawn
-    return value, record_lines(data, report), [(samples.record_samples(paths, draw), table)]
-
-
-def _augmentation(data: str, is_dataset: bool, configuration: tuple[Any, ...], categories: str | None) -> Any:
-    """Checks what --augmented needs; returns the function that draws (count, folder)."""
-    from panoptic_cli import config
-    from panoptic_cli.categories import CategoryTable, LabelSpace
+def _training_examples(
+    source: Source,
+    name: str | None,
+    config_file: Path | None,
+    settings: list[str] | None,
+    categories: str | None,
+) -> tuple[Experiment, CategoryTable]:
+    """Returns the configuration and the categories of the training whose examples --augmented draws."""
+    from panoptic_cli import config, models
+    from panoptic_cli.categories import read_categories
     from panoptic_cli.coco.layout import CATEGORIES_FILE
     from panoptic_cli.config.load import DEFAULT_EXPERIMENT
-    from panoptic_cli.errors import ConfigError
-    from panoptic_cli.inspection.record_files import find_records
-    from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
+    from panoptic_cli.records.files import find_record_files
 
-    pattern = f"{data}/tfrecords/train-*" if is_dataset else data
-    try:
-        paths = find_records(pattern)
-    except DataError:
-        raise DataError(
-            f"--augmented draws from training records, and no file matches {pattern}.",
-            "Run panoptic make-tfrecords first, then give the records: panoptic inspect 'FOLDER/train-*'.",
-        ) from None
-    name, config_file, settings = configuration
-    loaded = config.load_experiment(
-        name or DEFAULT_EXPERIMENT,
-        config_file=config_file,
-        settings=settings or [],
-        options=[("task.train_data.input_path", ",".join(str(path) for path in paths))],
+    paths = [str(path) for path in source.records] or find_record_files(
+        config.default_records(source.paths[0])[0],
+        what="training records",
+        hint="--augmented draws from records: run panoptic make-tfrecords first, or give the records.",
     )
-    file = Path(categories) if categories else paths[0].parent / CATEGORIES_FILE
+    file = Path(categories) if categories else Path(paths[0]).parent / CATEGORIES_FILE
     if not file.is_file():
         raise DataError(f"The category table {file} does not exist.", "Give the panoptic JSON with --categories.")
-    table = CategoryTable.from_file(file)
+    table = read_categories(file)
+
+    def load(more: list[str]) -> Experiment:
+        loaded = config.load_experiment(
+            name or DEFAULT_EXPERIMENT,
+            config_file=config_file,
+            settings=[*more, *(settings or ())],
+            options=[("task.train_data.input_path", ",".join(paths))],
+        )
+        models.check(loaded, table)
+        return loaded
+
     try:
-        space = label_space_of(loaded, table)
+        return load([]), table
     except ConfigError:
-        if any(configuration):
+        if name or config_file or settings:
             raise
-        space = LabelSpace.create(table)  # the preset's sizes are for COCO; drawing needs classes only
+        return load(_ANY_CATEGORIES), table
 
-    def make(count: int, output: Path) -> list[Path]:
-        from panoptic_cli.startup import import_tensorflow
 
-        import_tensorflow()
-        from panoptic_cli.inspection import augmented_samples, samples
+def _draw_augmented(experiment: Experiment, table: CategoryTable, count: int, output: Path) -> list[Path]:
+    from panoptic_cli import models
+    from panoptic_cli.startup import import_tensorflow
 
-        found = augmented_samples.examples(loaded, space, count)
-        return [
-            samples.save(augmented_samples.draw_example(example, space), output, f"augmented-{place:03d}")
-            for place, example in enumerate(found)
-        ]
+    import_tensorflow()
+    from panoptic_cli.inspection.augmented_samples import draw_augmented
+    from panoptic_cli.pipeline.batches import training_dataset
 
-    return make
+    dataset = training_dataset(experiment, models.training_targets(experiment, table), batch_size=1, seed=0)
+    draw_example = models.example_drawer(experiment, table)
+    return draw_augmented(dataset, draw_example, count, output, experiment.task.train_data.input_path)

@@ -1,4 +1,4 @@
-"""How `panoptic inspect` shows what it found."""
+"""The report that `panoptic inspect` prints."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from panoptic_cli.inspection.dataset import SplitReport
     from panoptic_cli.inspection.findings import Finding, Findings
+    from panoptic_cli.inspection.inspection import Inspection
     from panoptic_cli.inspection.record_files import RecordReport
 
 _CATEGORIES = 15  # shown of each split; --json has all
-_EXAMPLES = 3  # lines shown of each kind; --json has more
+_EXAMPLES = 3  # lines shown for each kind; --json has more
 _SHORT = 32  # characters of an example that shares a line with others
 _WIDTH = 76
 _COUNTS = ("pictures", "segments", "things", "stuff", "crowds", "objects")
 
 
-def split_lines(data: str, reports: list[SplitReport]) -> list[Any]:
-    """Returns what to print of a data set: categories, counts, problems."""
+def inspection_lines(inspection: Inspection) -> list[Any]:
+    """Returns the tables and lines to print: categories, counts, problems."""
+    if inspection.records is not None:
+        return _record_lines(inspection.source.title, inspection.records)
+    return _split_lines(inspection.source.title, inspection.splits)
+
+
+def _split_lines(data: str, reports: Sequence[SplitReport]) -> list[Any]:
     shown: list[Any] = []
     for report in reports:
         shares = report.shares()
@@ -51,12 +60,11 @@ def split_lines(data: str, reports: list[SplitReport]) -> list[Any]:
     for report in reports:
         shown += problem_lines(report.name, report.findings)
     if any(report.findings.errors for report in reports):
-        shown.append("make-tfrecords stops at errors; --on-bad-data skip leaves such pictures out.")
+        shown.append("make-tfrecords stops at errors; with --on-bad-data skip it skips such pictures.")
     return shown
 
 
-def record_lines(data: str, report: RecordReport) -> list[Any]:
-    """Returns what to print of records: categories, counts, problems."""
+def _record_lines(data: str, report: RecordReport) -> list[Any]:
     shares, held = report.shares(), report.held
     rows = [
         [
@@ -81,7 +89,7 @@ def record_lines(data: str, report: RecordReport) -> list[Any]:
     shown += [console.table(title, columns, [[*spreads, _percent(report.void_share)]], left=0), ""]
     shown += problem_lines("records", report.findings)
     if report.findings.errors:
-        shown.append("Make the damaged files again: delete them and run panoptic make-tfrecords.")
+        shown.append("To make damaged files again, delete them and run panoptic make-tfrecords.")
     return shown
 
 
@@ -99,7 +107,7 @@ def _spread(value: dict[str, int]) -> str:
 
 
 def problem_lines(name: str, findings: Findings) -> list[str]:
-    """Returns a line for every kind of problem, each followed by a few examples."""
+    """Returns a line for every kind of problem, followed by a few examples."""
     if not findings.by_kind:
         return [f"{name}: no problems."]
     errors, warnings = findings.errors, findings.count("warning")

@@ -1,4 +1,4 @@
-"""`panoptic make-tfrecords`: a COCO panoptic data set becomes sharded TFRecords."""
+"""`panoptic make-tfrecords`: converts a COCO panoptic data set to sharded TFRecords."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:
     from panoptic_cli.records.conversion import ConversionSummary
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.plans import ConversionPlan
 
 _RECORDS = "Records"
 _BEAM = "Several machines, with Apache Beam installed"
@@ -30,7 +30,7 @@ def make_tfrecords(
             "--output-dir",
             envvar="PANOPTIC_OUTPUT_DIR",
             metavar="DIR",
-            help="Where the records go.",
+            help="Folder of the records.",
             show_default="<data-dir>/tfrecords",
             rich_help_panel=_RECORDS,
         ),
@@ -40,26 +40,30 @@ def make_tfrecords(
         typer.Option(
             "--split",
             metavar="train|val",
-            help="Convert this split only; repeatable.",
-            show_default="all that are there",
+            help="Convert only this split; repeatable.",
+            show_default="all that exist",
             rich_help_panel=DATA,
         ),
     ] = None,
     train_shards: Annotated[
         int,
-        typer.Option("--train-shards", min=1, max=99999, metavar="N", help="Training files.", rich_help_panel=_RECORDS),
+        typer.Option(
+            "--train-shards", min=1, max=99999, metavar="N", help="Number of training files.", rich_help_panel=_RECORDS
+        ),
     ] = 32,
     val_shards: Annotated[
         int,
-        typer.Option("--val-shards", min=1, max=99999, metavar="N", help="Validation files.", rich_help_panel=_RECORDS),
+        typer.Option(
+            "--val-shards", min=1, max=99999, metavar="N", help="Number of validation files.", rich_help_panel=_RECORDS
+        ),
     ] = 8,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Processes.", show_default="one per CPU"),
+        typer.Option("--workers", min=1, metavar="N", help="Number of processes.", show_default="one per CPU"),
     ] = None,
     on_bad_data: Annotated[
         Literal["fail", "skip"],
-        typer.Option(help="At a bad picture: stop, or leave it out and count it."),
+        typer.Option(help="At a bad picture: stop, or skip it and count it."),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
     panoptic_annotations: custom_data.PanopticAnnotations = None,
@@ -69,7 +73,7 @@ def make_tfrecords(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="First part of the shards' names.",
+            help="First part of the file names.",
             show_default="train",
             rich_help_panel=_RECORDS,
         ),
@@ -80,7 +84,7 @@ def make_tfrecords(
             min=1,
             max=99999,
             metavar="N",
-            help="Files of either split.",
+            help="Number of files of each split.",
             rich_help_panel=_RECORDS,
         ),
     ] = None,
@@ -101,104 +105,64 @@ def make_tfrecords(
 ) -> None:
     """Convert a COCO panoptic data set to sharded TFRecords.
 
-    Without options both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. Interrupt it as you
-    like: the next run goes on with the shards that are missing, stale or damaged.
+    Without options, both splits of ./data/coco become 32 and 8 shards in data/coco/tfrecords. You can interrupt the
+    conversion at any time: the next run makes the shards that are missing, stale or damaged.
 
     Examples:
         panoptic make-tfrecords --data-dir data/coco
         panoptic make-tfrecords --split val --val-shards 4 --dry-run
     """
-    from functools import partial
+    from panoptic_cli.coco.layout import OwnFiles
+    from panoptic_cli.config.data import RECORDS_FOLDER
+    from panoptic_cli.processes import run_units
+    from panoptic_cli.records.beam_runner import beam_units
+    from panoptic_cli.records.conversion import convert_all
+    from panoptic_cli.records.plans import plan_conversions
 
-    from panoptic_cli.coco import layout
-    from panoptic_cli.processes import prepare, run_units
-    from panoptic_cli.records import beam_runner, conversion
-    from panoptic_cli.records.manifest import ConversionPlan
-
-    unknown = [name for name in split or [] if name not in layout.SPLITS]
-    if unknown:
-        raise UsageError(f"--split is train or val, not {unknown[0]!r}.")
-    custom = [image_dir, panoptic_annotations, panoptic_masks, object_annotations]
-    target = output_dir or data_dir / "tfrecords"
-    if any(path is not None for path in custom):
-        if split:
-            raise UsageError(
-                "--split goes with COCO's layout, not with --panoptic-annotations.", "Use --output-prefix."
-            )
-        prefix = _prefix(output_prefix)
-        files = [custom_data.split_files(prefix, image_dir, panoptic_annotations, panoptic_masks, object_annotations)]
-        if image_dir is None:
-            console.info(f"Pictures: {files[0].image_dir}")
-        counts = [shards or (val_shards if files[0].name == "val" else train_shards)]
-    else:
-        if output_prefix is not None:
-            raise UsageError("--output-prefix goes with --panoptic-annotations; COCO's splits have their names.")
-        files = layout.find_splits(data_dir, list(dict.fromkeys(split)) if split else None)
-        counts = [shards or (train_shards if f.name == "train" else val_shards) for f in files]
-    run = run_units
-    if runner is not None:
-        beam_runner.check_beam(runner, runner_option or [])
-        run = partial(beam_runner.run_units_on_beam, runner, runner_option or [], target)
-    elif runner_option:
+    target = output_dir or data_dir / RECORDS_FOLDER
+    plans = plan_conversions(
+        data_dir,
+        target,
+        {"train": shards or train_shards, "val": shards or val_shards},
+        on_bad_data,
+        splits=split or (),
+        own=OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations),
+        prefix=output_prefix,
+    )
+    if runner is None and runner_option:
         raise UsageError("--runner-option needs --runner.")
-    plans = [ConversionPlan(f, target, count, on_bad_data) for f, count in zip(files, counts, strict=True)]
+    run = run_units if runner is None else beam_units(runner, runner_option or [], target)
     if dry_run:
-        _show_plan(plans)
-        return
-    processes = workers or os.cpu_count() or 1
-    if processes > 1 and runner is None:
-        prepare(conversion.__name__)  # they start while the annotations are read
-    summaries = []
-    for plan in plans:
-        dataset = conversion.read_plan(plan)
-        summaries.append(conversion.convert(plan, dataset, processes, run))
-        del dataset
-    _show_summaries(target, summaries)
+        _show_plans(plans)
+    else:
+        _show_summaries(target, convert_all(plans, workers or os.cpu_count() or 1, run))
 
 
-def _prefix(given: str | None) -> str:
-    name = "train" if given is None else given
-    if not name or any(c in name for c in "/\\*?[]\0") or name.startswith("."):
-        raise UsageError(f"--output-prefix {name!r} cannot begin a file name.", "Use letters, digits, - and _.")
-    return name
+def _show_plans(plans: list[ConversionPlan]) -> None:
+    from panoptic_cli.records.conversion import count_pictures
 
-
-def _show_plan(plans: list[ConversionPlan]) -> None:
-    from panoptic_cli.coco.dataset import require_sound
-    from panoptic_cli.records.conversion import read_plan
-
-    rows, data = [], []
-    for plan in plans:
-        dataset = read_plan(plan)
-        require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
-        count = len(dataset.pictures)
-        rows.append([plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))])
-        data.append(
-            {
-                "prefix": plan.files.name,
-                "pictures": count,
-                "shards": plan.shards,
-                "output_dir": str(plan.output_dir),
-            }
-        )
-    table = console.table("Would convert", ["split", "pictures", "shards", "first file"], rows)
-    console.result({"dry_run": True, "splits": data}, table)
+    counts = [count_pictures(plan) for plan in plans]
+    columns = ["split", "pictures", "shards", "first file"]
+    rows = [
+        [plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))]
+        for plan, count in zip(plans, counts, strict=True)
+    ]
+    data = [
+        {
+            "prefix": plan.files.name,
+            "pictures": count,
+            "shards": plan.shards,
+            "output_dir": str(plan.output_dir),
+        }
+        for plan, count in zip(plans, counts, strict=True)
+    ]
+    console.result({"dry_run": True, "splits": data}, console.table("Would convert", columns, rows))
 
 
 def _show_summaries(target: Path, summaries: list[ConversionSummary]) -> None:
     from dataclasses import asdict
 
-    columns = [
-        "split",
-        "pictures",
-        "objects",
-        "crowds",
-        "segments",
-        "shards",
-        "MB",
-        "seconds",
-        "images/s",
-    ]
+    columns = ["split", "pictures", "objects", "crowds", "segments", "shards", "MB", "seconds", "images/s"]
     rows = [
         [
             s.prefix,
@@ -209,9 +173,9 @@ def _show_summaries(target: Path, summaries: list[ConversionSummary]) -> None:
         ]
         for s in summaries
     ]
-    lines = [f"{s.prefix}: {s.kept_shards} shards were whole already" for s in summaries if s.kept_shards]
+    lines = [f"{s.prefix}: {s.kept_shards} shards were complete already" for s in summaries if s.kept_shards]
     lines += [
-        f"{s.prefix}: left out {count:,} {what}: {reason}"
+        f"{s.prefix}: skipped {count:,} {what}: {reason}"
         for s in summaries
         for what, reasons in (("objects", s.skipped_objects), ("pictures", s.skipped_pictures))
         for reason, count in reasons.items()

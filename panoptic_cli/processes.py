@@ -1,7 +1,7 @@
-"""A small process pool: units of work handed out one by one, progress within a unit, none lost silently.
+"""A small process pool: units of work are handed out one by one, report progress, and are never lost silently.
 
 The standard pools either hang when a worker dies (multiprocessing.Pool) or cannot stop running work
-(ProcessPoolExecutor); a conversion of hours needs both, so this one is built from processes and pipes.
+(ProcessPoolExecutor). A conversion that takes hours needs both, so this pool is built from processes and pipes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Work = Callable[[Any, Callable[[int], None]], Any]
 _STOP_SECONDS = 10.0
 
 
-def prepare(module: str) -> None:
-    """Starts what workers are forked from, which imports `module` while this process goes on."""
+def preload(module: str) -> None:
+    """Starts the server that forks the workers; it imports `module` while this process continues."""
     multiprocessing.set_forkserver_preload([module])
     multiprocessing.forkserver.ensure_running()
 
@@ -37,20 +37,21 @@ def run_units(
     workers: int,
     advance: Callable[[int], None],
 ) -> Generator[Outcome]:
-    """Runs `work(unit, advance)` for every unit and yields the outcomes as they come.
+    """Runs `work(unit, advance)` for every unit and yields the outcomes as they are completed.
 
-    Units are taken from the iterable only when a worker is free for one. On an exception, KeyboardInterrupt
-    included, and when the generator is closed, workers are stopped at once; they get the chance to remove
-    temporary files.
+    A unit is taken from the iterable when a worker is free. On an exception, KeyboardInterrupt included, and when the
+    generator is closed, the workers are stopped at once. They can still remove their temporary files. Close the
+    generator with contextlib.closing, so that this happens without delay.
 
     Args:
-        work: a picklable callable; called in this process when workers is 1.
-        units: picklable.
+        work: a picklable callable; with one worker it is called in this process.
+        units: picklable units.
         workers: number of processes, at least 1.
-        advance: called in this process with what `work` reported.
+        advance: called in this process with the progress that `work` reports.
 
     Raises:
-        PanopticError: as `work` raised it, or RunError when a process died.
+        PanopticError: as `work` raised it.
+        RunError: a process died.
     """
     if workers <= 1:
         for unit in units:
@@ -62,16 +63,15 @@ def run_units(
 
 class _Pool(Generic[Unit, Outcome]):
     def __init__(self, work: Work, workers: int) -> None:
-        # forkserver: safe where the parent has threads or TensorFlow loaded, and it imports our code only
-        # once.
+        # forkserver is safe if the parent has threads or TensorFlow loaded, and it imports our code only once.
         context = multiprocessing.get_context("forkserver")
-        prepare(getattr(work, "func", work).__module__)  # of a partial, its function's
+        preload(getattr(work, "func", work).__module__)  # a partial has its function's module
         self._processes: dict[Connection, ForkServerProcess] = {}
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, work), daemon=True)
             process.start()
-            theirs.close()  # so that the end of the process is the end of the pipe
+            theirs.close()  # so that the pipe ends with the process
             self._processes[ours] = process
 
     def __enter__(self) -> _Pool[Unit, Outcome]:
@@ -94,7 +94,7 @@ class _Pool(Generic[Unit, Outcome]):
             with contextlib.suppress(StopIteration):
                 unit = next(units)
                 busy.add(connection)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: `recv` tells how
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: `recv` reports it
                     connection.send(unit)
 
         for connection in self._processes:
@@ -109,7 +109,7 @@ class _Pool(Generic[Unit, Outcome]):
                     process.join(_STOP_SECONDS)
                     raise RunError(
                         f"A worker process died (exit code {process.exitcode}).",
-                        "Often memory ran out: try again with fewer --workers; what is whole is kept.",
+                        "The usual cause is a lack of memory: try again with fewer processes (--workers).",
                     ) from None
                 if kind == "advance":
                     advance(value)
@@ -122,7 +122,7 @@ class _Pool(Generic[Unit, Outcome]):
 
 
 def _call(work: Work, unit: Any, advance: Callable[[int], None]) -> Any:
-    """Runs one unit; what the machine lacks becomes an error that says so."""
+    """Runs one unit; a lack of space, permissions or memory becomes a RunError."""
     try:
         return work(unit, advance)
     except (BrokenPipeError, ConnectionResetError):  # the pipe to the parent, not the disk
@@ -131,12 +131,12 @@ def _call(work: Work, unit: Any, advance: Callable[[int], None]) -> Any:
         place = f"{error.filename}: " if error.filename else ""
         raise RunError(f"{place}{error.strerror or error}.", "Check free space and permissions.") from error
     except MemoryError:
-        raise RunError("Memory ran out.", "Try again with fewer --workers.") from None
+        raise RunError("Memory ran out.", "Try again with fewer processes (--workers).") from None
 
 
 def _serve(connection: Connection, work: Work) -> None:
-    """The worker's loop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """Runs units from the parent until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     signal.signal(signal.SIGTERM, _exit)
     try:
         while True:
@@ -156,4 +156,4 @@ def _serve(connection: Connection, work: Work) -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)  # unwinds, so that temporary files are removed
+    raise SystemExit(128 + number)  # unwinds the stack, so that temporary files are removed

@@ -95,7 +95,7 @@ def shapes_records(shapes_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     from panoptic_cli.coco.dataset import read_dataset
     from panoptic_cli.coco.layout import coco_files
     from panoptic_cli.records.conversion import convert
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.plans import ConversionPlan
 
     folder = tmp_path_factory.mktemp("shapes_records")
     for split, shards in (("train", 3), ("val", 1)):

@@ -20,7 +20,7 @@ from panoptic_cli.commands.main import app, run
 from pydantic import BaseModel
 
 from panoptic_cli import config
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import read_categories
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -119,7 +119,7 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
     from panoptic_cli.coco.dataset import read_dataset
     from panoptic_cli.coco.layout import find_splits
     from panoptic_cli.records.conversion import convert
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.plans import ConversionPlan
 
     folder = tmp_path_factory.mktemp("readme")
     coco, mine = folder / "data" / "coco", folder / "mine"
@@ -166,7 +166,7 @@ def runs(data: Path) -> Path:
             if directory.is_run:  # another line for another machine
                 continue
             records = Path(experiment.task.train_data.input_path.split(",")[0]).parent
-            directory.create_or_resume(experiment, CategoryTable.from_file(records / "categories.json"))
+            directory.start(experiment, read_categories(records / "categories.json"))
             checkpoints = Path(directory.checkpoints)
             checkpoints.mkdir()
             (checkpoints / "ckpt-1.index").touch()
@@ -342,7 +342,7 @@ def test_the_serving_lines_run_on_an_exported_model(
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     experiment = config.load_experiment("panoptic_fpn_shapes")
-    table = CategoryTable.from_file(data / "mine" / "train.json")
+    table = read_categories(data / "mine" / "train.json")
     network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
     export_saved_model(LoadedModel(experiment, table, network, "untrained", None), tmp_path / "exported")
     shutil.copy(next((data / "photos").glob("*.jpg")), tmp_path / "picture.jpg")

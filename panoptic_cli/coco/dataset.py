@@ -1,4 +1,4 @@
-"""Panoptic data sets in COCO's form: what their JSON files say, and what is wrong with them."""
+"""Panoptic data sets in COCO's form: the contents of their JSON files, and problems in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco import json_entries
-from panoptic_cli.coco.json_entries import ObjectAnnotation, Segment
+from panoptic_cli.coco.json_entries import ObjectAnnotation, SegmentInfo
 from panoptic_cli.coco.json_fields import FieldError
 from panoptic_cli.coco.json_index import JsonFile, JsonIndex, index_lists
 from panoptic_cli.coco.layout import SplitFiles
@@ -23,7 +23,7 @@ __all__ = [
     "Picture",
     "Pictures",
     "Problem",
-    "Segment",
+    "SegmentInfo",
     "read_dataset",
     "require_sound",
 ]
@@ -35,12 +35,12 @@ class Picture:
 
     Attributes:
         id: COCO image id.
-        file_name: of the picture, relative to the picture folder.
-        width: in pixels.
-        height: in pixels.
-        mask_name: file name of the panoptic PNG, relative to its folder.
+        file_name: path of the picture, relative to the picture folder.
+        width: width in pixels.
+        height: height in pixels.
+        mask_name: path of the panoptic PNG, relative to its folder.
         segments: `segments_info` in file order.
-        objects: the picture's entries of the instances JSON in file order; None where there is no such file.
+        objects: the picture's entries of the instances JSON in file order; None without such a file.
     """
 
     id: int
@@ -48,23 +48,23 @@ class Picture:
     width: int
     height: int
     mask_name: str
-    segments: tuple[Segment, ...]
+    segments: tuple[SegmentInfo, ...]
     objects: tuple[ObjectAnnotation, ...] | None
 
 
 class Pictures(Sequence[Picture]):
-    """The pictures of a split, sorted by id, each read from the JSON files when it is asked for.
+    """The pictures of a split, sorted by id. Each is read from the JSON files on demand.
 
-    Holds 40 bytes a picture and 16 an object. A slice is cheap to make and to send to another process.
+    Takes 40 bytes a picture and 16 an object. A slice is cheap to make and to send to another process.
 
     Args:
         panoptic: the panoptic JSON.
-        instances: the instances JSON, None where there is none.
-        ids: int64 [n].
-        images: int64 [n, 2], where each picture's entry of `images` begins and ends.
-        annotations: int64 [n, 2], the same of its entry of `annotations`.
-        offsets: int64 [n + 1], which rows of `objects` are a picture's: offsets[i] to offsets[i + 1].
-        objects: int64 [m, 2], where the entries of the instances JSON begin and end.
+        instances: the instances JSON, None without one.
+        ids: int64 [n], image ids.
+        images: int64 [n, 2], begin and end of each picture's entry of `images` in the file.
+        annotations: int64 [n, 2], begin and end of each picture's entry of `annotations`.
+        offsets: int64 [n + 1]; picture i has the rows offsets[i] to offsets[i + 1] of `objects`.
+        objects: int64 [m, 2], begin and end of the entries of the instances JSON.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class Pictures(Sequence[Picture]):
     @overload
     def __getitem__(self, index: slice) -> Pictures: ...
     def __getitem__(self, index: int | slice) -> Picture | Pictures:
-        """Reads a picture; a slice only chooses some.
+        """Reads a picture; a slice only selects.
 
         Raises:
-            DataError: the JSON file changed since it was indexed.
+            DataError: the JSON file has changed since it was indexed.
         """
         if isinstance(index, slice):
             chosen = np.arange(len(self))[index]
@@ -150,12 +150,12 @@ class PanopticDataset:
     """A split as its JSON files describe it.
 
     Attributes:
-        files: where everything is.
+        files: the files of the split.
         table: the categories.
         pictures: the usable pictures, sorted by id.
-        problems: everything wrong; pictures that a problem names are not in `pictures`.
-        ignored_objects: object annotations left out, counted by reason.
-        digests: of the bytes of the JSON files.
+        problems: all problems; pictures with a problem are not in `pictures`.
+        ignored_objects: number of ignored object annotations by reason.
+        digests: digests of the bytes of the JSON files.
     """
 
     files: SplitFiles
@@ -170,8 +170,8 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
     """Reads and checks a split's JSON files. Pictures and masks are not opened.
 
     Raises:
-        DataError: a file is missing, is not JSON, has no list of images, annotations or categories, or its
-            category table is not usable. Everything smaller is in `PanopticDataset.problems`.
+        DataError: a file is missing, is not JSON, has no list of images, annotations or categories, or its category
+            table is not usable. Smaller problems are in `PanopticDataset.problems`.
     """
     panoptic = index_lists(files.panoptic_annotations, "panoptic annotations", ("images", "annotations", "categories"))
     table = _table(panoptic)
@@ -187,7 +187,7 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
     bad = {problem.picture for problem in problems}
     annotations = annotations.sorted_by_id().without(bad)
     images = images.sorted_by_id()
-    objects = objects.sorted_by_id()  # keeps the file's order within a picture
+    objects = objects.sorted_by_id()  # keeps the file order within a picture
     ids = annotations.ids
     offsets, rows = _rows_of_pictures(*(np.searchsorted(objects.ids, ids, side) for side in ("left", "right")))
     pictures = Pictures(
@@ -213,10 +213,10 @@ def _table(panoptic: JsonIndex) -> CategoryTable:
 
 
 def _rows_of_pictures(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Strings together the rows begins[i] to ends[i] of all pictures.
+    """Concatenates the rows begins[i] to ends[i] of all pictures.
 
     Returns:
-        int64 [n + 1], where each picture's begin in the second; int64 [m], the rows.
+        int64 [n + 1], the offset of each picture in the second array; int64 [m], the rows.
     """
     counts = ends - begins
     offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -224,24 +224,24 @@ def _rows_of_pictures(begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray,
 
 
 def require_sound(dataset: PanopticDataset, *, skip_bad_pictures: bool = False) -> None:
-    """Raises when the annotation files have problems.
+    """Raises an error if the annotation files have problems.
 
     Args:
-        dataset: what read_dataset returned.
-        skip_bad_pictures: let pass the problems that concern single pictures.
+        dataset: the data set to check.
+        skip_bad_pictures: accept problems that concern single pictures.
 
     Raises:
-        DataError: lists the problems.
+        DataError: there are problems, or no usable pictures; lists the problems.
     """
     problems = [p.message for p in dataset.problems if not (skip_bad_pictures and p.picture is not None)]
     if problems:
         text = problems[0] if len(problems) == 1 else f"{len(problems)} problems:{summarize(problems)}"
         raise DataError(
             f"The annotations of {dataset.files.name} are not usable: {text}.",
-            "See all of them with 'panoptic inspect', or leave such pictures out with --on-bad-data skip.",
+            "List all of them with 'panoptic inspect', or skip such pictures with --on-bad-data skip.",
         )
     if not dataset.pictures:
         raise DataError(
-            f"{dataset.files.panoptic_annotations} has no usable picture.",
-            "It needs entries in images and annotations with the same image ids.",
+            f"{dataset.files.panoptic_annotations} has no usable pictures.",
+            "A picture needs entries in images and annotations with the same image id.",
         )

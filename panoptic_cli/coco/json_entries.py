@@ -1,8 +1,7 @@
-"""The entries of COCO's annotation lists: decoding, and checking what others wrote.
+"""The entries of COCO's annotation lists: decoding and checking them.
 
-Two ways lead to the same verdict. msgspec decodes many entries at once against the types below and refuses them
-all when one does not fit; then, and only then, the entries are checked one by one in Python, which finds what is
-wrong with which.
+There are two checks with the same result. msgspec decodes many entries at once against the types below, and rejects all
+of them if one does not match. Only then are the entries checked one by one in Python, which finds each problem.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from panoptic_cli.coco.json_fields import (
 from panoptic_cli.coco.json_index import JsonFile
 from panoptic_cli.images.panoptic_png import MAX_ID
 
-MAX_SEGMENTS = 65534  # places in segments_info are stored with 16 bits
+MAX_SEGMENTS = 65534  # places in segments_info are stored in 16 bits
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class SegmentInfo:
     """One entry of `segments_info`; area (pixels) and box (x, y, width, height) may be None."""
 
     id: int
@@ -43,7 +42,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ObjectAnnotation:
-    """One annotation of the instances JSON; segmentation in COCO's form, unchecked (see masks.draw)."""
+    """One annotation of the instances JSON; the segmentation is in COCO's form and unchecked (see masks.draw)."""
 
     id: int
     category_id: int
@@ -62,7 +61,7 @@ _Box = tuple[_Edge, _Edge, _Edge, _Edge] | None
 
 
 class SoundImage(msgspec.Struct, gc=False):
-    """An entry of `images` without faults."""
+    """A valid entry of `images`."""
 
     id: _Id
     width: _Side
@@ -71,7 +70,7 @@ class SoundImage(msgspec.Struct, gc=False):
 
 
 class SoundSegment(msgspec.Struct, gc=False):
-    """An entry of `segments_info` without faults."""
+    """A valid entry of `segments_info`."""
 
     id: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
     category_id: _Id
@@ -81,7 +80,7 @@ class SoundSegment(msgspec.Struct, gc=False):
 
 
 class SoundAnnotation(msgspec.Struct, gc=False):
-    """An entry of a panoptic JSON's `annotations` without faults."""
+    """A valid entry of a panoptic JSON's `annotations`."""
 
     image_id: _Id
     file_name: str
@@ -89,7 +88,7 @@ class SoundAnnotation(msgspec.Struct, gc=False):
 
 
 class SoundObject(msgspec.Struct, gc=False):
-    """An entry of an instances JSON's `annotations` without faults; what the segmentation holds is not looked at."""
+    """A valid entry of an instances JSON's `annotations`; the contents of the segmentation are not checked."""
 
     id: _Id
     image_id: _Id
@@ -110,20 +109,20 @@ def decode(data: bytes) -> Any:
     """Decodes one entry.
 
     Raises:
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deeply.
+        ValueError: the data are not JSON.
+        RecursionError: the data are nested too deeply.
     """
     try:
         return _DECODE_ANY.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return json.loads(data)  # which also takes NaN
+        return json.loads(data)  # accepts NaN too
 
 
 def read_entry(file: JsonFile, start: int, end: int) -> Any:
-    """Reads and decodes the entry between two places of a file.
+    """Reads and decodes the entry between two places in a file.
 
     Raises:
-        DataError: it is not JSON (that its brackets match is all an index knows), or the file changed.
+        DataError: the entry is not JSON (an index only knows that its brackets match), or the file changed.
     """
     try:
         return decode(file.read(start, end - start))
@@ -148,12 +147,12 @@ def check_annotation(entry: dict[str, Any]) -> tuple[int, str, list[Any]]:
     return identifier, name, infos
 
 
-def check_segment(entry: Any) -> Segment:
+def check_segment(entry: Any) -> SegmentInfo:
     """Returns an entry of segments_info, or raises FieldError."""
     if not isinstance(entry, dict):
         raise FieldError("it is not an object")
     area = area_or_none(entry)
-    return Segment(
+    return SegmentInfo(
         id=integer(entry, "id", 1, MAX_ID),
         category_id=integer(entry, "category_id"),
         is_crowd=flag(entry, "iscrowd"),
@@ -179,12 +178,12 @@ def check_object(entry: dict[str, Any]) -> tuple[int, ObjectAnnotation]:
 
 
 def is_sound_image(entry: SoundImage) -> bool:
-    """Whether what the types do not say holds, too."""
+    """Whether a decoded entry also meets the conditions that its type does not express."""
     return is_inside(entry.file_name)
 
 
 def is_sound_annotation(entry: SoundAnnotation, categories: frozenset[int]) -> bool:
-    """Whether what the types do not say holds, too."""
+    """Whether a decoded entry also meets the conditions that its type does not express."""
     segments = entry.segments_info
     known = {segment.category_id for segment in segments} <= categories
     return known and is_inside(entry.file_name) and len({segment.id for segment in segments}) == len(segments)

@@ -1,8 +1,8 @@
-"""Reading JSON files that are larger than memory should hold: where the entries of their top-level lists are.
+"""Indexing JSON files that are too large for memory: where the entries of their top-level lists are.
 
-Annotation files are one object with a few long lists. They are read through once in blocks: vectorised
-bracket counting finds where each entry begins and ends, and the entries are decoded later, a few at a time.
-COCO's 860,000 object annotations take 14 MB so, instead of gigabytes of Python objects.
+Annotation files are one object with a few long lists. They are read once in blocks. Vectorized bracket counting finds
+where each entry begins and ends, and the entries are decoded later, a few at a time. So COCO's 860,000 object
+annotations take 14 MB instead of gigabytes of Python objects.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _KINDS[list(b'"\\[{]}')] = _QUOTE, _BACKSLASH, _OPEN, _OPEN, _CLOSE, _CLOSE
 _IS_STRUCTURE = bytes((_KINDS > 0).astype(np.uint8))
 _KEY_OF_LIST = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*:\s*\[\Z', re.DOTALL)
 _LONGEST_KEY = 256
-_LONG = 128  # bytes of a value worth skipping: outlines and run lengths, not boxes
-_BROKEN_HINT = "It may be cut short: fetch or write it again."
+_LONG = 128  # bytes; longer values are worth skipping: outlines and run lengths, not boxes
+_BROKEN_HINT = "It may be cut short: fetch it again or write it again."
 
 
 class JsonFile:
-    """Reads parts of a file and notices when it is not the file that was indexed any more. Picklable.
+    """Reads parts of a file and notices if it has changed since it was indexed. Picklable.
 
     Args:
         path: the file.
-        what: what it is to the user: "panoptic annotations".
+        what: what the file is to the user: "panoptic annotations".
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -66,7 +66,7 @@ class JsonFile:
             raise DataError(f"The {self.what} file {self.path} cannot be read: {error.strerror}.") from None
 
     def broken(self, place: int, reason: object) -> DataError:
-        """The error of a part that cannot be decoded: not JSON, or not what was indexed."""
+        """Returns the error for a part that cannot be decoded: it is not JSON, or the file changed."""
         try:
             stat = os.stat(self.path)
         except OSError:
@@ -75,11 +75,11 @@ class JsonFile:
         return self.invalid(f"{reason}, in the entry at byte {place}") if same else self.changed()
 
     def changed(self) -> DataError:
-        """The error of a file that does not hold any more what it held."""
+        """Returns the error for a file that has changed."""
         return DataError(f"The {self.what} file {self.path} changed while it was in use.", "Run the command again.")
 
     def invalid(self, reason: object) -> DataError:
-        """The error of a file that is not JSON."""
+        """Returns the error for a file that is not JSON."""
         return DataError(f"The {self.what} file {self.path} is not valid JSON: {reason}.", _BROKEN_HINT)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,10 +96,10 @@ class JsonIndex:
 
     Attributes:
         file: the file.
-        digest: size and CRC-32C of its bytes: tells another content, at a tenth of the time of a cryptographic hash.
-        lists: by key, where the list's content begins and ends.
-        entries: by key, int64 [n, 2]: where each entry that is an object or a list begins and ends.
-        long_values: int64 [n, 2], ascending: the inside of the long objects and lists that are values of entries.
+        digest: size and CRC-32C of its bytes, which take a tenth of the time of a cryptographic hash.
+        lists: begin and end of each list's content, by key.
+        entries: int64 [n, 2], begin and end of each entry that is an object or a list, by key.
+        long_values: int64 [n, 2], ascending: begin and end of the content of long objects and lists inside entries.
     """
 
     file: JsonFile
@@ -109,12 +109,12 @@ class JsonIndex:
     long_values: np.ndarray
 
     def regions(self, key: str) -> Iterator[tuple[int, bytes, np.ndarray]]:
-        """Yields (offset, bytes, entries [n, 2] relative to offset) that together are the content of a list.
+        """Yields the content of a list in regions of some megabytes: offset, bytes, entries [n, 2] relative to offset.
 
-        Regions are some megabytes long; the comma between two of them is left out.
+        The comma between two regions is omitted.
 
         Raises:
-            DataError: the file changed, or two entries have no comma between them.
+            DataError: the file changed, or a comma between two entries is missing.
         """
         place, end = self.lists[key]
         entries = self.entries[key]
@@ -123,22 +123,22 @@ class JsonIndex:
             last = max(int(np.searchsorted(entries[:, 1], place + _BLOCK, "right")), first + 1)
             stop = end if last == len(entries) else int(entries[last - 1, 1])
             if first > 0:
-                place = self._behind_comma(place, key)
+                place = self._after_comma(place, key)
             yield place, self.file.read(place, stop - place), entries[first:last] - place
             place, first = stop, last
         if place < end:  # a list without any object
             yield place, self.file.read(place, end - place), np.empty((0, 2), np.int64)
 
-    def _behind_comma(self, place: int, key: str) -> int:
+    def _after_comma(self, place: int, key: str) -> int:
         while (byte := self.file.read(place, 1)) and byte in b" \t\r\n":
             place += 1
         if byte != b",":
-            behind = self.file.read(place, 20)
-            raise self.file.invalid(f"a comma is missing between entries of {key}, before {behind!r}")
+            after = self.file.read(place, 20)
+            raise self.file.invalid(f"a comma is missing between entries of {key}, before {after!r}")
         return place + 1
 
     def without_long_values(self, offset: int, text: bytes) -> Iterator[bytes]:
-        """Yields the pieces of a region that are left when long objects and lists are emptied."""
+        """Yields the pieces of a region, with long objects and lists emptied."""
         first, last = np.searchsorted(self.long_values[:, 0], (offset, offset + len(text)))
         places = [0, *(self.long_values[first:last].ravel() - offset).tolist(), len(text)]
         return (text[begin:end] for begin, end in zip(places[::2], places[1::2], strict=True))
@@ -149,12 +149,12 @@ def index_lists(path: Path, what: str, keys: tuple[str, ...]) -> JsonIndex:
 
     Args:
         path: a JSON file whose value is an object.
-        what: what it is to the user.
-        keys: of the lists that have to be there.
+        what: what the file is to the user.
+        keys: keys of the required lists.
 
     Raises:
-        DataError: the file is missing or unreadable, its brackets do not match, it is no object or lacks a list.
-            Whether each entry is JSON shows when it is decoded.
+        DataError: the file is missing or unreadable, its brackets do not match, it is not an object, or it lacks a
+            list. Whether each entry is JSON is found out when it is decoded.
     """
     file = JsonFile(path, what)
     if not file.read(0, 4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
@@ -164,12 +164,12 @@ def index_lists(path: Path, what: str, keys: tuple[str, ...]) -> JsonIndex:
     offset = checksum = 0
     while block := file.read(offset, _BLOCK):
         while block.endswith(b"\\") and (more := file.read(offset + len(block), 1)):
-            block += more  # what a backslash escapes is to be in the same block
+            block += more  # an escaped character must be in the same block as its backslash
         checksum = google_crc32c.extend(checksum, block)
         scanner.feed(block, offset)
         offset += len(block)
     if scanner.depth != 0 or scanner.in_string:
-        raise file.invalid(f"it ends inside {'a text' if scanner.in_string else 'an object or a list'}")
+        raise file.invalid(f"it ends inside {'a string' if scanner.in_string else 'an object or a list'}")
     lists, skeleton = _lists(file, scanner, offset)
     try:
         value = json.loads(skeleton)
@@ -187,7 +187,7 @@ def index_lists(path: Path, what: str, keys: tuple[str, ...]) -> JsonIndex:
 
 
 def _lists(file: JsonFile, scanner: _Scanner, size: int) -> tuple[dict[str, tuple[int, int]], bytes]:
-    """Returns where the top-level lists' contents are, and the file's text without them."""
+    """Returns begin and end of the top-level lists' contents, and the file's text without them."""
     lists: dict[str, tuple[int, int]] = {}
     skeleton, done = [], 0
     opened, closed = scanner.containers()
@@ -203,7 +203,7 @@ def _lists(file: JsonFile, scanner: _Scanner, size: int) -> tuple[dict[str, tupl
 
 
 class _Scanner:
-    """Counts brackets outside of texts, block by block."""
+    """Counts brackets outside of strings, block by block."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -230,30 +230,30 @@ class _Scanner:
             self._closed[depth].append(places[~opens & (depths == depth - 1)])
 
     def containers(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where the values of the top-level object that have brackets open and close."""
+        """Returns where the objects and lists in the top-level object open and close."""
         return self._spans(2)
 
     def entries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where what lies directly in these begins and ends."""
+        """Returns begin and end of the objects and lists inside `containers`."""
         starts, ends = self._spans(3)
         return starts, ends + 1
 
     def long_values(self) -> np.ndarray:
-        """Returns where the inside of what lies in the entries begins and ends, where it is long."""
+        """Returns begin and end of the contents of long objects and lists inside `entries`."""
         starts, ends = self._spans(4)
         long = ends - starts > _LONG
         return np.stack([starts[long] + 1, ends[long]], axis=1)
 
     def _spans(self, depth: int) -> tuple[np.ndarray, np.ndarray]:
         starts, ends = np.concatenate(self._opened[depth]), np.concatenate(self._closed[depth])
-        count = min(len(starts), len(ends))  # unequal only where brackets are wrong, which shows in the skeleton
+        count = min(len(starts), len(ends))  # they differ only if brackets are wrong, which the skeleton shows
         return starts[:count], ends[:count]
 
 
 def _escaped(backslashes: np.ndarray) -> np.ndarray:
-    """Returns the places behind an odd number of backslashes."""
+    """Returns the places after an odd number of backslashes."""
     if not len(backslashes):
         return backslashes
-    last = np.flatnonzero(np.diff(backslashes, append=backslashes[-1] + 2) != 1)  # of each run of backslashes
+    last = np.flatnonzero(np.diff(backslashes, append=backslashes[-1] + 2) != 1)  # the end of each run of backslashes
     lengths = np.diff(last, prepend=-1)
     return backslashes[last][lengths % 2 == 1] + 1

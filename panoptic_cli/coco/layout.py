@@ -1,11 +1,12 @@
-"""Where the files of a panoptic data set are."""
+"""Where the files of a panoptic data set are: in COCO's layout, or as the user names them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panoptic_cli.errors import DataError, summarize
+from panoptic_cli.errors import DataError, UsageError, summarize
 
 SPLITS = ("train", "val")
 CATEGORIES_FILE = "categories.json"  # beside the records
@@ -16,11 +17,11 @@ class SplitFiles:
     """The files of one split.
 
     Attributes:
-        name: what the split is called, also the prefix of its shards.
+        name: name of the split and prefix of its shards.
         panoptic_annotations: COCO panoptic JSON.
         panoptic_masks: folder of the panoptic PNGs.
         image_dir: folder of the pictures.
-        object_annotations: COCO instances JSON; None: objects are derived from the thing segments.
+        object_annotations: COCO instances JSON; None to derive objects from the thing segments.
     """
 
     name: str
@@ -30,11 +31,57 @@ class SplitFiles:
     object_annotations: Path | None
 
 
+@dataclass(frozen=True)
+class OwnFiles:
+    """Files of a data set in another layout, as options name them; None for what is not given.
+
+    Attributes:
+        image_dir: folder of the pictures; by default guessed from the other two.
+        panoptic_annotations: COCO panoptic JSON.
+        panoptic_masks: folder of the panoptic PNGs; by default the JSON's path without .json.
+        object_annotations: COCO instances JSON; by default objects are derived from the thing segments.
+    """
+
+    image_dir: Path | None = None
+    panoptic_annotations: Path | None = None
+    panoptic_masks: Path | None = None
+    object_annotations: Path | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any of the files is given."""
+        return self != OwnFiles()
+
+    def split(self, name: str | None = None) -> SplitFiles:
+        """Returns the files as a split, with defaults filled in.
+
+        Args:
+            name: name of the split; None for the JSON's name without .json.
+
+        Raises:
+            UsageError: the JSON is not given, or the pictures are not in a usual place.
+            DataError: a file or folder is missing.
+        """
+        annotations = self.panoptic_annotations
+        if annotations is None:
+            raise UsageError("Data in another layout also needs --panoptic-annotations.")
+        masks = self.panoptic_masks or annotations.with_suffix("")
+        pictures = self.image_dir or guess_image_dir(annotations, masks)
+        if pictures is None and annotations.is_file() and masks.is_dir():
+            raise UsageError(f"The pictures of {annotations} are not in a usual place.", "Give --image-dir.")
+        # Without pictures, another file is missing too, and that one is named.
+        files = SplitFiles(name or annotations.stem, annotations, masks, pictures or masks, self.object_annotations)
+        missing = missing_files(files)
+        if missing:
+            raise DataError(f"Not found: {summarize(missing)}.", "Check the paths.")
+        return files
+
+
 def coco_files(data_dir: Path, split: str) -> SplitFiles:
-    """Returns the files of a split in COCO's layout, whether they exist or not.
+    """Returns the paths of a split in COCO's layout. The files need not exist.
 
     Args:
-        data_dir: holds annotations/, {split}2017/ and panoptic_{split}2017/.
+        data_dir: folder of annotations/, {split}2017/ and panoptic_{split}2017/.
         split: "train" or "val".
     """
     annotations = data_dir / "annotations"
@@ -48,16 +95,16 @@ def coco_files(data_dir: Path, split: str) -> SplitFiles:
 
 
 def guess_image_dir(panoptic_annotations: Path, panoptic_masks: Path) -> Path | None:
-    """Finds the pictures that belong to panoptic masks by the names that data sets use.
+    """Finds the folder of the pictures by the names that data sets use.
 
     Args:
         panoptic_annotations: the panoptic JSON.
         panoptic_masks: the folder of the panoptic PNGs.
 
     Returns:
-        The first folder that exists of: beside the masks, their name without "panoptic" (panoptic_train2017:
-        train2017); images beside the masks or beside the JSON; the masks' own folder when JPEGs lie between
-        them. None when there is none of these.
+        The first of these folders that exists, otherwise None: beside the masks, their folder's name without
+        "panoptic" (train2017 for panoptic_train2017); "images" beside the masks or beside the JSON; the masks' folder
+        itself if it contains JPEGs.
     """
     name = panoptic_masks.name
     plain = [name.removeprefix("panoptic_"), name.removesuffix("_panoptic")]
@@ -70,7 +117,7 @@ def guess_image_dir(panoptic_annotations: Path, panoptic_masks: Path) -> Path | 
 
 
 def missing_files(files: SplitFiles) -> list[str]:
-    """Lists what of a split does not exist, one line each."""
+    """Lists the files and folders of a split that do not exist, one line each."""
     missing = []
     if not files.panoptic_annotations.is_file():
         missing.append(f"panoptic annotations {files.panoptic_annotations}")
@@ -83,37 +130,40 @@ def missing_files(files: SplitFiles) -> list[str]:
     return missing
 
 
-def find_splits(data_dir: Path, names: list[str] | None = None) -> list[SplitFiles]:
+def find_splits(data_dir: Path, names: Sequence[str] = ()) -> list[SplitFiles]:
     """Finds the splits of a data set in COCO's layout.
 
     Args:
         data_dir: the data set's folder.
-        names: the splits that must be there; None: every split that has any of its files.
+        names: the splits that must exist; by default every split of which any file exists.
 
     Returns:
         The files of each split, all of which exist.
 
     Raises:
-        DataError: files are missing; names them all and the command that gets them.
+        UsageError: a split has another name than COCO's.
+        DataError: files are missing; names all of them and the command that downloads them.
     """
+    unknown = [name for name in names if name not in SPLITS]
+    if unknown:
+        raise UsageError(f"--split is train or val, not {unknown[0]!r}.")
     if not data_dir.is_dir():
-        raise DataError(f"The data folder {data_dir} does not exist.", _download_hint(data_dir, names or []))
-    wanted = [coco_files(data_dir, name) for name in names or SPLITS]
-    if names is None:
-        partly = [files for files in wanted if len(missing_files(files)) < 4]
-        wanted = partly or wanted
-    problems = {files.name: missing_files(files) for files in wanted}
+        raise DataError(f"The data folder {data_dir} does not exist.", _download_hint(data_dir, names))
+    splits = [coco_files(data_dir, name) for name in dict.fromkeys(names or SPLITS)]
+    if not names:
+        splits = [files for files in splits if len(missing_files(files)) < 4] or splits
+    problems = {files.name: missing_files(files) for files in splits}
     broken = [name for name, missing in problems.items() if missing]
     if broken:
-        listed = [line for name in broken for line in problems[name]]
+        lines = [line for name in broken for line in problems[name]]
         raise DataError(
-            f"The data set in {data_dir} is not complete; not found: {summarize(listed)}.",
+            f"The data set in {data_dir} is incomplete; not found: {summarize(lines)}.",
             _download_hint(data_dir, broken),
         )
-    return wanted
+    return splits
 
 
-def _download_hint(data_dir: Path, splits: list[str]) -> str:
+def _download_hint(data_dir: Path, splits: Sequence[str]) -> str:
     options = "".join(f" --split {name}" for name in splits) if len(splits) == 1 else ""
     return (
         f"Get COCO with 'panoptic download --data-dir {data_dir}{options}', or name your own files with "

@@ -1,4 +1,4 @@
-"""Reading the long lists of COCO's annotation files: which entry belongs to which picture, and what is wrong."""
+"""Reading the long lists of COCO's annotation files: which entry belongs to which picture, and problems."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from panoptic_cli.coco.json_fields import FieldError, integer_or_none
 from panoptic_cli.coco.json_index import JsonIndex
 
 _NO_SPACE = re.compile(rb"[^ \t\r\n]")
-_STRANGE_PICTURE = "picture not in the panoptic annotations"
+_OTHER_PICTURE = "picture not in the panoptic annotations"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in the annotation files.
+    """A problem in the annotation files.
 
     Attributes:
-        kind: what sort of problem; the same words for all of a sort.
-        message: one line naming file and place.
-        picture: the image id it concerns, None when it concerns the whole file.
+        kind: the kind of problem, in the same words for every problem of that kind.
+        message: one line that names file and place.
+        picture: the image id that is concerned, None for the whole file.
     """
 
     kind: str
@@ -42,9 +42,9 @@ class Rows:
 
     Attributes:
         ids: int64 [n], image ids.
-        places: int64 [n], in the list.
-        spans: int64 [n, 2], where the entries begin and end in the file.
-        keys: int64 [n, 2], annotation and category id of objects; zeros of others.
+        places: int64 [n], places in the list.
+        spans: int64 [n, 2], begin and end of the entries in the file.
+        keys: int64 [n, 2], annotation id and category id of objects; zeros for other entries.
     """
 
     ids: np.ndarray
@@ -54,30 +54,30 @@ class Rows:
 
     @classmethod
     def empty(cls) -> Rows:
-        """No entries."""
+        """Returns no rows."""
         return _rows(np.empty((0, 6), np.int64))
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def chosen(self, which: np.ndarray) -> Rows:
-        """Returns the rows that a mask or places choose."""
+    def select(self, which: np.ndarray) -> Rows:
+        """Returns the rows that a mask or an array of places selects."""
         return Rows(self.ids[which], self.places[which], self.spans[which], self.keys[which])
 
     def sorted_by_id(self) -> Rows:
-        """Returns the rows sorted by image id, those of one picture in file order."""
-        return self.chosen(np.argsort(self.ids, kind="stable"))
+        """Returns the rows sorted by image id; rows of the same picture stay in file order."""
+        return self.select(np.argsort(self.ids, kind="stable"))
 
     def without(self, ids: set[int | None]) -> Rows:
-        """Returns the rows of other pictures."""
-        return self.chosen(~np.isin(self.ids, _array(ids)))
+        """Returns the rows of the pictures that do not have these ids."""
+        return self.select(~np.isin(self.ids, _array(ids)))
 
 
 _Row = tuple[int, int, int]  # image id, annotation id, category id
 
 
 def _rows(table: np.ndarray) -> Rows:
-    """Makes rows of int64 [n, 6]: place, begin, end, image id, annotation id, category id."""
+    """Returns rows from int64 [n, 6]: place, begin, end, image id, annotation id, category id."""
     return Rows(*(np.ascontiguousarray(part) for part in (table[:, 3], table[:, 0], table[:, 1:3], table[:, 4:6])))
 
 
@@ -90,17 +90,17 @@ def _read(
     problems: list[Problem],
     skim: bool = False,
 ) -> Rows:
-    """Reads a list, quickly where nothing is wrong.
+    """Reads a list, quickly if its entries are valid.
 
     Args:
-        index: of the file.
-        key: of the list.
-        decoder: of a list of sound entries.
-        quick: returns the columns (image ids, annotation ids, category ids) of sound entries, and the places of
-            those that have to be looked at thoroughly.
-        thorough: makes a row of a decoded entry and its place in words; None after it reported problems.
-        problems: where entries that are no objects are reported.
-        skim: leave long objects and lists undecoded, whose inside `quick` does not need.
+        index: index of the file.
+        key: key of the list.
+        decoder: decoder for a list of valid entries.
+        quick: returns the columns (image ids, annotation ids, category ids) of valid entries, and the places of entries
+            that need the thorough check.
+        thorough: returns the row of a decoded entry, given with its place in words; None if it reported problems.
+        problems: receives entries that are not objects.
+        skim: leave long objects and lists undecoded; `quick` does not need their contents.
     """
     tables = [np.empty((0, 6), np.int64)]
     done = 0
@@ -108,7 +108,7 @@ def _read(
         pieces = index.without_long_values(offset, text) if skim else (text,)
         try:
             sound: list[Any] = decoder.decode(b"".join((b"[", *pieces, b"]")))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # msgspec lets bad UTF-8 in texts through
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # msgspec accepts bad UTF-8 inside strings
             sound = []
         elements: Iterable[tuple[int, Any, int, int]]
         if len(sound) == len(spans) > 0:
@@ -138,7 +138,7 @@ def _walk(index: JsonIndex, text: bytes) -> Iterator[tuple[Any, int, int]]:
     Raises:
         DataError: the region is not JSON.
     """
-    # One character a byte keeps places right; values are decoded anew from their bytes.
+    # One character for each byte keeps places right; values are decoded again from their bytes.
     characters, decoder = text.decode("latin-1"), json.JSONDecoder()
 
     def skip(place: int) -> int:
@@ -163,7 +163,7 @@ def _walk(index: JsonIndex, text: bytes) -> Iterator[tuple[Any, int, int]]:
 
 
 def read_images(index: JsonIndex, problems: list[Problem]) -> Rows:
-    """Reads `images`; what is wrong, duplicates included, goes to `problems`."""
+    """Reads `images`; adds what is wrong, duplicates included, to `problems`."""
 
     def quick(entries: list[SoundImage]) -> tuple[list[list[int]], list[int]]:
         doubtful = [i for i, entry in enumerate(entries) if not json_entries.is_sound_image(entry)]
@@ -181,15 +181,15 @@ def read_images(index: JsonIndex, problems: list[Problem]) -> Rows:
     first = _first_of_each(rows.ids)
     for row in np.flatnonzero(~first):
         identifier, where = int(rows.ids[row]), f"{index.file.path}: images[{rows.places[row]}]"
-        problems.append(Problem("duplicate image id", f"{where}: image id {identifier} is there twice", identifier))
-    return rows.chosen(first)
+        problems.append(Problem("duplicate image id", f"{where}: image id {identifier} occurs twice", identifier))
+    return rows.select(first)
 
 
 def read_annotations(index: JsonIndex, table: CategoryTable, images: Rows, problems: list[Problem]) -> Rows:
-    """Reads the panoptic `annotations` of the images; what is wrong goes to `problems`."""
+    """Reads the panoptic `annotations` of the images; adds what is wrong to `problems`."""
     categories = frozenset(table.by_id)
     known_images = set(images.ids.tolist())
-    malformed = {problem.picture for problem in problems} - known_images  # their annotations are no further problem
+    malformed = {problem.picture for problem in problems} - known_images  # their annotations are not another problem
     named: set[int | None] = set()
 
     def quick(entries: list[SoundAnnotation]) -> tuple[list[list[int]], list[int]]:
@@ -225,7 +225,7 @@ def read_annotations(index: JsonIndex, table: CategoryTable, images: Rows, probl
         name = json_entries.read_entry(index.file, begin, end).get("file_name")
         message = f"{index.file.path}: image {identifier} ({name}) has no entry in annotations"
         problems.append(Problem("image without annotation", message, identifier))
-    return rows.chosen(first & ~unknown)
+    return rows.select(first & ~unknown)
 
 
 def _check_segments(
@@ -240,7 +240,7 @@ def _check_segments(
             problems.append(Problem("malformed segment", f"{here}: {error}", picture))
             continue
         if segment.id in seen:
-            problems.append(Problem("duplicate segment id", f"{here}: segment id {segment.id} is there twice", picture))
+            problems.append(Problem("duplicate segment id", f"{here}: segment id {segment.id} occurs twice", picture))
         elif segment.category_id not in categories:
             message = f"{here}: category {segment.category_id} is not in categories"
             problems.append(Problem("unknown category", message, picture))
@@ -250,10 +250,10 @@ def _check_segments(
 def read_objects(
     index: JsonIndex, table: CategoryTable, images: Rows, problems: list[Problem], ignored: dict[str, int]
 ) -> Rows:
-    """Reads the `annotations` of an instances JSON that belong to the images; what is wrong goes to `problems`.
+    """Reads the `annotations` of an instances JSON that belong to the images; adds what is wrong to `problems`.
 
-    That a picture is not among the images is usual for a subset (the panoptic file chooses the pictures, the
-    instances file is the whole set's), so that such objects are counted in `ignored`.
+    For a subset, the panoptic file selects the pictures and the instances file may describe the whole set. So objects
+    of other pictures are not a problem; they are counted in `ignored`.
     """
     known_images = set(images.ids.tolist())
     malformed = {problem.picture for problem in problems} - known_images
@@ -266,7 +266,7 @@ def read_objects(
         known = integer_or_none(entry.get("image_id"))
         if known is not None and known not in known_images:
             if known not in malformed:
-                ignored[_STRANGE_PICTURE] = ignored.get(_STRANGE_PICTURE, 0) + 1
+                ignored[_OTHER_PICTURE] = ignored.get(_OTHER_PICTURE, 0) + 1
             return None
         try:
             identifier, annotation = json_entries.check_object(entry)
@@ -279,8 +279,8 @@ def read_objects(
     rows = rows.without(malformed)
     ours = np.isin(rows.ids, images.ids)
     if not ours.all():
-        ignored[_STRANGE_PICTURE] = ignored.get(_STRANGE_PICTURE, 0) + int(np.count_nonzero(~ours))
-    rows = rows.chosen(ours)
+        ignored[_OTHER_PICTURE] = ignored.get(_OTHER_PICTURE, 0) + int(np.count_nonzero(~ours))
+    rows = rows.select(ours)
     things = np.isin(rows.keys[:, 1], _array({c.id for c in table.categories if c.isthing}))
     first = _first_of_each(rows.keys[:, 0])
     for row in np.flatnonzero(~things | ~first):
@@ -291,18 +291,18 @@ def read_objects(
             message = f"{where}: category {category} {reason}"
             problems.append(Problem("object of no thing category", message, identifier))
         else:
-            message = f"{where}: annotation id {annotation} is there twice"
+            message = f"{where}: annotation id {annotation} occurs twice"
             problems.append(Problem("duplicate annotation id", message, identifier))
-    return rows.chosen(things & first)
+    return rows.select(things & first)
 
 
 def _first_of_each(values: np.ndarray) -> np.ndarray:
-    """Marks the first occurrence of each value: bool [n]."""
+    """Returns a mask of the first occurrence of each value: bool [n]."""
     first = np.zeros(len(values), bool)
     first[np.unique(values, return_index=True)[1]] = True
     return first
 
 
 def _array(ids: set[Any]) -> np.ndarray:
-    """Returns the ids that 64 bits hold as an array; others can be in no file that was accepted."""
+    """Returns the ids that fit 64 bits as an array; no accepted file has others."""
     return np.array([i for i in ids if i is not None and -(1 << 63) <= i < 1 << 63], np.int64)

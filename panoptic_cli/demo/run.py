@@ -15,7 +15,7 @@ from panoptic_cli.demo import shapes
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.files import read_json
 from panoptic_cli.records import conversion
-from panoptic_cli.records.manifest import ConversionPlan
+from panoptic_cli.records.plans import ConversionPlan
 
 EXPERIMENT = "panoptic_fpn_shapes"
 _SHARDS = {"train": 4, "val": 2}
@@ -90,22 +90,21 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
     with stage("generate", f"Generating pictures of shapes in {data}"):
         _generate(data, seed)
     with stage("make-tfrecords", f"Writing records to {records}"):
-        for files in layout.find_splits(data):
-            plan = ConversionPlan(files, records, _SHARDS[files.name])
-            conversion.convert(plan, conversion.read_plan(plan), workers=2)
+        plans = [ConversionPlan(files, records, _SHARDS[files.name]) for files in layout.find_splits(data)]
+        conversion.convert_all(plans, workers=2)
     with stage("train", f"Training {EXPERIMENT} for {experiment.trainer.train_steps} steps in {run}"):
         from panoptic_cli.runs.categories import load_categories
-        from panoptic_cli.training import trainer
+        from panoptic_cli.training import inputs, trainer
 
         table = load_categories(experiment)
         try:
-            trainer.check(experiment, run, table)
+            inputs.check(experiment, run, table)
         except RunError as error:
             raise RunError(error.message, "Give another --output, or the settings of the earlier demo.") from None
         outcome = trainer.train(experiment, run, table)
         if outcome.exit_code:
             raise KeyboardInterrupt  # interrupted training ends the demo; the same command goes on later
-    from panoptic_cli.evaluation.evaluator import evaluate
+    from panoptic_cli.evaluation.evaluator import Evaluator
     from panoptic_cli.export.saved_model import export_saved_model
     from panoptic_cli.images.contact_sheet import write_contact_sheet
     from panoptic_cli.images.pictures import find_pictures
@@ -114,7 +113,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
 
     with stage("evaluate", "Evaluating on the held-out pictures"):
         model = load_model(experiment, table, run)
-        evaluation = evaluate(model, experiment.task.validation_data.input_path).to_dict()
+        evaluation = Evaluator(model).evaluate().to_dict()
     with stage("export", f"Exporting a SavedModel to {run / 'saved_model'}"):
         export_saved_model(model, run / "saved_model")
     with stage("predict", f"Predicting {_PICTURES_SHOWN} held-out pictures into {predictions}"):

@@ -1,7 +1,7 @@
-"""Reading annotation files for their inspection: as much as possible of what is broken, too.
+"""Reading annotation files for an inspection, including as much as possible of what is broken.
 
-`read_dataset` leaves out every picture that has a problem, because nothing else could be done with it. An inspection is
-to find all problems at once, so it takes up such pictures again with the entries that can be understood.
+`read_dataset` leaves out every picture that has a problem. An inspection must find all problems at once, so it also
+checks these pictures, with the entries that can be understood.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable, is_color_or_none
 from panoptic_cli.coco import json_entries
-from panoptic_cli.coco.dataset import ObjectAnnotation, PanopticDataset, Picture, Segment, read_dataset
+from panoptic_cli.coco.dataset import ObjectAnnotation, PanopticDataset, Picture, SegmentInfo, read_dataset
 from panoptic_cli.coco.json_fields import (
     MAX_SIDE,
     FieldError,
@@ -29,25 +29,24 @@ from panoptic_cli.coco.json_fields import (
 )
 from panoptic_cli.coco.json_index import JsonIndex, index_lists
 from panoptic_cli.coco.layout import SplitFiles
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.images.panoptic_png import MAX_ID
 from panoptic_cli.inspection.findings import Finding, Findings
 
-# What a file that is no JSON of the expected form makes its reader raise, numbers of thousands of digits and brackets
-# nested thousands deep included.
+# Readers raise these for a file that is not JSON of the expected form. The last two come from numbers with thousands of
+# digits and from brackets nested thousands deep.
 _UNREADABLE = (DataError, ValueError, RecursionError)
 _BLOCK = 4 << 20  # bytes copied at a time
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a split's JSON files hold.
+    """The contents of a split's JSON files.
 
     Attributes:
-        table: the categories; empty where the panoptic JSON cannot be read at all.
-        sound: the pictures without problems in the annotations, read when asked for.
-        broken: the others with what can be understood of them: width and height are 0 and names empty where they are
-            not known.
+        table: the categories; empty if the panoptic JSON cannot be read.
+        sound: pictures without problems in the annotations, read on demand.
+        broken: the other pictures with the fields that can be understood; unknown sizes are 0, unknown names empty.
     """
 
     table: CategoryTable
@@ -57,21 +56,21 @@ class Annotations:
 
 @contextmanager
 def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotations]:
-    """Reads a split's annotations and tells every problem in them.
+    """Reads a split's annotations and reports every problem in them.
 
     Args:
-        files: the split.
-        findings: gets the problems.
+        files: the files of the split.
+        findings: receives the problems.
 
     Yields:
-        What is there to check, for use within the context.
+        The annotations to check; they are valid inside the context.
     """
     with tempfile.TemporaryDirectory(prefix="panoptic-inspect-") as folder:
         dataset = _read(files, Path(folder), findings)
         if dataset is None:
             yield Annotations(CategoryTable(()), (), [])
             return
-        # Problems begin with the path, which the report's head line has already.
+        # Problems begin with the path, but the head line of the report already has it.
         paths = (dataset.files.panoptic_annotations, dataset.files.object_annotations)
         for problem in dataset.problems:
             message = problem.message
@@ -82,22 +81,22 @@ def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotati
             findings.update([Finding(f"object of a {reason}", "warning", count, [str(files.object_annotations)])])
         for category in dataset.table.categories:
             if category.id > MAX_CATEGORY_ID:
-                message = f"id {category.id} ({category.name}): records hold ids up to {MAX_CATEGORY_ID}"
+                message = f"id {category.id} ({category.name}): records allow ids up to {MAX_CATEGORY_ID}"
                 findings.add("category id too large", message)
         yield Annotations(dataset.table, dataset.pictures, list(_salvage(dataset)))
 
 
 def _read(files: SplitFiles, folder: Path, findings: Findings) -> PanopticDataset | None:
-    """Reads what can be read: without an unusable instances JSON, with a mended copy of the category table."""
+    """Reads what is readable: without an unusable instances JSON, with a repaired copy of the category table."""
     try:
         return read_dataset(files)
     except _UNREADABLE:
-        pass  # found out below, file by file
+        pass  # the code below finds the cause, file by file
     path = files.panoptic_annotations
     try:
         panoptic = index_lists(path, "panoptic annotations", ("images", "annotations", "categories"))
         files = replace(files, panoptic_annotations=folder / path.name)
-        _mend(panoptic, files.panoptic_annotations, findings)
+        _repair(panoptic, files.panoptic_annotations, findings)
         dataset = read_dataset(replace(files, object_annotations=None))
     except _UNREADABLE as error:
         message = _cause(error, path).replace(str(files.panoptic_annotations), str(path))
@@ -112,11 +111,11 @@ def _read(files: SplitFiles, folder: Path, findings: Findings) -> PanopticDatase
         return dataset
 
 
-def _mend(panoptic: JsonIndex, target: Path, findings: Findings) -> None:
-    """Copies a panoptic JSON with a category table that can be used."""
+def _repair(panoptic: JsonIndex, target: Path, findings: Findings) -> None:
+    """Copies a panoptic JSON with a usable category table."""
     begin, end = panoptic.lists["categories"]
     entries = json_entries.decode(b"[" + panoptic.file.read(begin, end - begin) + b"]")
-    table = json.dumps(list(_mended(entries, findings)))[1:-1]
+    table = json.dumps(list(_repaired(entries, findings)))[1:-1]
     with target.open("wb") as stream:
         stream.write(panoptic.file.read(0, begin) + table.encode())
         while block := panoptic.file.read(end, _BLOCK):
@@ -126,14 +125,14 @@ def _mend(panoptic: JsonIndex, target: Path, findings: Findings) -> None:
 
 def _cause(error: Exception, path: Path) -> str:
     if isinstance(error, DataError):
-        return " ".join(error.message.split())
+        return one_line(error.message)
     if isinstance(error, RecursionError):
-        return f"{path} is nested too deep"
-    return f"{path} cannot be understood: {' '.join(str(error).split())[:120]}"
+        return f"{path} is nested too deeply"
+    return f"{path} cannot be understood: {one_line(error, 120)}"
 
 
-def _mended(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]]:
-    """Yields categories that make a table, and tells what was wrong with the others."""
+def _repaired(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]]:
+    """Yields categories that form a valid table, and reports what is wrong with the entries."""
     seen: set[int] = set()
     for place, entry in enumerate(entries):
         where = f"categories[{place}]"
@@ -171,18 +170,18 @@ def _mended(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]]:
 
 
 def _salvage(dataset: PanopticDataset) -> Iterator[Picture]:
-    """Yields the pictures that `read_dataset` left out, with what can be understood of them."""
+    """Yields the pictures that `read_dataset` left out, with the fields that can be understood."""
     files = dataset.files
-    wanted = {problem.picture for problem in dataset.problems if problem.picture is not None}
-    if not wanted:
+    ids = {problem.picture for problem in dataset.problems if problem.picture is not None}
+    if not ids:
         return
     panoptic = index_lists(files.panoptic_annotations, "panoptic annotations", ("images", "annotations"))
-    images = _by_picture(panoptic, "images", "id", wanted)
-    annotations = _by_picture(panoptic, "annotations", "image_id", wanted)
+    images = _by_picture(panoptic, "images", "id", ids)
+    annotations = _by_picture(panoptic, "annotations", "image_id", ids)
     objects: dict[int, list[dict[str, Any]]] | None = None
     if files.object_annotations is not None:
         instances = index_lists(files.object_annotations, "object annotations", ("annotations",))
-        objects = _by_picture(instances, "annotations", "image_id", wanted)
+        objects = _by_picture(instances, "annotations", "image_id", ids)
     for identifier in sorted(images.keys() | annotations.keys()):
         annotation = next(iter(annotations.get(identifier, [])), {})
         for entry in images.get(identifier, [{}]):
@@ -198,37 +197,37 @@ def _salvage(dataset: PanopticDataset) -> Iterator[Picture]:
             )
 
 
-def _by_picture(index: JsonIndex, key: str, id_key: str, wanted: set[int]) -> dict[int, list[dict[str, Any]]]:
-    """Returns the entries of some pictures by image id."""
+def _by_picture(index: JsonIndex, key: str, id_key: str, ids: set[int]) -> dict[int, list[dict[str, Any]]]:
+    """Returns the entries of the pictures with these ids, by image id."""
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for _, text, spans in index.regions(key):
         for begin, end in spans.tolist():
             try:
                 entry = json_entries.decode(text[begin:end])
-            except (ValueError, RecursionError):  # told where its picture is read
+            except (ValueError, RecursionError):  # reported where its picture is read
                 continue
-            if isinstance(entry, dict) and integer_or_none(entry.get(id_key)) in wanted:
+            if isinstance(entry, dict) and integer_or_none(entry.get(id_key)) in ids:
                 found[entry[id_key]].append(entry)
     return dict(found)
 
 
 def _or(default: Any, read: Any, *arguments: Any) -> Any:
-    """Returns what a reader of fields gives, or the default where the field is broken."""
+    """Returns the result of a field reader, or the default if the field is broken."""
     try:
         return read(*arguments)
     except FieldError:
         return default
 
 
-def _segments(entries: Any) -> Iterator[Segment]:
-    """Yields the segments with a usable id, the first of each; the rest of them as far as it goes."""
+def _segments(entries: Any) -> Iterator[SegmentInfo]:
+    """Yields the first segment of each usable id; broken fields get defaults."""
     seen: set[int] = set()
     for entry in entries if isinstance(entries, list) else ():
         identifier = _or(0, integer, entry, "id", 1, MAX_ID) if isinstance(entry, dict) else 0
         if identifier and identifier not in seen:
             seen.add(identifier)
             area = _or(None, area_or_none, entry)
-            yield Segment(
+            yield SegmentInfo(
                 id=identifier,
                 category_id=_or(0, integer, entry, "category_id"),
                 is_crowd=entry.get("iscrowd") in (1, True),

@@ -1,172 +1,47 @@
-"""Training examples as the network gets them, drawn after augmentation."""
+"""Drawing training examples as the network gets them, after augmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from panoptic_cli.categories import THING_LABEL, LabelSpace
-from panoptic_cli.config.schema import Experiment
-from panoptic_cli.images.drawing import draw_panoptic
-from panoptic_cli.inspection.samples import Sample, enlarge
-from panoptic_cli.pipeline.batches import training_dataset
-from panoptic_cli.pipeline.preprocessing import MEAN, STDDEV
+from panoptic_cli.inspection.samples import save
 from panoptic_cli.pipeline.record_errors import record_error
 
-_PADDING = (70, 70, 70)
-_THING = (255, 255, 255)
-_GAP = 8  # pixels between the two views
-_MASK_THRESHOLD = 127  # of 255
 
-
-@dataclass(frozen=True)
-class Example:
-    """One training example, of a batch of `training_dataset`.
-
-    Attributes:
-        image: uint8 [height, width, 3], the network's input without its normalisation.
-        boxes: float32 [n, 4], (y1, x1, y2, x2) in pixels of the input.
-        classes: int32 [n], classes of the box head.
-        masks: uint8 [n, s, s] in 0..255, each cropped to its box.
-        semantic: int32 [height, width], classes of the semantic head.
-        inside: bool [height, width], where there is picture and not padding.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    classes: np.ndarray
-    masks: np.ndarray
-    semantic: np.ndarray
-    inside: np.ndarray
-
-
-def examples(experiment: Experiment, label_space: LabelSpace, count: int, seed: int = 0) -> Iterator[Example]:
-    """Yields the first examples of a training with this configuration.
+def draw_augmented(
+    dataset: tf.data.Dataset,
+    draw_example: Callable[[Mapping[str, Any]], Image.Image],
+    count: int,
+    output_dir: Path,
+    pattern: str,
+) -> list[Path]:
+    """Draws the first examples of a training as augmented-000.png and so on.
 
     Args:
-        experiment: configuration; task.train_data names the records.
-        label_space: classes.
-        count: how many.
-        seed: of shuffling and augmentation.
+        dataset: `pipeline.batches.training_dataset` with batches of one example.
+        draw_example: draws a batch of one, given as NumPy arrays; see `models.example_drawer`.
+        count: number of examples.
+        output_dir: folder of the drawings; it is created if necessary.
+        pattern: the records that `dataset` reads, as for `find_record_files`.
+
+    Returns:
+        The files.
 
     Raises:
-        DataError: no records match, or one cannot be used; names file and record.
+        DataError: a record cannot be used; names file and record.
     """
-    dataset = training_dataset(experiment, label_space, batch_size=1, seed=seed)
+    drawn: list[Path] = []
     try:
-        for batch in dataset.take(count).as_numpy_iterator():
-            yield _example(batch)
+        for place, example in enumerate(dataset.take(count).as_numpy_iterator()):
+            drawn.append(save(draw_example(example), output_dir, f"augmented-{place:03d}"))
     except tf.errors.OpError as error:
-        explanation = record_error(error, experiment.task.train_data.input_path)
+        explanation = record_error(error, pattern)
         if explanation is None:
             raise
         raise explanation from error
-
-
-def _example(batch: dict[str, Any]) -> Example:
-    normalized, info = batch["images"][0], batch["image_info"][0]
-    height, width = normalized.shape[:2]
-    values = (normalized * np.array(STDDEV, np.float32) + np.array(MEAN, np.float32)) * np.float32(255)
-    # What of the scaled picture is left behind the offset, as `resize_image` crops it.
-    rows, columns = np.rint(info[0] * info[2] - info[3]).astype(int)
-    inside = np.zeros((height, width), bool)
-    inside[:rows, :columns] = True
-    image = np.where(inside[..., None], np.clip(np.rint(values), 0, 255), 0).astype(np.uint8)
-    real = batch["gt_classes"][0] > 0
-    return Example(
-        image,
-        batch["gt_boxes"][0][real],
-        batch["gt_classes"][0][real],
-        batch["gt_masks"][0][real],
-        batch["semantic_labels"][0],
-        inside,
-    )
-
-
-def draw_example(example: Example, label_space: LabelSpace) -> Image.Image:
-    """Draws two views side by side: objects with boxes and masks on the left, semantic labels on the right.
-
-    On the right the stuff has its colours, what is any thing is white, and what is not labelled shows the picture.
-    Padding is dark grey.
-    """
-    table = label_space.table
-    categories, instances = _paste(example, label_space)
-    large = enlarge(Sample("", example.image, categories, instances))
-    objects = draw_panoptic(large.image, large.category_map, large.instance_map, table, labels=False)
-    scale = large.image.shape[0] // example.image.shape[0]
-    padding = np.kron(~example.inside, np.ones((scale, scale), bool))
-    objects = _fill(objects, padding)
-    _draw_boxes(objects, example, label_space, scale)
-
-    semantic = np.where(example.inside, example.semantic, 0)
-    stuff = np.where(semantic < len(label_space.semantic_ids), semantic, 0)
-    stuff_ids = label_space.semantic_ids[stuff]
-    no_things = np.zeros_like(instances)
-    large = enlarge(Sample("", example.image, stuff_ids, no_things))
-    things = np.kron(semantic == THING_LABEL, np.ones((scale, scale), bool))
-    labels = draw_panoptic(large.image, large.category_map, large.instance_map, table, alpha=0.7)
-    tinted = np.asarray(labels).copy()
-    tinted[things] = (0.4 * tinted[things] + 0.6 * np.array(_THING)).astype(np.uint8)
-    right = _fill(Image.fromarray(tinted), padding)
-
-    sheet = Image.new("RGB", (objects.width * 2 + _GAP, objects.height))
-    sheet.paste(objects, (0, 0))
-    sheet.paste(right, (objects.width + _GAP, 0))
-    return sheet
-
-
-def _paste(example: Example, label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the cropped masks back: category ids and 1-based numbers of the objects, int32 [height, width]."""
-    height, width = example.semantic.shape
-    categories = np.zeros((height, width), np.int32)
-    instances = np.zeros((height, width), np.int32)
-    areas = np.prod(example.boxes[:, 2:] - example.boxes[:, :2], axis=-1)
-    for place in np.argsort(-areas):  # small objects on top of large ones
-        y1, x1, y2, x2 = example.boxes[place]
-        # Pixels whose centres lie in the box.
-        rows = np.arange(int(np.ceil(y1 - 0.5)), min(int(np.floor(y2 - 0.5)) + 1, height))
-        columns = np.arange(int(np.ceil(x1 - 0.5)), min(int(np.floor(x2 - 0.5)) + 1, width))
-        if not (len(rows) and len(columns)):
-            continue
-        crop = example.masks[place]
-        # The crop's samples lie on the box's corners and evenly between them.
-        at_y = np.clip((rows + 0.5 - y1) / (y2 - y1) * (crop.shape[0] - 1), 0, crop.shape[0] - 1)
-        at_x = np.clip((columns + 0.5 - x1) / (x2 - x1) * (crop.shape[1] - 1), 0, crop.shape[1] - 1)
-        inside = crop[np.rint(at_y).astype(int)[:, None], np.rint(at_x).astype(int)] > _MASK_THRESHOLD
-        area = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        categories[area][inside] = label_space.thing_ids[example.classes[place]]
-        instances[area][inside] = place + 1
-    return categories, instances
-
-
-def _draw_boxes(picture: Image.Image, example: Example, label_space: LabelSpace, scale: int) -> None:
-    """Draws every box in its category's colour with the name at its top left corner."""
-    by_id = label_space.table.by_id
-    line = max(1, round(min(picture.size) / 300))
-    font = ImageFont.load_default(size=max(11, round(min(picture.size) * 0.024)))
-    draw = ImageDraw.Draw(picture, "RGBA")
-    named = []
-    for box, label in zip(example.boxes, example.classes, strict=True):
-        category = by_id.get(int(label_space.thing_ids[label]))
-        color = category.color if category else (160, 160, 160)
-        y1, x1, y2, x2 = (float(v) * scale for v in box)
-        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=(0, 0, 0, 255), width=line + 2)
-        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=(*color, 255), width=line)
-        named.append((category.name if category else f"class {label}", x1, y1))
-    for text, x, y in named:
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        width, height = right - left + 4, bottom - top + 4
-        x, y = min(x, picture.width - width), max(y - height, 0)
-        draw.rectangle((x, y, x + width, y + height), fill=(0, 0, 0, 180))
-        draw.text((x + 2 - left, y + 2 - top), text, fill=(255, 255, 255, 255), font=font)
-
-
-def _fill(picture: Image.Image, where: np.ndarray) -> Image.Image:
-    pixels = np.asarray(picture).copy()
-    pixels[where] = _PADDING
-    return Image.fromarray(pixels)
+    return drawn

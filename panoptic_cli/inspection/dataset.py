@@ -1,4 +1,4 @@
-"""Checking a panoptic data set before hours are lost on it: every problem at once, and statistics."""
+"""Checking a panoptic data set before training: every problem at once, and statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from panoptic_cli.errors import DataError
 from panoptic_cli.inspection.annotations import open_annotations
 from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.picture_checks import PictureCounts, PictureResults, inspect_picture
-from panoptic_cli.inspection.statistics import evenly
+from panoptic_cli.inspection.statistics import spread_evenly
 from panoptic_cli.processes import run_units
 
 _UNIT = 32  # pictures checked by a worker at a time
@@ -25,14 +25,14 @@ _UNIT = 32  # pictures checked by a worker at a time
 
 @dataclass
 class SplitReport:
-    """What one split consists of and what is wrong with it.
+    """What a split contains, and what is wrong with it.
 
     Attributes:
-        files: the split.
-        table: its categories; empty where the panoptic JSON cannot be read.
+        files: the files of the split.
+        table: its categories; empty if the panoptic JSON cannot be read.
         findings: the problems.
-        held: what its pictures hold.
-        samples: pictures spread evenly over the split, to be drawn.
+        held: counts of what its pictures contain.
+        samples: pictures to draw, spread evenly over the split.
     """
 
     files: SplitFiles
@@ -48,12 +48,12 @@ class SplitReport:
 
     @property
     def pixels(self) -> Counter[int]:
-        """Pixels by category id; 0 is unlabelled."""
+        """The number of pixels by category id; 0 is unlabelled."""
         return self.held.pixels
 
     @property
     def name(self) -> str:
-        """Name of the split."""
+        """The name of the split."""
         return self.files.name
 
     @property
@@ -105,25 +105,28 @@ def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitRep
     """Checks a split: its JSON files, every picture, every mask and every object annotation.
 
     Args:
-        files: the split.
-        workers: processes.
-        samples: how many pictures to choose for drawing.
+        files: the files of the split.
+        workers: number of processes.
+        samples: number of pictures to choose for drawing.
 
     Returns:
-        What it holds and every problem; a problem is never an exception.
+        Counts and problems. A problem is never an exception.
     """
     findings = Findings()
     with open_annotations(files, findings) as annotations:
         report = SplitReport(files, annotations.table, findings)
-        for place in evenly(range(len(annotations.sound)), samples):
-            with contextlib.suppress(DataError):  # told when all pictures are read
+        for place in spread_evenly(range(len(annotations.sound)), samples):
+            with contextlib.suppress(DataError):  # reported when all pictures are read
                 report.samples.append(annotations.sound[place])
         work = partial(_inspect_pictures, files, annotations.table)
         total = len(annotations.sound) + len(annotations.broken)
         units = _units(annotations.sound, annotations.broken)
         found: dict[int, Findings] = {}
-        with console.progress(f"Checking {files.name}", total) as advance:
-            for order, outcome in run_units(work, units, min(workers, -(-total // _UNIT)), advance):
+        with (
+            console.progress(f"Checking {files.name}", total) as advance,
+            contextlib.closing(run_units(work, units, min(workers, -(-total // _UNIT)), advance)) as outcomes,
+        ):
+            for order, outcome in outcomes:
                 report.held.update(outcome.held)
                 found[order] = outcome.findings
     for _, part in sorted(found.items()):
@@ -136,7 +139,7 @@ def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitRep
 
 
 def add_shared_pictures(reports: list[SplitReport]) -> None:
-    """Adds to each of several splits what it shares with the ones before it."""
+    """Reports for each split which pictures it shares with the splits before it."""
     for place, report in enumerate(reports):
         for earlier in reports[:place]:
             contents = {digest: name for name, digest in earlier.held.digests.items()}
@@ -164,7 +167,7 @@ def _inspect_pictures(
     for place in range(len(pictures)):
         try:
             picture = pictures[place]
-        except DataError as error:  # fields that nobody asks for may still hold what no decoder takes
+        except DataError as error:  # a field that is not used may still be undecodable
             result.findings.add("annotation file unreadable", error.message)
         else:
             inspect_picture(files, table, picture, result)
@@ -173,7 +176,7 @@ def _inspect_pictures(
 
 
 def _add_repeated(report: SplitReport) -> None:
-    """Tells files that several entries name, and files of the same content."""
+    """Reports files that several entries name, and files with the same content."""
     for name, count in sorted(report.held.names.items()):
         if count > 1 and name:
             message = f"{name} has {count} entries in images"

@@ -1,4 +1,4 @@
-"""What a check of data found: problems of the same kind counted together, with the first few of each."""
+"""Problems that a check of data found, counted by kind, with a few examples of each."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
-EXAMPLES = 20  # kept of each kind
+EXAMPLES = 20  # kept for each kind
 
-# What to do about a kind of problem, short enough for a line of 80 columns. Kinds without an entry explain themselves.
+# What to do about each kind of problem, short enough for a line of 80 columns. Other kinds explain themselves.
 REMEDIES = {
-    "annotation file unreadable": "fetch or write it again",
+    "annotation file unreadable": "fetch it again or write it again",
     "malformed category": "correct the entry of categories",
     "isthing missing": "1 for things, which are countable, 0 for stuff",
     "duplicate category id": "give every category its own id",
-    "category id too large": "number the categories anew",
+    "category id too large": "renumber the categories",
     "malformed images": "correct the entry of images",
     "malformed annotations": "correct the entry of annotations",
     "malformed segment": "correct the field in segments_info",
@@ -23,43 +23,43 @@ REMEDIES = {
     "malformed segmentation": "write polygons or run lengths",
     "duplicate image id": "give every picture its own id",
     "duplicate annotation": "keep one entry for each picture",
-    "duplicate segment id": "ids have to differ within a picture",
+    "duplicate segment id": "give every segment its own id",
     "duplicate annotation id": "give every annotation its own id",
     "image without annotation": "annotate it, or drop its entry",
     "annotation without image": "add the image, or drop its entry",
     "unknown category": "correct it, or add it to categories",
-    "object of no thing category": "use the panoptic JSON's things",
+    "object of no thing category": "use a thing of the panoptic JSON",
     "picture missing": "add the file, or drop its entry",
-    "picture unreadable": "fetch or write it again",
+    "picture unreadable": "fetch it again or write it again",
     "picture neither JPEG nor PNG": "convert it",
     "picture size differs from the JSON": "correct one of them",
-    "EXIF orientation": "see with --draw whether the mask fits",
+    "EXIF orientation": "check with --draw that the mask fits",
     "picture twice in the split": "keep one of them",
     "picture used under several ids": "keep one of the entries",
     "mask missing": "add the file, or drop its entry",
-    "mask unreadable": "fetch or write it again",
+    "mask unreadable": "fetch it again or write it again",
     "mask not a PNG": "other formats change the ids",
     "mask not RGB": "id = R + 256 G + 65536 B, 8 bits each",
-    "mask with a palette": "write RGB: not every tool reads it",
+    "mask with a palette": "write RGB, which every tool reads",
     "mask size differs from the JSON": "correct one of them",
     "mask id not in the JSON": "list it, or set its pixels to 0",
     "segment without pixels": "drop it, or draw it in the mask",
     "area differs from the mask": "set area to the number of pixels",
     "box differs from the mask": "set bbox to the box of the pixels",
-    "crowd of stuff": "set iscrowd to 0, only things come in crowds",
+    "crowd of stuff": "set iscrowd to 0: only things have crowds",
     "category without any segment": "it cannot be learned or scored",
-    "empty object mask": "make-tfrecords leaves it out",
-    "object box without area": "make-tfrecords leaves it out",
-    "object box outside the picture": "make-tfrecords leaves it out",
-    "object box leaves the picture": "make-tfrecords cuts it off",
+    "empty object mask": "make-tfrecords skips it",
+    "object box without area": "make-tfrecords skips it",
+    "object box outside the picture": "make-tfrecords skips it",
+    "object box leaves the picture": "make-tfrecords clips it",
     "object box differs from its mask": "bbox is [x, y, w, h]",
     "object area differs from its mask": "count the pixels",
-    "damaged record file": "make or copy it again",
-    "shard missing": "make or copy it again",
+    "damaged record file": "make it again or copy it again",
+    "shard missing": "make it again or copy it again",
     "shard of another conversion": "remove it",
     "shard differs from the manifest": "make it again",
-    "conversion not finished": "run make-tfrecords again, it goes on",
-    "shards of the set are missing": "fine for a part of the set",
+    "conversion not finished": "run make-tfrecords again; it continues",
+    "shards of the set are missing": "fine if only a part is needed",
 }
 
 
@@ -68,10 +68,10 @@ class Finding:
     """Problems of one kind.
 
     Attributes:
-        kind: what sort of problem.
-        severity: "error" where training or scoring would go wrong, "warning" where it may be meant so.
-        count: how many.
-        examples: the first few, one line each.
+        kind: the kind of problem.
+        severity: "error" if training or scoring would go wrong, "warning" if it may be intended.
+        count: number of problems.
+        examples: the first problems, one line each.
     """
 
     kind: str
@@ -81,7 +81,7 @@ class Finding:
 
     @property
     def remedy(self) -> str:
-        """What to do about it; empty where the examples say all there is to say."""
+        """What to do about it; empty if the kind explains itself."""
         if self.kind.startswith("picture also in "):
             return "keep it in one split only"
         return REMEDIES.get(self.kind, "")
@@ -93,7 +93,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """All problems of a check, by kind."""
+    """All problems of a check by kind."""
 
     by_kind: dict[str, Finding] = field(default_factory=dict)
 
@@ -102,7 +102,7 @@ class Findings:
         self._merge(Finding(kind, severity, 1, [message]))
 
     def update(self, others: Iterable[Finding]) -> None:
-        """Adds problems counted elsewhere, behind those already here."""
+        """Adds problems that were counted elsewhere."""
         for finding in others:
             self._merge(finding)
 
@@ -112,16 +112,16 @@ class Findings:
         mine.examples.extend(finding.examples[: EXAMPLES - len(mine.examples)])
 
     def ordered(self) -> list[Finding]:
-        """Errors first, then the most frequent."""
+        """Returns the findings, errors first and the most frequent first."""
         return sorted(self.by_kind.values(), key=lambda f: (f.severity != "error", -f.count, f.kind))
 
     def count(self, severity: Severity) -> int:
-        """How many problems are errors, or warnings."""
+        """Returns the number of errors or of warnings."""
         return sum(f.count for f in self.by_kind.values() if f.severity == severity)
 
     @property
     def errors(self) -> int:
-        """How many problems are errors."""
+        """The number of errors."""
         return self.count("error")
 
     def to_list(self) -> list[dict[str, Any]]:

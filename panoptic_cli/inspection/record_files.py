@@ -1,11 +1,12 @@
-"""Checking record files: checksums, features, pictures and masks, and counts of what they hold."""
+"""Checking record files: checksums, features, pictures and masks; and counting what they contain."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.files import read_json
 from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.record_checks import RecordCounts, check_record
@@ -28,14 +29,16 @@ _PROGRESS_EVERY = 8  # records
 
 @dataclass
 class RecordReport:
-    """What record files hold and what is wrong with them.
+    """What record files contain, and what is wrong with them.
 
     Attributes:
         findings: the problems.
-        held: what the records hold.
-        counts: "files", "bytes", and all of `held.counts`.
+        held: counts of what the records contain.
         table: the categories beside the records, None without such a file.
-        records_of: number of readable records by file; None where reading stopped at a damage.
+        records_of: number of readable records by file; None if reading stopped at damage.
+        files: number of files.
+        bytes: size of the files.
+        ids: image ids in reading order.
     """
 
     findings: Findings = field(default_factory=Findings)
@@ -44,9 +47,7 @@ class RecordReport:
     records_of: dict[Path, int | None] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.ids: list[str] = []
+    ids: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -56,7 +57,7 @@ class RecordReport:
 
     @property
     def void_share(self) -> float:
-        """Share of the pixels without a category, 0..1."""
+        """Share of the pixels that have no category, 0..1."""
         return self.held.pixels[0] / (self.held.pixels.total() or 1)
 
     def shares(self) -> list[tuple[str, int, int, float]]:
@@ -97,18 +98,20 @@ class RecordReport:
         }
 
 
-def inspect_records(paths: list[Path], workers: int, categories: Path | None = None) -> RecordReport:
-    """Checks record files: every checksum, every example's features, every picture and mask in it.
+def inspect_records(paths: Sequence[Path], workers: int, categories: Path | None = None) -> RecordReport:
+    """Checks record files: every checksum, every example's features, every picture and mask in them.
 
     Args:
-        paths: the files, in the order in which problems are reported.
-        workers: processes.
-        categories: file with the category table; None: categories.json beside the records, if it is there.
+        paths: the files, in the order in which to report problems.
+        workers: number of processes.
+        categories: file with the category table; None for categories.json beside the records, if it exists.
     """
     report = RecordReport()
-    outcomes: dict[int, RecordReport] = {}
-    with console.progress("Checking records", None, "records") as advance:
-        outcomes.update(run_units(_inspect_file, enumerate(paths), min(workers, len(paths)), advance))
+    with (
+        console.progress("Checking records", None, "records") as advance,
+        contextlib.closing(run_units(_inspect_file, enumerate(paths), min(workers, len(paths)), advance)) as found,
+    ):
+        outcomes = dict(found)
     seen: dict[str, Path] = {}
     for order, part in sorted(outcomes.items()):
         report.findings.update(part.findings.by_kind.values())
@@ -151,7 +154,7 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
                 advance(pending)
                 pending = 0
         report.records_of[path] = index
-    except DataError as error:  # framing is lost: nothing behind it can be read
+    except DataError as error:  # the framing is lost, so nothing after it can be read
         report.findings.add("damaged record file", error.message)
         report.records_of[path] = None
     except OSError as error:
@@ -163,11 +166,11 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
 
 
 def _check_categories(report: RecordReport, file: Path) -> None:
-    """Reads the categories and tells ids that they lack."""
+    """Reads the categories and reports ids that they lack."""
     try:
         report.table = read_categories(file)
     except DataError as error:
-        report.findings.add("categories unreadable", f"{file}: {' '.join(str(error).split())}")
+        report.findings.add("categories unreadable", f"{file}: {one_line(error)}")
         return
     for identifier in sorted((report.held.objects.keys() | report.held.pixels.keys()) - {0}):
         if identifier not in report.table.by_id:
@@ -175,14 +178,14 @@ def _check_categories(report: RecordReport, file: Path) -> None:
             report.findings.add("unknown category", message)
 
 
-def compare_with_manifests(report: RecordReport, paths: list[Path]) -> None:
-    """Adds what differs between record files and the manifests of their conversion.
+def compare_with_manifests(report: RecordReport, paths: Sequence[Path]) -> None:
+    """Reports differences between record files and the manifests of their conversion.
 
-    Count and CRC-32C of every file are compared. Where there is no manifest, as of records that other tools wrote,
-    only names are judged: name-00002-of-00008 tells that there should be eight files.
+    Count and CRC-32C of every file are compared. Without a manifest, as for records from other tools, only names are
+    checked: name-00002-of-00008 says that there should be eight files.
 
     Args:
-        report: of `inspect_records`; gets the problems.
+        report: report of `inspect_records`; receives the problems.
         paths: the files that were inspected.
     """
     shards: dict[tuple[Path, str], list[Path]] = defaultdict(list)
@@ -205,25 +208,25 @@ def _compare(report: RecordReport, manifest: Path, found: list[Path]) -> None:
         entries = {entry["name"]: entry for entry in value["shards"]}
         facts = {name: (entry["crc32c"], entry["counts"]["pictures"]) for name, entry in entries.items()}
     except (DataError, KeyError, TypeError) as error:
-        findings.add("manifest unreadable", f"{manifest}: {' '.join(str(error).split())[:120]}", "warning")
+        findings.add("manifest unreadable", f"{manifest}: {one_line(error, 120)}", "warning")
         return
     if value.get("complete") is False:
         findings.add("conversion not finished", f"{manifest} says that shards are missing", "warning")
     for name in facts:
         if not (manifest.parent / str(name)).is_file():
-            findings.add("shard missing", f"{name} is in {manifest.name} but not there")
+            findings.add("shard missing", f"{name} is in {manifest.name} but does not exist")
     for path in found:
         count = report.records_of[path]
         if path.name not in facts:
             message = f"{path.name} is not in {manifest.name}"
             findings.add("shard of another conversion", message)
-        elif count is not None:  # damage is told already
+        elif count is not None:  # damage is reported already
             checksum, pictures = facts[path.name]
             if count != pictures:
                 message = f"{path.name} has {count} records, {manifest.name} says {pictures}"
                 findings.add("shard differs from the manifest", message)
             elif file_crc32c(path) != checksum:
-                findings.add("shard differs from the manifest", f"{path.name} has another CRC-32C")
+                findings.add("shard differs from the manifest", f"{path.name} has a different CRC-32C")
 
 
 def _check_names(findings: Findings, found: list[Path]) -> None:
@@ -238,26 +241,5 @@ def _check_names(findings: Findings, found: list[Path]) -> None:
         pattern = f"{glob.escape(match[1])}-?????-of-{total}{match[4] or ''}"
         here = sum(1 for _ in paths[0].parent.glob(pattern))
         if here < int(total):
-            message = f"{paths[0].parent / match[1]}-*: {here} of {int(total)} files are there"
+            message = f"{paths[0].parent / match[1]}-*: {here} of {int(total)} files exist"
             findings.add("shards of the set are missing", message, "warning")
-
-
-def find_records(data: str) -> list[Path]:
-    """Finds the record files that a folder holds, or that a pattern (several with commas) or a path names.
-
-    Raises:
-        DataError: there are none.
-    """
-    folder = Path(data)
-    if folder.is_dir():
-        found = sorted(path for path in folder.iterdir() if ".tfrecord" in path.name)
-    else:
-        found = [Path(name) for pattern in data.split(",") for name in sorted(glob.glob(pattern.strip()))]
-    found = [path for path in dict.fromkeys(found) if path.is_file() and schema.is_shard(path.name)]
-    if not found:
-        raise DataError(
-            f"{data} is neither a data set nor names any record file.",
-            "Give a folder in COCO's layout ('panoptic download' gets COCO), a pattern in quotes "
-            "('data/coco/tfrecords/val-*'), or your own files with --panoptic-annotations and --image-dir.",
-        )
-    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,7 +75,7 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
         yield Sample(f"{files.name}-{picture.id}", image, categories[places], instances[places])
 
 
-def record_samples(paths: list[Path], count: int) -> Iterator[Sample]:
+def record_samples(paths: Sequence[Path], count: int) -> Iterator[Sample]:
     """Yields up to `count` samples, the first of every file. Unreadable records are skipped with a warning."""
     each = -(-count // max(len(paths), 1))
     left = count

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 class Spread:
-    """Smallest, median and largest of many small integers; memory grows with the different values only."""
+    """Smallest, median and largest of many small integers; memory grows only with the number of different values."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
@@ -20,15 +20,15 @@ class Spread:
         self._counts[value] += 1
 
     def update(self, other: Spread) -> None:
-        """Counts all of another's values."""
+        """Adds all values of another spread."""
         self._counts.update(other._counts)
 
     def at(self, fraction: float) -> int:
-        """Returns the smallest value that at least this fraction (0..1) of the values does not exceed; 0 of none."""
-        wanted, seen = fraction * self._counts.total(), 0
+        """Returns the smallest value that at least this fraction (0..1) of the values does not exceed; 0 if empty."""
+        rank, seen = fraction * self._counts.total(), 0
         for value in sorted(self._counts):
             seen += self._counts[value]
-            if seen >= wanted:
+            if seen >= rank:
                 return value
         return 0
 
@@ -38,14 +38,14 @@ class Spread:
 
 
 class Counts:
-    """Counts kept under several names, each in something that can be updated: a Counter, a Spread, a dict."""
+    """Several named counts, each a Counter, a Spread or a dict."""
 
     def update(self, other: Self) -> None:
-        """Adds all of another's counts."""
+        """Adds all counts of another object."""
         for name, value in vars(other).items():
             getattr(self, name).update(value)
 
 
-def evenly(items: Sequence[Item], count: int) -> list[Item]:
+def spread_evenly(items: Sequence[Item], count: int) -> list[Item]:
     """Returns up to `count` items spread evenly over the sequence, in its order."""
     return [items[place] for place in sorted({i * len(items) // count for i in range(count)})] if items else []

@@ -1,7 +1,7 @@
-"""Units of work on Apache Beam, for conversions that one machine is too small for (extra `panoptic-cli[beam]`).
+"""Units of work on Apache Beam, for conversions that are too large for one machine (extra `panoptic-cli[beam]`).
 
-The same function writes the same shards as on one machine; Beam only hands the units out. Workers read the pictures
-and write the shards themselves, so all of them must see the input and output folders under the same paths.
+The same function writes the same shards as on one machine; Beam only distributes the units. Workers read the pictures
+and write the shards themselves, so they must see the input and output folders under the same paths.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from panoptic_cli.errors import DataError, PanopticError, RunError, UsageError
+from panoptic_cli.errors import DataError, PanopticError, RunError, UsageError, one_line
 
 _NAMES = {cls.__name__: cls for cls in (DataError, RunError, PanopticError)}
 
 
 def check_beam(runner: str, options: Sequence[str]) -> None:
-    """Checks that Beam is installed and knows the runner and the form of the options.
+    """Checks that Beam is installed and knows the runner, and that the options are well-formed.
 
     Raises:
-        UsageError: it is not, or an option has no "=".
+        UsageError: Beam is not installed or has no such runner, or an option has no "=".
     """
     try:
         from apache_beam.runners import create_runner
@@ -34,11 +34,27 @@ def check_beam(runner: str, options: Sequence[str]) -> None:
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"Apache Beam has no runner {runner!r}: {reason}.", "DirectRunner is there always.") from None
+        raise UsageError(
+            f"Apache Beam has no runner {runner!r}: {one_line(error, 200)}.", "DirectRunner is always available."
+        ) from None
     for option in options:
         if "=" not in option:
-            raise UsageError(f"--runner-option {option!r} is not of the form name=value.")
+            raise UsageError(f"--runner-option {option!r} must have the form name=value.")
+
+
+def beam_units(runner: str, options: Sequence[str], scratch_parent: Path) -> Callable[..., Generator[Any]]:
+    """Returns a function that runs units on Beam as `processes.run_units` runs them in processes.
+
+    Args:
+        runner: name of a Beam runner.
+        options: options of the pipeline, name=value.
+        scratch_parent: a folder that all workers see.
+
+    Raises:
+        UsageError: see `check_beam`.
+    """
+    check_beam(runner, options)
+    return partial(run_units_on_beam, runner, options, scratch_parent)
 
 
 def run_units_on_beam(
@@ -50,19 +66,20 @@ def run_units_on_beam(
     workers: int,
     advance: Callable[[int], None],
 ) -> Generator[Any]:
-    """Runs `work(unit, advance)` for every unit in one pipeline and yields the outcomes; see `workers.run_units`.
+    """Runs `work(unit, advance)` for every unit in one pipeline and yields the outcomes; see `processes.run_units`.
 
     Args:
         runner: name of a Beam runner.
-        options: name=value, options of the pipeline.
+        options: options of the pipeline, name=value.
         scratch_parent: a folder that all workers see; outcomes pass through a hidden folder in it.
-        work: a picklable callable whose outcomes JSON can hold.
-        units: picklable, with len() of their `pictures`.
-        workers: processes of the DirectRunner; other runners have their own options.
-        advance: called when the pipeline has ended; Beam tells nothing before.
+        work: a picklable callable; its outcomes must be JSON values.
+        units: picklable units with sized `pictures`.
+        workers: number of processes of the DirectRunner; other runners have their own options.
+        advance: called after the pipeline has ended; Beam reports nothing before.
 
     Raises:
-        PanopticError: the first that `work` raised, when all units have been tried; RunError when the pipeline failed.
+        PanopticError: the first error that `work` raised, after all units have been tried.
+        RunError: the pipeline failed.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -80,28 +97,27 @@ def run_units_on_beam(
                 outcomes = pipeline | beam.Create(units, reshuffle=True) | beam.Map(partial(_try, work))
                 _ = outcomes | beam.io.WriteToText(str(scratch / "outcomes"), num_shards=1)
         except Exception as error:  # each runner has its own exceptions
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise RunError(
-                f"The Beam pipeline failed: {reason}.",
-                "Whole shards are kept: the same command goes on. PANOPTIC_DEBUG=1 shows all of it.",
+                f"The Beam pipeline failed: {one_line(error)}.",
+                "Complete shards are kept; the same command continues. PANOPTIC_DEBUG=1 shows the whole error.",
             ) from error
         lines = [line for path in scratch.glob("outcomes*") for line in path.read_text().splitlines()]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     failed: PanopticError | None = None
     for line in lines:
-        told = json.loads(line)
-        if "error" in told:
-            failed = failed or _NAMES.get(told["error"], DataError)(told["message"], told["hint"])
+        result = json.loads(line)
+        if "error" in result:
+            failed = failed or _NAMES.get(result["error"], DataError)(result["message"], result["hint"])
             continue
-        advance(told["pictures"])
-        yield told["outcome"]
+        advance(result["pictures"])
+        yield result["outcome"]
     if failed is not None:
         raise failed
 
 
 def _try(work: Callable[[Any, Callable[[int], None]], Any], unit: Any) -> str:
-    """Does one unit; its outcome, or the error a user can understand, as one line of JSON."""
+    """Does one unit and returns its outcome, or the PanopticError, as one line of JSON."""
     try:
         outcome = work(unit, lambda n: None)
     except PanopticError as error:

@@ -1,9 +1,9 @@
 """Conversion of a panoptic data set to sharded TFRecords: parallel, repeatable, safe to interrupt.
 
-Picture i of the list sorted by id goes to shard i % shards, so the shards' content does not depend on the
-number of workers. A shard is one unit of work: written under a temporary name, renamed when whole, then
-entered in the manifest `{prefix}.manifest.json`. A later run keeps shards whose manifest entry fits inputs
-and options and whose checksum is right: that takes a hundredth of the time of making them.
+Picture i of the list sorted by id goes to shard i % shards, so the shards do not depend on the number of workers. A
+shard is one unit of work. It is written under a temporary name, renamed when it is complete, and then entered in the
+manifest `{prefix}.manifest.json`. A later run keeps the shards whose manifest entry matches inputs and options and
+whose checksum is right. The check takes a hundredth of the time of making them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,10 @@ from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
-from panoptic_cli.processes import run_units
+from panoptic_cli.processes import preload, run_units
 from panoptic_cli.records.encoding import NOTE, SKIPPED, PictureEncoder
 from panoptic_cli.records.manifest import (
     COUNTS,
-    ConversionPlan,
     Fingerprint,
     clear_stale,
     common_digest,
@@ -37,6 +36,7 @@ from panoptic_cli.records.manifest import (
     write_categories,
     write_manifest,
 )
+from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.tfrecord import TFRecordWriter, file_crc32c
 
 _PROGRESS_EVERY = 8  # pictures
@@ -44,22 +44,22 @@ _PROGRESS_EVERY = 8  # pictures
 
 @dataclass
 class ConversionSummary:
-    """What a conversion did.
+    """What a conversion did. All counts include the shards that were kept.
 
     Attributes:
-        prefix: of the shards.
-        shards: how many there are.
-        kept_shards: how many were whole already.
-        pictures: in the records, kept shards included; so are the counts below.
-        objects: object annotations, crowds included.
-        crowds: of them, crowds.
-        segments: panoptic segments.
+        prefix: prefix of the shards.
+        shards: number of shards.
+        kept_shards: number of shards that were complete before.
+        pictures: number of pictures in the records.
+        objects: number of object annotations, crowds included.
+        crowds: number of crowds.
+        segments: number of panoptic segments.
         bytes: size of the shards.
-        skipped_objects: by reason.
-        skipped_pictures: by reason.
-        notes: what was done to pictures or objects that the user should know of, and how often.
+        skipped_objects: number of skipped objects by reason.
+        skipped_pictures: number of skipped pictures by reason.
+        notes: changes to pictures or objects that the user should know about, with their numbers.
         seconds: wall time.
-        images_per_second: converted now, per second of wall time.
+        images_per_second: pictures converted in this run, per second of wall time.
     """
 
     prefix: str
@@ -84,7 +84,7 @@ class _Shard:
     index: int
     path: Path
     pictures: Pictures
-    common: str  # digest of what all shards depend on
+    common: str  # digest of everything that all shards depend on
 
 
 def convert(
@@ -93,26 +93,25 @@ def convert(
     """Converts a split.
 
     Args:
-        plan: what and where to.
-        dataset: the split as read_dataset(plan.files) returned it.
-        workers: processes; 1 works in this one.
-        run: hands the shards to workers, as `workers.run_units` does.
+        plan: what to convert, and to what.
+        dataset: the split, from read_dataset(plan.files).
+        workers: number of processes; with 1, this process does the work.
+        run: hands the shards to workers, like `processes.run_units`.
 
     Returns:
         The counts of all shards.
 
     Raises:
-        DataError: the annotations have problems, a picture cannot be converted (with on_bad_data "fail"), or
-            output_dir holds shards of this prefix that no manifest of ours explains.
-        RunError: another conversion writes to output_dir.
+        DataError: see `check_dataset`; or a picture cannot be converted (with on_bad_data "fail"), or output_dir
+            contains shards of this prefix that the manifest does not list.
+        RunError: another conversion is writing to output_dir.
     """
-    _require_small_ids(dataset)
-    require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    check_dataset(plan, dataset)
     try:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"The output folder {plan.output_dir} cannot be made: {error.strerror}.",
+            f"The output folder {plan.output_dir} cannot be created: {error.strerror}.",
             "Give another --output-dir.",
         ) from None
     with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
@@ -122,7 +121,7 @@ def convert(
 def _convert(
     plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]]
 ) -> ConversionSummary:
-    """Converts what is not there yet; nobody else writes to the folder."""
+    """Converts the missing shards; the caller has locked the folder."""
     begun = time.monotonic()
     common = common_digest(plan, dataset)
     done = clear_stale(plan)
@@ -134,7 +133,7 @@ def _convert(
     kept = sum(entry["counts"]["pictures"] for entry in entries.values())
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
-        remove(shard.path)  # stale: if this run is interrupted, old and new must not lie side by side
+        remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
     write_categories(plan, dataset.table)
     write_manifest(plan, entries)
     work = partial(_convert_shard, plan, dataset.table)
@@ -150,10 +149,10 @@ def _convert(
                 entries[index] = entry
                 write_manifest(plan, entries)
     except BaseException as error:
-        remove_partial(plan)  # of a worker that was killed
+        remove_partial(plan)  # left by a worker that was killed
         if isinstance(error, KeyboardInterrupt):
             console.warn(
-                f"{len(entries)} of {plan.shards} shards of {plan.files.name} are whole and kept; "
+                f"{len(entries)} of {plan.shards} shards of {plan.files.name} are complete; "
                 "the same command makes the others"
             )
         raise
@@ -164,31 +163,46 @@ def _convert(
     return summary
 
 
-def read_plan(plan: ConversionPlan) -> PanopticDataset:
-    """Reads the data set of a plan and makes sure that its category ids fit 16-bit label pictures.
+def convert_all(
+    plans: Sequence[ConversionPlan], workers: int, run: Callable[..., Generator[Any]] = run_units
+) -> list[ConversionSummary]:
+    """Reads and converts splits one after the other; see `convert`."""
+    if workers > 1 and run is run_units:
+        preload(__name__)  # the processes start while the annotations are read
+    return [convert(plan, read_dataset(plan.files), workers, run) for plan in plans]
+
+
+def count_pictures(plan: ConversionPlan) -> int:
+    """Returns the number of pictures that a plan converts.
 
     Raises:
-        DataError: a file is missing or is none of COCO's form, its category table is not usable or its ids are too
-            large; what is wrong with single pictures is in `PanopticDataset.problems`.
+        DataError: see `check_dataset`.
     """
     dataset = read_dataset(plan.files)
-    _require_small_ids(dataset)
-    return dataset
+    check_dataset(plan, dataset)
+    return len(dataset.pictures)
 
 
-def _require_small_ids(dataset: PanopticDataset) -> None:
+def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> None:
+    """Checks that a data set can be converted.
+
+    Raises:
+        DataError: a category id does not fit 16-bit label pictures, or the annotations have problems other than those
+            that the plan skips.
+    """
     if dataset.table.max_id > MAX_CATEGORY_ID:
         raise DataError(
-            f"{dataset.files.panoptic_annotations} has a category id of {dataset.table.max_id}; "
-            f"records hold ids up to {MAX_CATEGORY_ID}.",
-            "Number the categories anew.",
+            f"{dataset.files.panoptic_annotations} has the category id {dataset.table.max_id}; "
+            f"records allow ids up to {MAX_CATEGORY_ID}.",
+            "Renumber the categories.",
         )
+    require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
 
 
 def _convert_shard(
     plan: ConversionPlan, table: CategoryTable, shard: _Shard, advance: Callable[[int], None]
 ) -> tuple[int, dict[str, Any]]:
-    """Writes one shard; returns its index and its manifest entry."""
+    """Writes one shard and returns its index and its manifest entry."""
     encoder = PictureEncoder(plan.files, table)
     counts: Counter[str] = Counter()
     skipped_pictures: Counter[str] = Counter()
@@ -203,7 +217,7 @@ def _convert_shard(
                 if plan.on_bad_data == "fail":
                     raise DataError(
                         f"Picture {picture.id} ({picture.file_name}) cannot be converted: {error}.",
-                        "Repair it ('panoptic inspect' lists all such pictures), or give --on-bad-data skip.",
+                        "Repair it ('panoptic inspect' lists all such pictures), or use --on-bad-data skip.",
                     ) from None
                 skipped_pictures[error.reason] += 1
             else:
@@ -233,7 +247,7 @@ def _beginning_with(prefix: str, counts: Counter[str]) -> dict[str, int]:
 def _whole_shards(
     plan: ConversionPlan, shards: list[_Shard], done: dict[str, dict[str, Any]], workers: int
 ) -> dict[int, dict[str, Any]]:
-    """Returns the manifest's entries, by index, of the shards that need not be made again."""
+    """Returns the manifest's entries of the shards that are still valid, by index."""
     units = [(shard, done[shard.path.name]) for shard in shards if shard.path.name in done]
     if not units:
         return {}
@@ -248,7 +262,7 @@ def _whole_shards(
 def _is_whole(
     plan: ConversionPlan, unit: tuple[_Shard, dict[str, Any]], advance: Callable[[int], None]
 ) -> tuple[int, bool]:
-    """Whether a shard's inputs and options are what they were and its bytes are what was written."""
+    """Whether a shard's inputs and options are unchanged and its bytes are those that were written."""
     shard, entry = unit
     fingerprint = Fingerprint(plan, shard.common)
     for place in range(len(shard.pictures)):
@@ -263,7 +277,7 @@ def _is_whole(
 def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
     summary = ConversionSummary(plan.files.name, plan.shards)
     objects: Counter[str] = Counter(dataset.ignored_objects)
-    # A picture with several problems is left out once.
+    # A picture with several problems is counted once.
     pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())
     notes: Counter[str] = Counter()
     for entry in entries.values():

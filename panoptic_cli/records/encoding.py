@@ -1,4 +1,4 @@
-"""From one annotated picture to one serialized record."""
+"""Encoding one annotated picture as one serialized record."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
 from panoptic_cli.coco.layout import SplitFiles
+from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.images.encoded import PictureError, read_file, read_picture_file, size_mismatch
 from panoptic_cli.images.masks import CroppedMask, SegmentRuns
 from panoptic_cli.records import schema
 from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
 
-SKIPPED, NOTE = "skipped: ", "note: "  # how the counts of such things begin
+SKIPPED, NOTE = "skipped: ", "note: "  # prefixes of such counts
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class _Object:
 
 
 class PictureEncoder:
-    """Makes records of the pictures of a split.
+    """Encodes the pictures of a split as records.
 
     Args:
-        files: where pictures and masks are.
+        files: the files of the split.
         table: the categories.
     """
 
@@ -43,15 +44,15 @@ class PictureEncoder:
         self._semantic = semantic_lookup(table)
 
     def encode(self, picture: Picture) -> tuple[bytes, Counter[str]]:
-        """Makes the record of one picture.
+        """Encodes one picture.
 
         Returns:
-            The serialized tf.train.Example, and what it holds: "objects", "crowds", "segments",
-            "skipped: <reason>" for the object annotations that have no pixels, "note: <what>" for what was
-            done to the picture or its objects and the user should know.
+            The serialized tf.train.Example, and counts of what it contains: "objects", "crowds", "segments";
+            "skipped: <reason>" for object annotations without pixels; "note: <what>" for changes to the picture or its
+            objects that the user should know about.
 
         Raises:
-            PictureError: picture or mask is missing, unreadable or at odds with the annotations.
+            PictureError: the picture or the mask is missing, unreadable, or contradicts the annotations.
         """
         image = read_picture_file(self._files.image_dir / picture.file_name, picture.width, picture.height)
         runs = self._read_segments(picture)
@@ -88,12 +89,12 @@ class PictureEncoder:
         if strangers:
             raise PictureError(
                 "mask ids not in the JSON",
-                f"{path} has segment ids that segments_info lacks: {_some(strangers)}",
+                f"{path} has segment ids that segments_info lacks: {listed(strangers, 5)}",
             )
         pixels = runs.areas(len(segment_ids))[1:]
         if not pixels.all():
             empty = [segment_ids[place] for place in np.flatnonzero(pixels == 0)]
-            raise PictureError("segments without pixels", f"{path} has no pixels of segments {_some(empty)}")
+            raise PictureError("segments without pixels", f"{path} has no pixels of segments {listed(empty, 5)}")
         return runs
 
     def _objects(self, picture: Picture, runs: SegmentRuns, counts: Counter[str]) -> list[_Object]:
@@ -153,12 +154,12 @@ class PictureEncoder:
 
 
 def _encode_lookup(lookup: np.ndarray, runs: SegmentRuns) -> bytes:
-    """Encodes lookup[place] of every pixel, painted in 8 bits where they do."""
+    """Encodes lookup[place] of every pixel, painted with 8 bits if they suffice."""
     return masks.encode_png(runs.paint(lookup.astype(np.uint8) if lookup.max() <= 255 else lookup))
 
 
 def _draw(annotation: ObjectAnnotation, picture: Picture) -> _Object | str:
-    """Returns the object, or why it has nothing to train on."""
+    """Returns the object, or the reason why there is nothing to train on."""
     height, width = picture.height, picture.width
     try:
         mask = masks.draw(annotation.segmentation, height, width)
@@ -187,13 +188,9 @@ def _place(
     area: float | None,
     bbox: tuple[float, float, float, float] | None,
 ) -> _Object:
-    """Makes the object; area and box come from the pixels where the annotation has none."""
+    """Returns the object; area and box are computed from the pixels if the annotation lacks them."""
     height, width = mask.height, mask.width
     x, y, w, h = mask.box if bbox is None else bbox
     xmin, xmax = max(x, 0.0) / width, min(x + w, width) / width
     ymin, ymax = max(y, 0.0) / height, min(y + h, height) / height
     return _Object(label, (xmin, xmax, ymin, ymax), is_crowd, float(mask.pixels.sum()) if area is None else area, mask)
-
-
-def _some(values: list[int]) -> str:
-    return ", ".join(str(v) for v in values[:5]) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

@@ -1,6 +1,6 @@
-"""What a folder of shards holds already: the manifest of a split, and which of its shards still fit.
+"""The manifest of a split's shards, and which existing shards are still valid.
 
-The manifest `{prefix}.manifest.json` has an entry for each whole shard: the fingerprint of its inputs and options,
+The manifest `{prefix}.manifest.json` has an entry for each complete shard: the fingerprint of its inputs and options,
 bytes, checksum and counts.
 """
 
@@ -11,56 +11,29 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import PanopticDataset
-from panoptic_cli.coco.layout import CATEGORIES_FILE, SplitFiles
-from panoptic_cli.errors import DataError
+from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json, remove, write_json
+from panoptic_cli.records.plans import ConversionPlan
 
-SCHEMA_VERSION = 2  # raise it when the same input gives other records
-OnBadData = Literal["fail", "skip"]
+SCHEMA_VERSION = 2  # increase it if the same input gives other records
 COUNTS = ("pictures", "objects", "crowds", "segments")
 
 
-@dataclass(frozen=True)
-class ConversionPlan:
-    """What is to be converted.
-
-    Attributes:
-        files: the split; its name is the shards' prefix.
-        output_dir: where the shards go.
-        shards: how many.
-        on_bad_data: "fail" at the first picture that cannot be converted, or "skip" and count it.
-    """
-
-    files: SplitFiles
-    output_dir: Path
-    shards: int
-    on_bad_data: OnBadData = "fail"
-
-    def shard_name(self, index: int) -> str:
-        """File name of a shard: {prefix}-00000-of-00032.tfrecord."""
-        return f"{self.files.name}-{index:05d}-of-{self.shards:05d}.tfrecord"
-
-    @property
-    def manifest_path(self) -> Path:
-        """The manifest of the split."""
-        return self.output_dir / f"{self.files.name}.manifest.json"
-
-
 def common_digest(plan: ConversionPlan, dataset: PanopticDataset) -> str:
-    """Digest of everything that all shards depend on."""
+    """Returns the digest of everything that all shards depend on."""
     parts = [SCHEMA_VERSION, dataset.digests, plan.files.object_annotations is None, plan.shards, plan.on_bad_data]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Fingerprint:
-    """Digest of what one shard depends on: the pictures' and masks' sizes and times of change, too."""
+    """The digest of everything that one shard depends on, with sizes and modification times of pictures and masks."""
 
     def __init__(self, plan: ConversionPlan, common: str) -> None:
         self._folders = str(plan.files.image_dir), str(plan.files.panoptic_masks)
@@ -77,31 +50,33 @@ class Fingerprint:
             self._digest.update(f"{name} {state}\n".encode())
 
     def hexdigest(self) -> str:
-        """The digest of all that was added."""
+        """Returns the digest of the pictures added so far."""
         return self._digest.hexdigest()
 
 
 def clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
-    """Removes shards that earlier runs left and this one will not overwrite; returns the manifest's entries.
+    """Removes shards of earlier runs that this run will not overwrite; returns the manifest's entries by file name.
 
-    Shards of another count would be read together with ours by a pattern like val-*, so they have to go:
-    those that our manifest lists are removed, others are not ours to remove.
+    A pattern like val-* would read shards of another count together with ours. Those that our manifest lists are
+    removed. Others are an error, because someone else made them.
+
+    Raises:
+        DataError: the folder contains shards of this prefix that the manifest does not list.
     """
     prefix = plan.files.name
     entries: dict[str, dict[str, Any]] = {}
     if plan.manifest_path.is_file():
         value = read_json(plan.manifest_path, "manifest")
-        listed = value.get("shards") if isinstance(value, dict) else None
-        for entry in listed if isinstance(listed, list) else []:
+        shards = value.get("shards") if isinstance(value, dict) else None
+        for entry in shards if isinstance(shards, list) else []:
             if _is_entry(entry):
                 entries[entry["name"]] = entry
     ours = {plan.shard_name(index) for index in range(plan.shards)}
     others = [path for path in _shard_files(plan.output_dir, prefix) if path.name not in ours]
-    strange = [path.name for path in others if path.name not in entries]
-    if strange:
+    unknown = sorted(path.name for path in others if path.name not in entries)
+    if unknown:
         raise DataError(
-            f"{plan.output_dir} holds shards of another conversion: {', '.join(sorted(strange)[:3])}"
-            f"{' ...' if len(strange) > 3 else ''}.",
+            f"{plan.output_dir} contains shards of another conversion: {listed(unknown, 3)}.",
             "Remove them, or give another --output-dir.",
         )
     for path in others:
@@ -111,20 +86,20 @@ def clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
 
 
 def write_categories(plan: ConversionPlan, table: CategoryTable) -> None:
-    """Writes categories.json, which all splits in a folder share."""
+    """Writes categories.json, which all splits in a folder share; warns if it changes."""
     path = plan.output_dir / CATEGORIES_FILE
     others = [p.name.removesuffix(".manifest.json") for p in plan.output_dir.glob("*.manifest.json")]
     others = sorted(name for name in others if name != plan.files.name)
     if others and path.is_file() and read_json(path, "categories") != table.to_list():
         console.warn(
-            f"{path} changes: the records of {', '.join(others)} were made with other categories. Convert them again "
+            f"{path} changes: the records of {listed(others)} were made with other categories. Convert those again "
             "as well, or give another --output-dir."
         )
     write_json(path, table.to_list())
 
 
 def _is_entry(value: Any) -> bool:
-    """Whether this is an entry as we write it; those of earlier versions of this program are not."""
+    """Whether this is an entry as this version writes it; earlier versions wrote other entries."""
     kinds = {"name": str, "fingerprint": str, "bytes": int, "crc32c": int}
     kinds |= dict.fromkeys(("counts", "skipped_objects", "skipped_pictures", "notes"), dict)
     if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in kinds.items()):
@@ -133,7 +108,7 @@ def _is_entry(value: Any) -> bool:
 
 
 def remove_partial(plan: ConversionPlan) -> None:
-    """Removes what processes that were killed left under temporary names."""
+    """Removes the temporary files of killed processes."""
     for path in plan.output_dir.glob(f".{plan.files.name}-*.partial"):
         remove(path)
 
@@ -144,7 +119,7 @@ def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:
 
 
 def write_manifest(plan: ConversionPlan, entries: dict[int, dict[str, Any]]) -> None:
-    """Writes the manifest of the shards that are whole, given by index."""
+    """Writes the manifest of the complete shards, given by index."""
     value = {
         "schema": SCHEMA_VERSION,
         "prefix": plan.files.name,

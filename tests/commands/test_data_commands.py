@@ -88,8 +88,8 @@ def test_what_was_left_out_and_done_is_told(dataset: Path, capsys: Out) -> None:
     assert split["notes"] == {"boxes cut at the picture's edge": 1}
     assert run([*arguments, "--on-bad-data", "skip"]) == 0  # all shards are kept: their counts are told again
     shown = capsys.readouterr().out
-    assert "left out 1 objects: empty mask" in shown
-    assert "left out 1 pictures: picture missing" in shown
+    assert "skipped 1 objects: empty mask" in shown
+    assert "skipped 1 pictures: picture missing" in shown
     assert "1 boxes cut at the picture's edge" in shown
 
 

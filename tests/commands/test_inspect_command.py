@@ -47,7 +47,7 @@ def test_data_laid_out_otherwise(mine: Path, dataset: Path, capsys: Capture) -> 
         (["--experiment", "x"], 2, "--augmented"),
         (["--draw", "1", "--output", "file"], 2, "is a file"),
         (["data", "--draw", "1", "--output", "d", "--augmented"], 1, "panoptic make-tfrecords"),
-        (["nowhere"], 1, "neither a data set nor"),
+        (["nowhere"], 1, "No data set or records match nowhere"),
         ([], 1, "panoptic download"),
     ],
 )

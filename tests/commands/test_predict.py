@@ -58,7 +58,7 @@ def test_lists(album: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "names no pictures"), (b"\n \n", "names no pictures"), (b"\x89PNG\0", "is no text")]
+    ("content", "reason"), [(b"", "is empty"), (b"\n \n", "is empty"), (b"\x89PNG\0", "is not text")]
 )
 def test_lists_that_are_none(
     album: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes, reason: str
@@ -86,7 +86,7 @@ def test_a_name_that_is_no_utf_8_is_kept(album: Path) -> None:
     [
         ([], "There are no pictures to predict"),
         (["."], ""),
-        ([".", "--contact-sheet", "sheet.gif"], "sheet.gif is no name for a contact sheet"),
+        ([".", "--contact-sheet", "sheet.gif"], "sheet.gif cannot be a contact sheet"),
         ([".", "--gpus", "0"], "--saved-model holds its own weights"),
     ],
 )

@@ -32,8 +32,8 @@ class Ten(NamedTuple):
 @pytest.fixture(scope="module")
 def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
     from panoptic_cli.coco.layout import coco_files
-    from panoptic_cli.records.conversion import convert, read_plan
-    from panoptic_cli.records.manifest import ConversionPlan
+    from panoptic_cli.records.conversion import convert_all
+    from panoptic_cli.records.plans import ConversionPlan
 
     data = tmp_path_factory.mktemp("ten")
     theirs, ours = coco_files(coco100, "val"), coco_files(data, "val")
@@ -66,7 +66,7 @@ def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
     ours.panoptic_annotations.write_text(json.dumps(content))
     schema = data / "tfrecords"
     plan = ConversionPlan(dataclasses.replace(ours, object_annotations=None), schema, 1)
-    convert(plan, read_plan(plan), workers=1)
+    convert_all([plan], workers=1)
     return Ten([ours.image_dir / image["file_name"] for image in content["images"]], schema, data)
 
 

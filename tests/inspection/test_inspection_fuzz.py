@@ -18,10 +18,11 @@ from panoptic_cli.commands.main import run
 from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import coco_files
 from panoptic_cli.demo import shapes
-from panoptic_cli.inspection.record_files import find_records, inspect_records
+from panoptic_cli.inspection.record_files import inspect_records
 from panoptic_cli.records import schema
 from panoptic_cli.records.conversion import convert
-from panoptic_cli.records.manifest import ConversionPlan
+from panoptic_cli.records.files import find_record_files
+from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.tfrecord import TFRecordWriter, read_records
 
 Capture = pytest.CaptureFixture[str]
@@ -183,7 +184,7 @@ def test_odd_features(sound: Path, tmp_path: Path, data: st.DataObject) -> None:
     import numpy as np
 
     values = [*_VALUES, np.array([np.nan], np.float32), np.array([1 << 62, -5]), np.zeros(3, np.float32)]
-    record = next(read_records(find_records(str(sound / "records"))[0]))
+    record = next(read_records(Path(find_record_files(str(sound / "records"))[0])))
     features: dict[str, Any] = dict(schema.decode_example(record))
     changed = data.draw(st.sets(st.sampled_from(sorted(features)), min_size=1, max_size=3))
     removed = set()

@@ -12,15 +12,19 @@ from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import coco_files
 from panoptic_cli.inspection import samples
 from panoptic_cli.inspection.dataset import inspect_split
-from panoptic_cli.inspection.record_files import find_records
-from panoptic_cli.inspection.statistics import evenly
+from panoptic_cli.inspection.statistics import spread_evenly
+from panoptic_cli.records.files import find_record_files
 from panoptic_cli.records.tfrecord import TFRecordWriter, read_records
+
+
+def _paths(pattern: str) -> list[Path]:
+    return [Path(path) for path in find_record_files(pattern)]
 
 
 def test_samples_from_files_and_from_records_are_the_same(shapes_dir: Path, shapes_records: Path) -> None:
     dataset = read_dataset(coco_files(shapes_dir, "val"))
     of_files = list(samples.dataset_samples(dataset.files, dataset.table, dataset.pictures))
-    of_records = list(samples.record_samples(find_records(f"{shapes_records}/val-*"), 100))
+    of_records = list(samples.record_samples(_paths(f"{shapes_records}/val-*"), 100))
     assert len(of_files) == len(of_records) == 4
     for a, b in zip(of_files, of_records, strict=True):
         assert a.name == f"val-{b.name}"
@@ -30,15 +34,15 @@ def test_samples_from_files_and_from_records_are_the_same(shapes_dir: Path, shap
 
 
 def test_pictures_are_chosen_evenly(shapes_dir: Path) -> None:
-    assert evenly(range(10), 3) == [0, 3, 6]
-    assert evenly(range(2), 5) == [0, 1]
-    assert evenly([], 5) == []
+    assert spread_evenly(range(10), 3) == [0, 3, 6]
+    assert spread_evenly(range(2), 5) == [0, 1]
+    assert spread_evenly([], 5) == []
     chosen = inspect_split(coco_files(shapes_dir, "val"), workers=1, samples=2).samples
     assert [picture.id for picture in chosen] == [200000, 200006]
 
 
 def test_records_are_taken_from_every_file(shapes_records: Path) -> None:
-    paths = find_records(f"{shapes_records}/train-*")
+    paths = _paths(f"{shapes_records}/train-*")
     names = [sample.name for sample in samples.record_samples(paths, 4)]
     assert len(names) == 4
     firsts = [next(samples.record_samples([path], 1)).name for path in paths]
@@ -65,7 +69,7 @@ def test_a_damaged_record_ends_only_itself(
     shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.tfrecord"
-    whole = list(read_records(find_records(f"{shapes_records}/train-*")[0]))
+    whole = list(read_records(_paths(f"{shapes_records}/train-*")[0]))
     with TFRecordWriter(path) as writer:
         for record in (b"\x07 none", *whole[1:]):
             writer.write(record)
@@ -78,7 +82,7 @@ def test_a_damaged_shard_ends_only_itself(
     shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(shapes_records, tmp_path / "records"))
-    paths = find_records(f"{folder}/train-*")
+    paths = _paths(f"{folder}/train-*")
     paths[0].write_bytes(paths[0].read_bytes()[:100])
     assert len(list(samples.record_samples(paths, 3))) == 2
     assert paths[0].name in capsys.readouterr().err

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import SplitFiles, find_splits
 from panoptic_cli.errors import DataError
 from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.inspection.record_files import inspect_records
 from panoptic_cli.records import schema
-from panoptic_cli.records.conversion import ConversionSummary, convert, read_plan
+from panoptic_cli.records.conversion import ConversionSummary, convert_all
 from panoptic_cli.records.encoding import PictureEncoder
-from panoptic_cli.records.manifest import ConversionPlan, OnBadData
+from panoptic_cli.records.plans import ConversionPlan, OnBadData
 from panoptic_cli.records.schema import decode_example, semantic_lookup
 from panoptic_cli.records.tfrecord import read_records
 
@@ -32,7 +33,8 @@ def _convert(
     files: SplitFiles | None = None,
 ) -> ConversionSummary:
     plan = ConversionPlan(files or find_splits(data, ["val"])[0], target, shards, on_bad_data)
-    return convert(plan, read_plan(plan), workers)
+    (summary,) = convert_all([plan], workers)
+    return summary
 
 
 def _examples(target: Path) -> dict[int, dict[str, Any]]:
@@ -47,7 +49,7 @@ def _contents(target: Path) -> dict[str, bytes]:
 def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None:
     summary = _convert(generated, tmp_path)
     plan = ConversionPlan(find_splits(generated, ["val"])[0], tmp_path, 2)
-    dataset = read_plan(plan)
+    dataset = read_dataset(plan.files)
     examples = _examples(tmp_path)
     assert examples.keys() == {picture.id for picture in dataset.pictures}
     lookup = semantic_lookup(dataset.table)
@@ -85,7 +87,7 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
 
 
 def test_the_encoder_can_be_sent_anywhere(generated: Path, tmp_path: Path) -> None:
-    dataset = read_plan(ConversionPlan(find_splits(generated, ["val"])[0], tmp_path, 1))
+    dataset = read_dataset(find_splits(generated, ["val"])[0])
     encoder = PictureEncoder(dataset.files, dataset.table)
     sent_encoder, sent_pictures = pickle.loads(pickle.dumps((encoder, dataset.pictures[1::2])))
     assert list(sent_pictures) == list(dataset.pictures)[1::2]
@@ -142,7 +144,7 @@ def test_category_ids_that_no_label_picture_holds_are_refused(dataset: Path, tmp
     value = json.loads(path.read_text())
     value["categories"].append({"id": category, "name": "\ud800", "isthing": 1})
     path.write_text(json.dumps(value))
-    with pytest.raises(DataError, match="Number the categories anew"):
+    with pytest.raises(DataError, match="Renumber the categories"):
         _convert(dataset, tmp_path)
 
 

@@ -20,8 +20,8 @@ from panoptic_cli.coco.dataset import PanopticDataset, read_dataset
 from panoptic_cli.coco.layout import coco_files
 from panoptic_cli.errors import PanopticError
 from panoptic_cli.inspection.record_files import inspect_records
-from panoptic_cli.records.conversion import convert, read_plan
-from panoptic_cli.records.manifest import ConversionPlan, OnBadData
+from panoptic_cli.records.conversion import convert
+from panoptic_cli.records.plans import ConversionPlan, OnBadData
 
 _ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 255, 65536, 1 << 24, 1 << 31, 1 << 53, (1 << 62) + 1, 1 << 64, 10**400),
@@ -81,7 +81,7 @@ def _convert_or_refuse(folder: Path, on_bad_data: OnBadData) -> None:
     console.configure(verbosity=-1)
     plan = ConversionPlan(coco_files(folder, "val"), target, 2, on_bad_data)
     try:
-        dataset = read_plan(plan)
+        dataset = read_dataset(plan.files)
         summary = convert(plan, dataset, 1)
     except PanopticError:  # anything else fails the test
         whole = False
@@ -153,7 +153,7 @@ def test_the_quick_and_the_thorough_way_say_the_same(generated: Path, data: st.D
             if thorough:
                 refuse = type("Refusing", (), {"decode": lambda self, text: []})()
                 for name in ("DECODE_IMAGES", "DECODE_ANNOTATIONS", "DECODE_OBJECTS"):
-                    patch.setattr(lists.coco_entries, name, refuse)
+                    patch.setattr(lists.json_entries, name, refuse)
             try:
                 found.append(outcome(read_dataset(coco_files(Path(root), "val"))))
             except PanopticError as error:

@@ -16,8 +16,8 @@ import pytest
 from panoptic_cli.coco.layout import find_splits
 from panoptic_cli.demo import shapes
 from panoptic_cli.inspection.record_files import inspect_records
-from panoptic_cli.records.conversion import convert, read_plan
-from panoptic_cli.records.manifest import ConversionPlan
+from panoptic_cli.records.conversion import convert_all
+from panoptic_cli.records.plans import ConversionPlan
 
 pytestmark = pytest.mark.slow
 
@@ -73,5 +73,5 @@ def test_an_end_leaves_whole_shards_and_the_next_run_does_the_rest(many: Path, t
     assert summary["kept_shards"] >= len(kept) - 2  # one a worker may be renamed but not yet in the manifest
     resumed = {p.name: p.read_bytes() for p in target.glob("train-*")}
     plan = ConversionPlan(find_splits(data, ["train"])[0], tmp_path / "fresh", 30)
-    convert(plan, read_plan(plan), 1)
+    convert_all([plan], 1)
     assert {p.name: p.read_bytes() for p in (tmp_path / "fresh").glob("train-*")} == resumed

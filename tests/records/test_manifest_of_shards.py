@@ -10,13 +10,14 @@ import pytest
 from panoptic_cli.coco.layout import find_splits
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.locks import folder_lock
-from panoptic_cli.records.conversion import ConversionSummary, convert, read_plan
-from panoptic_cli.records.manifest import ConversionPlan
+from panoptic_cli.records.conversion import ConversionSummary, convert_all
+from panoptic_cli.records.plans import ConversionPlan
 
 
 def _convert(data: Path, target: Path, shards: int = 2, split: str = "val") -> ConversionSummary:
     plan = ConversionPlan(find_splits(data, [split])[0], target, shards)
-    return convert(plan, read_plan(plan), 1)
+    (summary,) = convert_all([plan], 1)
+    return summary
 
 
 def _contents(target: Path) -> dict[str, bytes]:
