@@ -25,7 +25,7 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print the result as one JSON object.", callback=_json_callback, is_eager=True),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, without changing anything.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 
 DataDir = Annotated[
     Path,
@@ -55,7 +55,7 @@ Checkpoint = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="PATH",
-        help="Checkpoint (prefix or folder) instead of a run directory; takes --experiment, --config and --set.",
+        help="Checkpoint (prefix or folder) instead of a run; takes --experiment, --config, --set.",
         rich_help_panel=RUN,
     ),
 ]
@@ -74,15 +74,13 @@ Schedule = Annotated[
     typer.Option(
         "--schedule",
         metavar="NAME",
-        help="Training schedule of the preset: 1x or 3x.",
+        help="Schedule of the preset: 1x or 3x.",
         rich_help_panel=CONFIG,
     ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="YAML file with any part of the configuration.", rich_help_panel=CONFIG
-    ),
+    typer.Option("--config", metavar="FILE", help="YAML file with configuration keys.", rich_help_panel=CONFIG),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -136,7 +134,7 @@ CategoriesFile = Annotated[
         "--categories",
         envvar="PANOPTIC_CATEGORIES",
         metavar="FILE",
-        help="File with the categories: a panoptic JSON or categories.json.",
+        help="Panoptic JSON or categories.json.",
         show_default="beside the records",
         rich_help_panel=CONFIG,
     ),
@@ -146,7 +144,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="TYPE",
-        help="Precision of computation: float32, float16 or bfloat16.",
+        help="Precision: float32, float16 or bfloat16.",
         rich_help_panel=DEVICES,
     ),
 ]

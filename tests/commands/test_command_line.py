@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from panoptic_cli.commands.main import app, run
 
+from panoptic_cli import diagnostics
+
 COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
 
 # Runs command lines in one process and reports each exit code, and whether TensorFlow is imported afterwards.
@@ -103,35 +105,31 @@ def test_the_refusal_of_tpus_gives_the_reason(capsys: pytest.CaptureFixture[str]
 
 
 def test_unexpected_errors_are_one_line_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from panoptic_cli.coco import layout
-
     def broken(*_: object) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr(layout, "find_splits", broken)
+    monkeypatch.setattr(diagnostics, "diagnose", broken)
     monkeypatch.delenv("PANOPTIC_DEBUG", raising=False)
-    assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 1
+    assert run(["doctor"]) == 1
     error = capsys.readouterr().err
     assert "boom" in error
     assert "PANOPTIC_DEBUG=1" in error
     assert "Traceback" not in error
     monkeypatch.setenv("PANOPTIC_DEBUG", "1")
-    assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 1
+    assert run(["doctor"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_interrupt_gives_a_message_and_exit_code_130(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from panoptic_cli.coco import layout
-
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(layout, "find_splits", interrupted)
-    assert run(["make-tfrecords", "--data-dir", str(tmp_path)]) == 130
+    monkeypatch.setattr(diagnostics, "diagnose", interrupted)
+    assert run(["doctor"]) == 130
     assert capsys.readouterr().err == "warning: interrupted\n"
 
 
