@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -15,6 +15,7 @@ from panoptic_cli.transfer.sizes import human_size
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:  # pydantic takes 0.1 s to import, which would delay every help page
+    from panoptic_cli.transfer.download import DownloadOutcome
     from panoptic_cli.transfer.download_plan import Plan
 
 
@@ -89,18 +90,15 @@ def download(
         console.result({"dry_run": True, **plan.to_json()}, _plan_table(plan), _plan_total(plan))
         return
     outcome = run_plan(plan, connections=connections, keep_zips=keep_zips)
-    if not outcome["extracted"]:
-        console.result(outcome, f"Nothing to do: {data_dir} is complete.")
+    if not outcome.extracted:
+        console.result(outcome.to_json(), f"Nothing to do: {data_dir} is complete.")
         return
-    console.result(outcome, _outcome_table(outcome), f"{data_dir} is complete.")
+    console.result(outcome.to_json(), _outcome_table(outcome), f"{data_dir} is complete.")
     console.info(f"Next: panoptic make-tfrecords --data-dir {data_dir}")
 
 
-def _outcome_table(outcome: dict[str, Any]) -> Table:
-    rows = [
-        [output["path"], output["state"], f"{output['files']:,}", human_size(output["bytes"])]
-        for output in outcome["outputs"]
-    ]
+def _outcome_table(outcome: DownloadOutcome) -> Table:
+    rows = [[output.path, output.state, f"{output.files:,}", human_size(output.bytes)] for output in outcome.outputs]
     return console.table(None, ["file or folder", "state", "files", "size"], rows, left=2)
 
 

@@ -15,7 +15,7 @@ from panoptic_cli.transfer.sizes import human_size
 from .options import DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:
-    from panoptic_cli.transfer.upload import Outcome
+    from panoptic_cli.transfer.upload import UploadOutcome
     from panoptic_cli.transfer.upload_plan import Upload
 
 _MAX_WORKERS = 64
@@ -66,7 +66,7 @@ def upload(
     console.result(outcome.to_json(), _table(outcome.files, None if dry_run else set()), _summary(outcome))
 
 
-def _summary(outcome: Outcome) -> str:
+def _summary(outcome: UploadOutcome) -> str:
     count, unchanged = len(outcome.changed), len(outcome.files) - len(outcome.changed)
     size = human_size(sum(item.size for item in outcome.changed))
     verb = "would be sent" if outcome.dry_run else "sent and verified"

@@ -103,8 +103,8 @@ def validate(tree: dict[str, Any], source: str) -> Experiment:
         return Experiment.model_validate(tree)
     except ValidationError as error:
         problems = [_describe(item) for item in error.errors()]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError(f"The configuration ({source}) has {count}: {summarize(problems, 30)}") from None
+        found = "is not valid" if len(problems) == 1 else f"has {len(problems)} problems"
+        raise ConfigError(f"The configuration ({source}) {found}: {summarize(problems, 30)}.") from None
 
 
 def dump(experiment: Experiment) -> str:

@@ -6,8 +6,9 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from panoptic_cli import console
 from panoptic_cli.errors import TransferError, listed, summarize
@@ -16,7 +17,7 @@ from panoptic_cli.locks import folder_lock
 from panoptic_cli.transfer.aria2c import control_path, part_path, require_aria2c
 from panoptic_cli.transfer.download_plan import ZIPS, Item, Plan, state_of
 from panoptic_cli.transfer.extract import Extracted, extract
-from panoptic_cli.transfer.manifest import Archive
+from panoptic_cli.transfer.manifest import Archive, Output
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.receipts import Receipts, measure
 from panoptic_cli.transfer.sizes import human_size, require_free_space
@@ -24,17 +25,63 @@ from panoptic_cli.transfer.sizes import human_size, require_free_space
 _BLOCK = 1 << 20
 
 
-def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class OutputState:
+    """An output after a download.
+
+    Attributes:
+        path: the file or folder in the data folder.
+        state: whether this download extracted it.
+        files: number of files.
+        bytes: their size.
+    """
+
+    path: str
+    state: Literal["new", "was here"]
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class DownloadOutcome:
+    """What a download did.
+
+    Attributes:
+        data_dir: the data folder.
+        fetched: file names of the downloaded archives.
+        bytes_fetched: bytes downloaded.
+        outputs: all outputs of the chosen splits.
+    """
+
+    data_dir: Path
+    fetched: list[str]
+    bytes_fetched: int
+    outputs: list[OutputState]
+
+    @property
+    def extracted(self) -> list[str]:
+        """Paths of the outputs that this download extracted."""
+        return [output.path for output in self.outputs if output.state == "new"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns values for JSON."""
+        return {
+            "data_dir": str(self.data_dir),
+            "fetched": self.fetched,
+            "bytes_fetched": self.bytes_fetched,
+            "extracted": self.extracted,
+            "already_complete": [output.path for output in self.outputs if output.state == "was here"],
+            "outputs": [asdict(output) for output in self.outputs],
+        }
+
+
+def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> DownloadOutcome:
     """Downloads, verifies and extracts what is missing in the plan.
 
     Args:
         plan: from `make_plan`.
         connections: connections for each archive, 1..16.
         keep_zips: whether to keep the archives in `<data-dir>/zips`.
-
-    Returns:
-        Values for JSON: data_dir, fetched (file names), bytes_fetched, extracted and already_complete (outputs), and
-        outputs (each with path, state, files and bytes).
 
     Raises:
         TransferError: something could not be downloaded, verified or extracted. The same call resumes.
@@ -67,15 +114,10 @@ def run_plan(plan: Plan, *, connections: int = 8, keep_zips: bool = False) -> di
         raise
     except OSError as error:
         raise _disk_error(error, plan.data_dir) from error
-    done = [output.to for item in work for output in item.missing]
-    return {
-        "data_dir": str(plan.data_dir),
-        "fetched": [item.archive.filename for item in lacking],
-        "bytes_fetched": fetched,
-        "extracted": done,
-        "already_complete": [o.to for item in plan.items for o in item.outputs if o.to not in done],
-        "outputs": [_describe(plan.data_dir, o.to, o.to in done) for item in plan.items for o in item.outputs],
-    }
+    outputs = [
+        _output_state(plan.data_dir, output, output in item.missing) for item in plan.items for output in item.outputs
+    ]
+    return DownloadOutcome(plan.data_dir, [item.archive.filename for item in lacking], fetched, outputs)
 
 
 def verify(path: Path, archive: Archive) -> str | None:
@@ -173,9 +215,9 @@ def _extract(item: Item, data_dir: Path, receipts: Receipts) -> None:
         receipts.record(item.archive, output, extracted)
 
 
-def _describe(data_dir: Path, to: str, is_new: bool) -> dict[str, Any]:
-    found = measure(data_dir / to) or Extracted(0, 0)
-    return {"path": to, "state": "new" if is_new else "was here", "files": found.files, "bytes": found.bytes}
+def _output_state(data_dir: Path, output: Output, is_new: bool) -> OutputState:
+    found = measure(data_dir / output.to) or Extracted(0, 0)
+    return OutputState(output.to, "new" if is_new else "was here", found.files, found.bytes)
 
 
 def _kept(plan: Plan, work: Sequence[Item]) -> str:

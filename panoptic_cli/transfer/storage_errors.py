@@ -41,12 +41,12 @@ def is_worth_resending(error: Exception) -> bool:
 
 
 def as_transfer_error(error: Exception, bucket: str) -> TransferError:
-    """Translates an error of the client library; see `describe`."""
-    message, hint = describe(error, bucket)
+    """Translates an error of the client library; see `explain`."""
+    message, hint = explain(error, bucket)
     return TransferError(message[0].upper() + message[1:] + ".", hint)
 
 
-def describe(error: BaseException, bucket: str) -> tuple[str, str]:
+def explain(error: BaseException, bucket: str) -> tuple[str, str]:
     """Explains an error of the client library.
 
     Args:
@@ -81,7 +81,7 @@ def describe(error: BaseException, bucket: str) -> tuple[str, str]:
     if isinstance(error, auth.GoogleAuthError):
         return "the Google Cloud credentials have expired or been revoked", _LOGIN
     if isinstance(error, api.RetryError) and error.cause is not None:
-        return describe(error.cause, bucket)
+        return explain(error.cause, bucket)
     if isinstance(error, api.GoogleAPICallError):
         return _of_status(int(error.code or 0), bucket)
     if isinstance(error, storage.InvalidResponse):

@@ -17,7 +17,7 @@ from panoptic_cli.transfer.storage_errors import (
     ChecksumMismatchError,
     FileChangedError,
     as_transfer_error,
-    describe,
+    explain,
     is_worth_resending,
 )
 from panoptic_cli.transfer.upload_plan import Destination, Upload, checksum, list_files, plan_uploads
@@ -28,7 +28,7 @@ _LONGEST_PAUSE = 16.0  # seconds between the attempts of one request
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedUpload:
     """A file that did not arrive, what is wrong, and what to do."""
 
     item: Upload
@@ -44,7 +44,7 @@ class UploadError(TransferError):
         files: all files of the upload.
     """
 
-    def __init__(self, failures: list[Failure], files: list[Upload], destination: Destination) -> None:
+    def __init__(self, failures: list[FailedUpload], files: list[Upload], destination: Destination) -> None:
         problems = [f"{failure.item.path}: {failure.message}" for failure in failures]
         count = sum(item.action != "unchanged" for item in files)
         super().__init__(
@@ -57,7 +57,7 @@ class UploadError(TransferError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UploadOutcome:
     """What an upload did, or would do.
 
     Attributes:
@@ -105,7 +105,7 @@ def upload_files(
     links: bool = False,
     workers: int = 8,
     dry_run: bool = False,
-) -> Outcome:
+) -> UploadOutcome:
     """Sends the files of a folder that are new or different, and verifies each object's CRC32C.
 
     Args:
@@ -127,7 +127,7 @@ def upload_files(
     planned = plan_uploads(client, paths, source if source.is_dir() else source.parent, destination)
     if not dry_run:
         run_uploads(client, planned, destination, workers)
-    return Outcome(destination, planned, dry_run)
+    return UploadOutcome(destination, planned, dry_run)
 
 
 def make_client() -> Any:
@@ -200,7 +200,7 @@ def run_uploads(client: Any, planned: list[Upload], destination: Destination, wo
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     if errors:
-        failures = [Failure(item, *describe(error, destination.bucket)) for item, error in errors]
+        failures = [FailedUpload(item, *explain(error, destination.bucket)) for item, error in errors]
         raise UploadError(failures, planned, destination)
     return work
 

@@ -124,7 +124,7 @@ def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destin
     try:
         blobs = client.list_blobs(destination.bucket, prefix=destination.prefix)
         existing = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
-    except Exception as error:  # `describe` raises errors again that are not from the transport
+    except Exception as error:  # `explain` raises errors again that are not from the transport
         raise as_transfer_error(error, destination.bucket) from None
     planned, done = [], 0
     with byte_progress("Reading checksums", sum(path.stat().st_size for path in paths)) as show:

@@ -12,7 +12,7 @@ from panoptic_cli.commands.main import run
 
 from panoptic_cli.errors import DataError, TransferError, UsageError
 from panoptic_cli.transfer import storage_errors
-from panoptic_cli.transfer.storage_errors import describe
+from panoptic_cli.transfer.storage_errors import explain
 from panoptic_cli.transfer.upload import run_uploads
 from panoptic_cli.transfer.upload_plan import Destination, list_files, parse_destination, plan_uploads
 
@@ -148,13 +148,13 @@ def test_each_error_has_its_own_message_without_the_text_of_the_library() -> Non
         storage_errors.ChecksumMismatchError(secret),
         OSError(5, "Input/output error", "shard"),
     ]
-    messages = [describe(error, "b") for error in errors]
+    messages = [explain(error, "b") for error in errors]
     assert len({message for message, _ in messages}) == len(errors)
     assert all(hint and "s3cret" not in message + hint for message, hint in messages)
     wrapped = api.RetryError("gave up", api.Forbidden(secret))
-    assert describe(wrapped, "b") == messages[4]
+    assert explain(wrapped, "b") == messages[4]
 
 
 def test_a_bug_is_not_reported_as_a_transfer_error() -> None:
     with pytest.raises(ZeroDivisionError):
-        describe(ZeroDivisionError(), "b")
+        explain(ZeroDivisionError(), "b")
