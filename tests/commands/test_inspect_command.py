@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +127,42 @@ def test_augmented_samples(shapes_records: Path, tmp_path: Path, capsys: Capture
     assert "do not fit the configured heads" in value["error"]["message"]
     value = _json(capsys, f"{shapes_records}/train-*", *drawing, "--experiment", "panoptic_fpn_shapes")
     assert len(value["drawn"]) == len(list((tmp_path / "drawn").iterdir())) == 2
+
+
+def test_a_shell_may_expand_the_pattern(shapes_records: Path, capsys: Capture) -> None:
+    """The manifests and categories.json that an unquoted tfrecords/* has too are left out."""
+    paths = sorted(str(path) for path in shapes_records.iterdir())
+    value = _json(capsys, *paths)
+    assert (value["files"], value["errors"]) == (4, 0)
+    assert {**value, "data": ""} == {**_json(capsys, str(shapes_records)), "data": ""}
+
+
+def test_one_data_set_at_a_time(dataset: Path, shapes_records: Path, capsys: Capture) -> None:
+    value = _json(capsys, str(shapes_records), str(dataset), code=2)
+    assert "is a data set, but several paths are given" in value["error"]["message"]
+
+
+@pytest.mark.slow
+def test_augmented_samples_in_a_folder_whose_name_looks_like_a_pattern(
+    shapes_records: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Without a configuration, classes are counted from the table: the default preset's are for COCO."""
+    folder = Path(shutil.copytree(shapes_records, tmp_path / "a[1], b"))
+    drawing = ["--draw", "1", "--augmented", "--output", str(tmp_path / "drawn")]
+    for paths in ([str(folder)], [str(path) for path in folder.glob("train-*")]):
+        value = _json(capsys, *paths, *drawing)
+        assert [Path(path).name for path in value["drawn"]] == ["augmented-000.png"]
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_no_temporary_files(dataset: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "-m", "panoptic_cli", "inspect", str(dataset), "--workers", "2"]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("panoptic-inspect-*")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    assert list(folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Records that cannot be used: the error names file and record, whatever is wrong with it."""
+"""Records that cannot be used: the error names file and record, whatever the defect."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli import models
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.config.schema import Parser
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.errors import DataError
-from panoptic_cli.inspection import augmented_samples
-from panoptic_cli.pipeline.augmentation import training_example
+from panoptic_cli.inspection.augmented_samples import draw_augmented
+from panoptic_cli.pipeline.augmentation import augment
 from panoptic_cli.pipeline.batches import evaluation_dataset, training_dataset
+from panoptic_cli.pipeline.parsing import parse_record
+from panoptic_cli.pipeline.preprocessing import Preprocessing
 from panoptic_cli.pipeline.record_errors import naming, record_error
 from panoptic_cli.records import schema
 from panoptic_cli.records.schema import decode_example, encode_example
 from panoptic_cli.records.tfrecord import TFRecordWriter, read_records
 
-LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
+TABLE = CategoryTable.from_list(CATEGORIES, "shapes")
+PREPROCESSING = Preprocessing((128, 128))
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +66,13 @@ def failure(dataset: tf.data.Dataset, pattern: str) -> str:
     return str(error)
 
 
+def training(pattern: str, batch_size: int) -> tf.data.Dataset:
+    config = load_experiment("panoptic_fpn_shapes", options=[("task.train_data.input_path", pattern)])
+    return training_dataset(config, models.training_targets(config, TABLE), batch_size=batch_size, seed=0)
+
+
 def train(folder: Path) -> str:
-    config = load_experiment("panoptic_fpn_shapes", options=[("task.train_data.input_path", f"{folder}/bad-*")])
-    return failure(training_dataset(config, LABELS, batch_size=2, seed=0), f"{folder}/bad-*")
+    return failure(training(f"{folder}/bad-*", 2), f"{folder}/bad-*")
 
 
 DEFECTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -86,16 +95,20 @@ DEFECTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.fixture(scope="module")
 def make_example() -> Any:
-    """What the training pipeline maps over its records, traced once: of (path, index, record)."""
-    model = load_experiment("panoptic_fpn_shapes").task.model
-    seed = tf.constant([0, 0], tf.int64)
-    make = naming(lambda record: training_example(record, seed, model, Parser(), LABELS, 255))
+    """The function that the training pipeline maps over its records, traced once: takes (path, index, record)."""
+    targets = models.training_targets(load_experiment("panoptic_fpn_shapes"), TABLE)
+
+    def make_targets(record: tf.Tensor) -> dict[str, Any]:
+        picture = augment(parse_record(record), tf.constant([0, 0], tf.int64), PREPROCESSING, Parser())
+        return {"images": picture.image, **targets(picture)}
+
+    make = naming(make_targets)
     signature = [tf.TensorSpec([], dtype) for dtype in (tf.string, tf.int64, tf.string)]
     return tf.function(make, input_signature=signature)
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_every_defect_is_told(tmp_path: Path, good: list[bytes], make_example: Any, name: str) -> None:
+def test_every_defect_is_named(tmp_path: Path, good: list[bytes], make_example: Any, name: str) -> None:
     damage, reason = DEFECTS[name]
     path = tmp_path / "bad.tfrecord"
     bad = damage(good[3])
@@ -105,7 +118,7 @@ def test_every_defect_is_told(tmp_path: Path, good: list[bytes], make_example: A
     message = str(record_error(raised.value, str(path)))
     assert message.startswith(f"Record 2 of {path} cannot be used: ")
     assert reason in message
-    assert make_example(str(path), 3, good[0])["images"].shape == (128, 128, 3)  # the next one is made
+    assert make_example(str(path), 3, good[0])["images"].shape == (128, 128, 3)  # the next record works
 
 
 def test_training_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
@@ -116,9 +129,9 @@ def test_training_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
 
 def test_drawing_examples_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
     write(tmp_path / "bad.tfrecord", good, changed(good[3], IMAGE_ENCODED=b"\xff\xd8 none"), 3)
-    config = load_experiment("panoptic_fpn_shapes", options=[("task.train_data.input_path", f"{tmp_path}/bad*")])
+    pattern = f"{tmp_path}/bad*"
     with pytest.raises(DataError, match=r"Record 3 of .*bad\.tfrecord cannot be used: image/encoded cannot"):
-        list(augmented_samples.examples(config, LABELS, 20))
+        draw_augmented(training(pattern, 1), lambda batch: Image.new("RGB", (2, 2)), 20, tmp_path / "drawn", pattern)
 
 
 def test_damaged_files_are_named(tmp_path: Path, good: list[bytes]) -> None:
@@ -141,12 +154,11 @@ def test_evaluation_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
     pattern = f"{tmp_path}/bad-*"
     write(tmp_path / "bad-0.tfrecord", good, good[3], 3)
     write(tmp_path / "bad-1.tfrecord", good, changed(good[3], IMAGE_ENCODED=b"\xff\xd8 none"), 2)
-    model = load_experiment("panoptic_fpn_shapes").task.model
-    message = failure(evaluation_dataset(pattern, model, batch_size=4), pattern)
+    message = failure(evaluation_dataset(pattern, PREPROCESSING, batch_size=4), pattern)
     assert f"Record 2 of {tmp_path}/bad-1.tfrecord cannot be used: image/encoded cannot be decoded" in message
 
 
-def test_what_is_not_about_a_record_is_left_alone() -> None:
+def test_errors_that_do_not_concern_a_record_are_not_explained() -> None:
     error = tf.errors.InvalidArgumentError(None, None, "shapes do not match")
     assert record_error(error, "nowhere-*") is None
 
