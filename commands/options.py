@@ -135,7 +135,7 @@ CategoriesFile = Annotated[
         envvar="PANOPTIC_CATEGORIES",
         metavar="FILE",
         help="Panoptic JSON or categories.json.",
-        show_default="beside the records",
+        show_default="next to the records",
         rich_help_panel=CONFIG,
     ),
 ]

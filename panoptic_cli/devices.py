@@ -141,30 +141,30 @@ def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
     if runtime.tpu is not None:
         return _tpu_strategy(runtime)
     gpus = tf.config.list_physical_devices("GPU")
-    wanted = runtime.num_gpus if runtime.num_gpus is not None else len(gpus)
-    if wanted > len(gpus):
-        visible = f"{len(gpus)} are" if len(gpus) > 1 else "1 is" if gpus else "none is"
+    count = runtime.num_gpus if runtime.num_gpus is not None else len(gpus)
+    if count > len(gpus):
+        visible = f"only {len(gpus)} GPUs are" if len(gpus) > 1 else "only 1 GPU is" if gpus else "no GPU is"
         raise DeviceError(
-            f"--gpus {wanted}: {visible} visible.",
+            f"--gpus {count}: {visible} visible.",
             "Give a smaller number, omit --gpus to use all of them, or check the driver with panoptic doctor.",
         )
-    for gpu in gpus[:wanted]:
+    for gpu in gpus[:count]:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # the process already uses the GPU
             console.detail(f"The memory growth of {gpu.name} is unchanged.")
     kind = runtime.distribution_strategy
     if "TF_CONFIG" in os.environ:
-        if wanted == 0 and gpus:
+        if count == 0 and gpus:
             tf.config.set_visible_devices([], "GPU")
-        elif wanted:
-            tf.config.set_visible_devices(gpus[:wanted], "GPU")
+        elif count:
+            tf.config.set_visible_devices(gpus[:count], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
-    if kind == "mirrored" and wanted == 0:
+    if kind == "mirrored" and count == 0:
         raise DeviceError("runtime.distribution_strategy=mirrored: no GPU is visible.", "Use auto or one_device.")
-    if kind == "mirrored" or (kind == "auto" and wanted > 1):
-        return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(wanted)])
-    return tf.distribute.OneDeviceStrategy("/gpu:0" if wanted else "/cpu:0")
+    if kind == "mirrored" or (kind == "auto" and count > 1):
+        return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(count)])
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if count else "/cpu:0")
 
 
 def _tpu_strategy(runtime: Runtime) -> tf.distribute.Strategy:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Stands for TensorFlow: importing it writes these lines to descriptor 2, as its C++ code does.
+# A stand-in for TensorFlow. Importing it writes these lines to descriptor 2, like its C++ code.
 _TENSORFLOW = r"""
 import os
 os.write(2, b"I0000 00:00:1 2 port.cc:1] a note\nW0000 00:00:1 2 x.cc:1] a warning\n\t [[{{node Some}}]]\n")

@@ -186,8 +186,8 @@ def _sections(value: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[
     unknown = [key for key in value if key not in ("config", "schedules")]
     if unknown:
         raise ConfigError(
-            f"The config file {source} has {listed(unknown)} beside config.",
-            "Move these keys into config, or remove the config level.",
+            f"The config file {source} has {listed(unknown)} at the same level as config.",
+            "Move these keys into config, or remove config.",
         )
     tree, schedules = (value.get(key) or {} for key in ("config", "schedules"))
     for key, section in (("config", tree), ("schedules", schedules)):

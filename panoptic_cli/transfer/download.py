@@ -178,7 +178,7 @@ def _fetch(plan: Plan, items: Sequence[Item], connections: int, receipts: Receip
         item.path.parent.mkdir(parents=True, exist_ok=True)
         receipts.set_temporary(item.archive, not keep_zips)
     total = None if None in sizes.values() else sum(size or 0 for size in sizes.values())
-    wanted = [daemon.Fetch(item.url, item.path) for item in items]
+    fetches = [daemon.Fetch(item.url, item.path) for item in items]
     with (
         daemon.daemon(connections) as client,
         byte_progress("Downloading", total, sizes, sum(have.values())) as show,
@@ -187,7 +187,7 @@ def _fetch(plan: Plan, items: Sequence[Item], connections: int, receipts: Receip
         def report(done: Mapping[str, int]) -> None:
             show(sum(done.values()), done)
 
-        daemon.fetch(client, wanted, report)
+        daemon.fetch(client, fetches, report)
     fetched = sum(item.path.stat().st_size - count for item, count in have.items())
     problems = []
     console.info("Checking sizes and SHA-256:")

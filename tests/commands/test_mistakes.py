@@ -24,13 +24,13 @@ class Mistake(NamedTuple):
     Attributes:
         line: the command line; `{records}` and `{data}` are folders of the generated data set.
         code: the exit code.
-        said: parts of the message: what is wrong, where, and what to do.
+        words: parts of the message: what is wrong, where, and what to do.
         prepare: creates the files that the mistake needs in the current folder.
     """
 
     line: str
     code: int
-    said: tuple[str, ...]
+    words: tuple[str, ...]
     prepare: Prepare = lambda folder: None
 
 
@@ -194,7 +194,7 @@ def test_a_mistake_is_one_line_that_helps(
     assert captured.out == ""
     (error,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert captured.err.endswith(error + "\n")
-    missing = [words for words in mistake.said if words not in error]
+    missing = [part for part in mistake.words if part not in error]
     assert not missing, f"{missing} not in {error!r}"
     assert "Traceback" not in captured.err
     left = {Path(path).name for path in map(str, here.rglob("*")) if path not in before}

@@ -79,7 +79,7 @@ def test_wrong_input_is_a_config_error(arguments: dict[str, Any], text: str) -> 
         (b"\xff", "is not valid YAML: 'utf-8' codec"),
         (b"[1, 2]", "must be a mapping"),
         (b"trainer: {unknown: 1}", "trainer.unknown: unknown key (known: train_steps,"),
-        (b"config: {}\ntask: {}\ntrainer: {}", "has task, trainer beside config"),
+        (b"config: {}\ntask: {}\ntrainer: {}", "has task, trainer at the same level as config"),
         (b"config: 3", "config must be a mapping"),
         (b"config: {}\nschedules: [1x]", "schedules must be a mapping"),
     ],
