@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
 from panoptic_cli import console
 from panoptic_cli.errors import TrainingError
+from panoptic_cli.training.cluster import leave_cluster_on_second_interrupt
 from panoptic_cli.training.workers import Workers
 from panoptic_cli.weights.checkpoints import Checkpoints
 
@@ -190,7 +191,8 @@ class StopOnSignal(StepCallback):
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
-            yield
+            with leave_cluster_on_second_interrupt() if self.workers.count > 1 else nullcontext():
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes import read_metrics
+from fakes import read_losses, read_metrics
 
 _SCRIPT = Path(__file__).parent / "two_workers.py"
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def free_ports() -> int:
-    """A port that is free, as its neighbour is."""
+    """Returns a port that is free and whose next port is free too."""
     while True:
         with socket.socket() as one, socket.socket() as other:
             one.bind(("127.0.0.1", 0))
@@ -33,7 +35,7 @@ def free_ports() -> int:
 
 
 class Worker:
-    """A started process; its output goes to files, so that it never waits for a reader."""
+    """A started process. Its output goes to files, so that it never waits for a reader."""
 
     def __init__(self, folder: Path, index: int, port: int, *arguments: str, network: tuple[str, ...] = ()) -> None:
         self.stderr = folder / f"stderr{index}"
@@ -47,33 +49,42 @@ class Worker:
                 env={**environment, "TINY_NETWORK": json.dumps(network)},
             )
 
-    def ends(self, code: int, seconds: float = 240) -> dict:
-        """Waits for the exit code; returns the result that was printed."""
+    def ends(self, code: int, seconds: float = 240) -> dict[str, Any]:
+        """Waits for the exit code; returns the printed result."""
         try:
             assert self.process.wait(seconds) == code, self.stderr.read_text()[-3000:]
         finally:
             self.process.kill()
-        return json.loads(self.stdout.read_text() or "{}")
+        result: dict[str, Any] = json.loads(self.stdout.read_text() or "{}")
+        return result
 
 
-def pair(folder: Path, run: Path, steps: int, pause: float, *records: str, network: tuple[str, ...] = ()) -> list:
+def pair(
+    folder: Path, run: Path, steps: int, pause: float, *records: str, network: tuple[str, ...] = ()
+) -> list[Worker]:
     port = free_ports()
     arguments = (str(run), str(steps), str(pause), *records)
     return [Worker(folder, index, port, *arguments, network=network) for index in (0, 1)]
 
 
-def await_checkpoint(run: Path, workers: list) -> None:
+def wait_until(condition: Callable[[], bool], workers: list[Worker]) -> None:
     deadline = time.monotonic() + 240
-    while not (run / "checkpoints" / "checkpoint").exists() and time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline
         assert all(worker.process.poll() is None for worker in workers), workers[0].stderr.read_text()[-3000:]
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
-def losses(run: Path) -> list:
-    return [(line["step"], line["total_loss"]) for line in read_metrics(run)]
+def await_checkpoint(run: Path, workers: list[Worker]) -> None:
+    wait_until((run / "checkpoints" / "checkpoint").exists, workers)
 
 
-def test_a_killed_worker_stops_the_others_and_the_same_commands_go_on(tmp_path):
+def steps_done(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_killed_worker_stops_the_others_and_the_same_commands_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     workers = pair(tmp_path, run, 300, 0.2)
     await_checkpoint(run, workers)
@@ -93,12 +104,12 @@ def test_a_killed_worker_stops_the_others_and_the_same_commands_go_on(tmp_path):
 
     # One process with whole batches, all the way: the same up to the order in which float32 numbers are added.
     Worker(tmp_path, -1, 0, str(tmp_path / "alone"), str(kept + 6), "0").ends(0)
-    ours, alone = losses(run), losses(tmp_path / "alone")
+    ours, alone = read_losses(run), read_losses(tmp_path / "alone")
     assert [step for step, _ in ours] == list(range(1, kept + 7))
     assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in alone], rel=1e-4)
 
 
-def test_sigterm_at_one_worker_stops_both_at_one_step(tmp_path):
+def test_sigterm_at_one_worker_stops_both_at_one_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
     workers = pair(tmp_path, run, 300, 0.2)
     await_checkpoint(run, workers)
@@ -115,7 +126,41 @@ def test_sigterm_at_one_worker_stops_both_at_one_step(tmp_path):
     assert len(json.loads((run / "environment.json").read_text())) == 1  # the chief alone writes
 
 
-def test_the_panoptic_network_sees_whole_batches(tmp_path, shapes_records, tiny_network):
+def test_a_second_ctrl_c_at_one_worker_ends_it_at_once_and_the_other_with_an_error(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    workers = pair(tmp_path, run, 300, 1.0)
+    # The workers ask each other at steps 5, 10, ...: both signals arrive before the next of these.
+    wait_until(lambda: steps_done(run) % 5 == 1, workers)
+    workers[1].process.send_signal(signal.SIGINT)
+    wait_until(lambda: "Press Ctrl-C again" in workers[1].stderr.read_text(), workers)
+    workers[1].process.send_signal(signal.SIGINT)
+    workers[1].ends(130, seconds=30)
+    told = workers[1].stderr.read_text()
+    assert "The same command resumes the training." in told
+    assert told.splitlines()[-1] == "warning: interrupted"
+    workers[0].ends(1, seconds=90)
+    assert "error: Another worker of the cluster" in workers[0].stderr.read_text()
+
+
+def test_a_second_ctrl_c_ends_a_worker_that_waits_for_another(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    workers = pair(tmp_path, run, 300, 0.2)
+    try:
+        await_checkpoint(run, workers)
+        workers[1].process.send_signal(signal.SIGSTOP)  # it does not answer any more, but its connections stay open
+        time.sleep(2)
+        for _ in range(2):
+            workers[0].process.send_signal(signal.SIGINT)
+            time.sleep(1)
+        workers[0].ends(130, seconds=15)
+        assert workers[0].stderr.read_text().splitlines()[-1] == "warning: interrupted"
+    finally:
+        workers[1].process.kill()
+
+
+def test_the_panoptic_network_sees_whole_batches(
+    tmp_path: Path, shapes_records: Path, tiny_network: tuple[str, ...]
+) -> None:
     records = f"{shapes_records}/train-*"
     workers = pair(tmp_path, tmp_path / "run", 2, 0, records, network=tiny_network)
     ended = [worker.ends(0, 400) for worker in workers]

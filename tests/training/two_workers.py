@@ -1,8 +1,8 @@
 """One worker of two; a script of test_workers.
 
-python two_workers.py INDEX PORT RUN STEPS SECONDS_A_BATCH [RECORDS]
+python two_workers.py INDEX PORT RUN STEPS SECONDS_PER_BATCH [RECORDS]
 
-INDEX -1 trains alone on the whole batch. Without RECORDS the fake model is trained, else a tiny Panoptic FPN.
+INDEX -1 trains alone on the whole batch. Without RECORDS it trains the fake network, otherwise a tiny real one.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 import fakes
-from panoptic_cli.commands.train import _leaving_a_cluster
 
 from panoptic_cli.config import load_experiment
 from panoptic_cli.runs.categories import load_categories
 from panoptic_cli.training import trainer
+from panoptic_cli.training.cluster import leave_cluster_on_failure
 
 index, port, run, steps, pause = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 records = sys.argv[6] if len(sys.argv) > 6 else None
@@ -39,19 +38,14 @@ def slow_dataset(*arguments: Any, **position: Any) -> Any:
         with tf.control_dependencies([tf.py_function(lambda: time.sleep(pause), [], [])]):
             return tf.identity(x), y
 
-    dataset = fakes.build_dataset(*arguments, **position)
+    dataset = fakes.training_dataset(*arguments, **position)
     return dataset.map(wait, num_parallel_calls=1) if pause else dataset
 
 
-with _leaving_a_cluster():
+with leave_cluster_on_failure():
     if records is None:
-        result = trainer.train(
-            fakes.tiny_experiment(trainer__train_steps=steps),
-            run,
-            fakes.TABLE,
-            build_model=partial(fakes.build_model, noise=False),
-            build_dataset=slow_dataset,
-        )
+        fakes.use_fakes(noise=False, dataset=slow_dataset)
+        result = trainer.train(fakes.tiny_experiment(trainer__train_steps=steps), run, fakes.TABLE)
     else:
         experiment = load_experiment(
             "panoptic_fpn_shapes",
