@@ -310,6 +310,10 @@ def _score_file(
         plan = {"predictions": str(predictions), "panoptic_annotations": str(annotations)}
         console.result(plan, f"Would score {predictions} against {annotations}.")
         return 0
+    from panoptic_cli import processes
+
+    if workers > 1:
+        processes.preload("panoptic_cli.evaluation.pair_scoring")  # while this process imports NumPy, too
     from panoptic_cli.evaluation.file_scoring import score_files
     from panoptic_cli.evaluation.result_files import ResultFiles
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,13 @@ def score_files(files: ResultFiles, workers: int = 2, for_report: bool = False) 
     quality = PanopticQuality(results.table)
     problems: list[PanopticError] = []
     picture_quality: list[float | None] = []
-    for part in _score_all(results, workers, for_report):
-        quality.merge(part.quality)
-        problems += part.problems
-        picture_quality += part.picture_quality
-        if report is not None and part.confusion is not None:
-            report.confusion.merge(part.confusion)
+    with contextlib.closing(_score_all(results, workers, for_report)) as parts:
+        for part in parts:
+            quality.merge(part.quality)
+            problems += part.problems
+            picture_quality += part.picture_quality
+            if report is not None and part.confusion is not None:
+                report.confusion.merge(part.confusion)
     if problems:
         hint = next((problem.hint for problem in problems if problem.hint), None)
         raise DataError(summarize([problem.message for problem in problems]), hint)
@@ -97,13 +99,16 @@ def score_files(files: ResultFiles, workers: int = 2, for_report: bool = False) 
     return FileScores(quality.result(), results.table, report, quality.images, seconds, warnings)
 
 
-def _score_all(results: PairedResults, workers: int, for_report: bool) -> Iterator[PartialScores]:
+def _score_all(results: PairedResults, workers: int, for_report: bool) -> Generator[PartialScores]:
     """Yields the scores of all pictures, in their order."""
     pairs = results.pairs
     units = [(place // _CHUNK, pairs[place : place + _CHUNK]) for place in range(0, len(pairs), _CHUNK)]
     work = functools.partial(score_pairs, results.table, results.masks_dir, results.predictions_dir, for_report)
-    with console.progress("Scoring", len(pairs)) as advance:
-        yield from _in_order(processes.run_units(work, units, min(workers, len(units)), advance))
+    with (
+        console.progress("Scoring", len(pairs)) as advance,
+        contextlib.closing(processes.run_units(work, units, min(workers, len(units)), advance)) as parts,
+    ):
+        yield from _in_order(parts)
 
 
 def _in_order(parts: Iterable[PartialScores]) -> Iterator[PartialScores]:

@@ -12,14 +12,13 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from panoptic_cli import models
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.devices import set_precision
-from panoptic_cli.evaluation.evaluator import evaluate
+from panoptic_cli.evaluation.evaluator import Evaluator
 from panoptic_cli.inference.predictor import LoadedModel
-from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
-from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
 replicas, batch_size, precision, pattern, output, *settings = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -32,9 +31,9 @@ table = CategoryTable.from_list(CATEGORIES, "shapes")
 set_precision(experiment.runtime)
 keras.utils.set_random_seed(0)
 with strategy.scope():
-    network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
+    network = models.create_network(experiment, table)
 model = LoadedModel(experiment, table, network, "untrained", None, strategy=strategy)
 found = Path(output).with_suffix("")
-result = evaluate(model, pattern, batch_size=int(batch_size), output_dir=found).to_dict()
+result = Evaluator(model, pattern, batch_size=int(batch_size)).evaluate(output_dir=found).to_dict()
 del result["images_per_second"]
 Path(output).write_text(json.dumps(result))

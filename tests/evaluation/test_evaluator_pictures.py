@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from predictions import prediction_of
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.demo.shapes import CATEGORIES, DISC, GRASS, SKY, TRIANGLE
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.evaluator import evaluate
+from panoptic_cli.evaluation import evaluator
+from panoptic_cli.evaluation.evaluator import Evaluator
+from panoptic_cli.evaluation.file_scoring import score_files
 from panoptic_cli.evaluation.groundtruth import GroundTruth
 from panoptic_cli.evaluation.picture_scores import PictureScores
-from panoptic_cli.evaluation.result_files import score_files
+from panoptic_cli.evaluation.result_files import ResultFiles
 from panoptic_cli.images import panoptic_png
-from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction, Predictor
+from panoptic_cli.inference.predictor import LoadedModel, Predictor
 from panoptic_cli.records.conversion import convert
 from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.tfrecord import read_records
@@ -55,7 +58,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (ids, segments) in odd_maps().items():
         height, width = ids.shape
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / f"images/{number}.jpg")
-        (folder / f"panoptic/{number}.png").write_bytes(panoptic_png.encode(ids))
+        (folder / f"panoptic/{number}.png").write_bytes(panoptic_png.encode_ids(ids))
         images.append({"id": number, "file_name": f"{number}.jpg", "height": height, "width": width})
         info = []
         for segment, category, crowd in segments:
@@ -68,18 +71,6 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = SplitFiles("val", folder / "panoptic.json", folder / "panoptic", folder / "images", None)
     convert(ConversionPlan(files, folder, 1), read_dataset(files), workers=1)
     return folder
-
-
-def prediction(category: np.ndarray, instance: np.ndarray) -> PicturePrediction:
-    return PicturePrediction(
-        category,
-        instance,
-        boxes=np.zeros((0, 4), np.float32),
-        scores=np.zeros(0, np.float32),
-        category_ids=np.zeros(0, np.int64),
-        masks=np.zeros((0, 28, 28), np.float32),
-        semantic_map=np.zeros_like(category),
-    )
 
 
 def right(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,12 +86,12 @@ def right(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def scored(odd: Path, changed: dict[int, Any]) -> PictureScores:
     table = CategoryTable.from_list(CATEGORIES, "shapes")
-    scores = PictureScores(table, LabelSpace.create(table))
+    scores = PictureScores(table)
     for shard in sorted(odd.glob("val-*.tfrecord")):
         for record in read_records(shard):
             number = GroundTruth.from_record(record, table).image_id
             assert isinstance(number, int)
-            scores.add(prediction(*changed.get(number, right(number))), record)
+            scores.add(prediction_of(*changed.get(number, right(number)), table), record)
     return scores
 
 
@@ -143,15 +134,14 @@ def test_a_picture_of_another_size_is_named(odd: Path) -> None:
 
 
 def test_the_model_and_its_files_give_the_same_figures(
-    odd: Path, tiny_model: LoadedModel, tiny_predictor: Predictor, tmp_path: Path
+    odd: Path, tiny_model: LoadedModel, tiny_predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = evaluate(
-        tiny_model, f"{odd}/val-*", batch_size=3, output_dir=tmp_path / "out", predictor=tiny_predictor
-    ).to_dict()
+    monkeypatch.setattr(evaluator, "Predictor", lambda model: tiny_predictor)
+    result = Evaluator(tiny_model, f"{odd}/val-*", batch_size=3).evaluate(output_dir=tmp_path / "out").to_dict()
     assert result["images"] == 4
     pred = json.loads((tmp_path / "out/pred.json").read_text())
     assert [(i["height"], i["width"]) for i in pred["images"]] == list(SIZES.values())
-    files = score_files(tmp_path / "out/pred.json", None, odd / "panoptic.json", odd / "panoptic", workers=1)
+    files = score_files(ResultFiles(tmp_path / "out/pred.json", odd / "panoptic.json"), workers=1).panoptic
     for group in ("All", "Things", "Stuff"):
         assert files[group] == result["panoptic"][group]
     assert files["per_class"] == result["panoptic"]["per_class"]

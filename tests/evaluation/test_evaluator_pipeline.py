@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from predictions import detections_of, prediction_of
 
+from panoptic_cli.categories import ANY_THING, CategoryTable
 from panoptic_cli.errors import DeviceError, RunError
-from panoptic_cli.evaluation import evaluator
-from panoptic_cli.inference.predictor import LoadedModel, PicturePrediction
+from panoptic_cli.evaluation import evaluator, prediction_loop
+from panoptic_cli.inference.predictor import LoadedModel
+from panoptic_cli.pipeline.preprocessing import Geometry
+from panoptic_cli.results.prediction import Prediction
 
 RECORDS = "train-*"  # twelve pictures
 
@@ -24,6 +28,7 @@ class FakePredictor:
     """Predicts one thing in the upper half of every picture; counts what waits for its fusion."""
 
     replicas = 1
+    table: CategoryTable
 
     def __init__(
         self, before_run: Callable[[int], None] = lambda n: None, before_fusion: Callable[[int], None] = lambda n: None
@@ -32,37 +37,34 @@ class FakePredictor:
         self.runs = self.made = self.fused = self.most_waiting = 0
         self._lock = threading.Lock()
 
-    def run(self, images: Any, image_info: Any, share: int) -> list[int]:
+    def run(self, images: Any, geometry: Geometry, share: int) -> list[int]:
         self.before_run(self.runs)
         self.runs += 1
         with self._lock:
-            numbers = list(range(self.made, self.made + len(image_info)))
-            self.made += len(image_info)
+            numbers = list(range(self.made, self.made + len(images)))
+            self.made += len(images)
             self.most_waiting = max(self.most_waiting, self.made - self.fused)
         return numbers
 
-    def fuse(self, outputs: int, image_info: np.ndarray) -> PicturePrediction:
+    def finish(self, outputs: int, geometry: Geometry) -> Prediction:
         self.before_fusion(outputs)
-        height, width = image_info[0].astype(int)
+        height, width = np.asarray(geometry.original_size).astype(int).tolist()
         category, instance = np.zeros((2, height, width), np.int32)
         category[: height // 2], instance[: height // 2] = 5, 1
         with self._lock:
             self.fused += 1
-        return PicturePrediction(
-            category,
-            instance,
-            boxes=np.array([[0, 0, height // 2, width]], np.float32),
-            scores=np.array([0.5 + outputs / 100], np.float32),
-            category_ids=np.array([5]),
-            masks=np.ones((1, 28, 28), np.float32),
-            semantic_map=np.ones((height, width), np.int32),
-        )
+        box = np.array([[0, 0, height // 2, width]])
+        detections = detections_of(box, [0.5 + outputs / 100], [5], [instance])
+        return prediction_of(category, instance, self.table, detections, np.full_like(category, ANY_THING))
 
 
 @pytest.fixture
-def run(tiny_model: LoadedModel, shapes_records: Path) -> Callable[..., Any]:
-    def evaluate(predictor: Any, **options: Any) -> Any:
-        return evaluator.evaluate(tiny_model, f"{shapes_records}/{RECORDS}", predictor=predictor, **options)
+def run(tiny_model: LoadedModel, shapes_records: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def evaluate(predictor: FakePredictor, batch_size: int = 1, limit: int | None = None, **options: Any) -> Any:
+        predictor.table = tiny_model.table
+        monkeypatch.setattr(evaluator, "Predictor", lambda model: predictor)
+        pattern = f"{shapes_records}/{RECORDS}"
+        return evaluator.Evaluator(tiny_model, pattern, batch_size=batch_size, limit=limit).evaluate(**options)
 
     return evaluate
 
@@ -83,8 +85,8 @@ def test_figures_do_not_depend_on_the_timing(run: Callable[..., Any], monkeypatc
 
     assert figures(run(FakePredictor(pause, pause), batch_size=5)) == plain
     # Beside a GPU several threads fuse, and pictures are fused out of their order.
-    monkeypatch.setattr(evaluator.tf.config, "get_visible_devices", lambda kind: ["GPU"])
-    monkeypatch.setattr(evaluator.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(prediction_loop.tf.config, "get_visible_devices", lambda kind: ["GPU"])
+    monkeypatch.setattr(prediction_loop.os, "cpu_count", lambda: 4)
     assert figures(run(FakePredictor(pause, pause), batch_size=3)) == plain
 
 
@@ -113,7 +115,7 @@ def test_an_error_names_the_picture_and_comes_once(
             raise ValueError(f"no fusion of {number}")
 
     predictor = FakePredictor(before_fusion=fail)
-    with pytest.raises(RunError, match=r"Image 1000\d+ cannot be evaluated: ValueError: no fusion of 3 ") as caught:
+    with pytest.raises(RunError, match=r"Image 1000\d+ cannot be evaluated: ValueError: no fusion of 3\.") as caught:
         run(predictor, output_dir=tmp_path / "out")
     assert isinstance(caught.value.__cause__, ValueError)
     assert predictor.runs < 12  # it did not go on to the end
@@ -140,7 +142,7 @@ def test_the_networks_errors_are_explained(run: Callable[..., Any]) -> None:
         return fail
 
     too_large = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
-    with pytest.raises(DeviceError, match="memory does not suffice for 2 pictures of 64 x 64") as caught:
+    with pytest.raises(DeviceError, match="not enough memory for 2 pictures of 64 x 64") as caught:
         run(FakePredictor(before_run=raising(too_large)), batch_size=2)
     assert "--batch-size" in str(caught.value)
     with pytest.raises(RunError, match=r"The network failed on image 1000\d+, 1000\d+: broken kernel"):
@@ -165,7 +167,7 @@ def test_ctrl_c_gives_the_figures_of_what_was_done(
     result = run(FakePredictor(interrupt_at(6)), keep_partial=True, output_dir=tmp_path / "out")
     assert result.partial
     assert 0 < result.images <= 6
-    assert f"first {result.images} pictures alone" in capsys.readouterr().err
+    assert f"only those of the first {result.images} pictures" in capsys.readouterr().err
     # The same as of so many pictures, and older predictions were left alone.
     limited = figures(run(FakePredictor(), limit=result.images))
     assert figures(result) == {**limited, "partial": True}

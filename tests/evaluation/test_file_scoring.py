@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
             for image_id in (1, 2, 3):
                 ids = np.full((6, 8), 70_000 + image_id)
                 ids[:3] = 12
-                (tmp_path / name / f"{image_id}.png").write_bytes(panoptic_png.encode(ids))
+                (tmp_path / name / f"{image_id}.png").write_bytes(panoptic_png.encode_ids(ids))
                 segments = [
                     {"id": 12, "category_id": 190, "area": 24, "iscrowd": 0},
                     {"id": 70_000 + image_id, "category_id": 5, "area": 24, "iscrowd": 0},
@@ -130,7 +130,7 @@ def test_odd_categories_and_void_predictions_equal_the_slow_oracle(
         listed = {}
         for name, ids in (("gt", truth), ("pred", guess)):
             (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"{image_id}.png").write_bytes(panoptic_png.encode(ids))
+            (tmp_path / name / f"{image_id}.png").write_bytes(panoptic_png.encode_ids(ids))
             listed[name] = [
                 {
                     "id": int(i),
