@@ -80,7 +80,7 @@ Schedule = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML file with configuration keys.", rich_help_panel=CONFIG),
+    typer.Option("--config", metavar="FILE", help="YAML configuration file.", rich_help_panel=CONFIG),
 ]
 Settings = Annotated[
     list[str] | None,
