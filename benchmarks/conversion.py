@@ -147,7 +147,7 @@ def _generate(target: Path) -> Path:
         texture = np.kron(rng.integers(0, 255, (60, 80, 3)), np.ones((8, 8, 1))) + rng.normal(0, 12, (480, 640, 3))
         pixels = np.clip(texture + (ids % 251)[..., None] / 4, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(files.image_dir / f"{index}.jpg", quality=92)
-        (files.panoptic_masks / f"{index}.png").write_bytes(panoptic_png.encode(ids))
+        (files.panoptic_masks / f"{index}.png").write_bytes(panoptic_png.encode_ids(ids))
         images.append({"id": index, "file_name": f"{index}.jpg", "width": 640, "height": 480})
         shown = [segment for segment in segments if segment["id"] in present]
         annotations.append({"image_id": index, "file_name": f"{index}.png", "segments_info": shown})

@@ -75,7 +75,7 @@ def _records(folder: Path) -> str:
         pixels = rng.integers(0, 255, (_HEIGHT // 8, _WIDTH // 8, 3), np.uint8)
         Image.fromarray(pixels).resize((_WIDTH, _HEIGHT)).save(folder / f"images/{number}.jpg")
         whole = np.kron(ids, np.ones((_CELL, _CELL), np.int32)).astype(np.int32)
-        (folder / f"masks/{number}.png").write_bytes(panoptic_png.encode(whole))
+        (folder / f"masks/{number}.png").write_bytes(panoptic_png.encode_ids(whole))
         info = []
         for segment in ids.reshape(-1).tolist():
             row, column = divmod(segment - 1, ids.shape[1])

@@ -57,7 +57,7 @@ def _records(folder: Path) -> tuple[Path, str]:
 
 
 def _bytes_each(records: Path) -> float:
-    from panoptic_cli.pipeline.stream import count_records
+    from panoptic_cli.records.files import count_records
 
     files = [str(path) for path in records.glob("train-*")]
     return sum(Path(path).stat().st_size for path in files) / sum(count_records(files))

@@ -11,7 +11,7 @@ from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
 from panoptic_cli.pipeline.parsing import decode_label_png, parse_record
 from panoptic_cli.pipeline.preprocessing import MEAN, STDDEV, Resizing, plan_resizing
-from panoptic_cli.pipeline.stream import record_files
+from panoptic_cli.records.files import find_record_files
 
 
 def plain_dataset(experiment: Experiment, labels: LabelSpace, batch_size: int) -> tf.data.Dataset:
@@ -80,7 +80,7 @@ def plain_dataset(experiment: Experiment, labels: LabelSpace, batch_size: int) -
             "rpn_boxes": encoded,
         }
 
-    dataset = tf.data.TFRecordDataset(record_files(experiment.task.train_data.input_path)).repeat()
+    dataset = tf.data.TFRecordDataset(find_record_files(experiment.task.train_data.input_path)).repeat()
     dataset = dataset.shuffle(experiment.task.train_data.shuffle_buffer_size)
     dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE)

@@ -139,9 +139,9 @@ def make_tfrecords(
 
 
 def _show_plans(plans: list[ConversionPlan]) -> None:
-    from panoptic_cli.records.conversion import count_pictures
+    from panoptic_cli.records.conversion import count_convertible
 
-    counts = [count_pictures(plan) for plan in plans]
+    counts = [count_convertible(plan) for plan in plans]
     columns = ["split", "pictures", "shards", "first file"]
     rows = [
         [plan.files.name, f"{count:,}", f"{plan.shards:,}", str(plan.output_dir / plan.shard_name(0))]

@@ -1,4 +1,4 @@
-"""The process pool: what it cannot do is one error, whenever a process dies."""
+"""The process pool: outcomes, progress and errors, also if a process dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.processes import _Pool, run_units
 
 
-def test_workers_that_died_before_their_first_unit_are_told() -> None:
+def test_workers_that_die_before_their_first_unit_are_reported() -> None:
     with _Pool[int, int](operator.add, 2) as pool:
         for process in pool._processes.values():
             process.kill()
@@ -28,7 +28,7 @@ def _double(unit: int, advance: Callable[[int], None]) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_unit_is_done_and_reported_and_errors_come_back_whole(workers: int) -> None:
+def test_outcomes_progress_and_errors_reach_the_caller(workers: int) -> None:
     reported: list[int] = []
     assert sorted(run_units(_double, range(5), workers, reported.append)) == [0, 2, 4, 6, 8]
     assert sorted(reported) == [0, 1, 2, 3, 4]
@@ -37,7 +37,7 @@ def test_every_unit_is_done_and_reported_and_errors_come_back_whole(workers: int
     assert caught.value.hint == "Give more."
 
 
-def test_what_the_machine_lacks_is_said() -> None:
+def test_a_full_disk_is_named() -> None:
     def no_space(unit: int, advance: object) -> None:
         raise OSError(28, "No space left on device", "/data/shard")
 

@@ -14,7 +14,7 @@ from panoptic_cli.coco.json_entries import ObjectAnnotation, SegmentInfo
 from panoptic_cli.coco.json_fields import FieldError
 from panoptic_cli.coco.json_index import JsonFile, JsonIndex, index_lists
 from panoptic_cli.coco.layout import SplitFiles
-from panoptic_cli.coco.lists import Problem, Rows, read_annotations, read_images, read_objects
+from panoptic_cli.coco.lists import Problem, Rows, read_images, read_objects, read_panoptic_annotations
 from panoptic_cli.errors import DataError, summarize
 
 __all__ = [
@@ -177,7 +177,7 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
     table = _table(panoptic)
     problems: list[Problem] = []
     images = read_images(panoptic, problems)
-    annotations = read_annotations(panoptic, table, images, problems)
+    annotations = read_panoptic_annotations(panoptic, table, images, problems)
     ignored: dict[str, int] = {}
     instances: JsonIndex | None = None
     objects = Rows.empty()
@@ -206,7 +206,7 @@ def read_dataset(files: SplitFiles) -> PanopticDataset:
 def _table(panoptic: JsonIndex) -> CategoryTable:
     begin, end = panoptic.lists["categories"]
     try:
-        entries = json_entries.decode(b"[" + panoptic.file.read(begin, end - begin) + b"]")
+        entries = json_entries.decode_entry(b"[" + panoptic.file.read(begin, end - begin) + b"]")
     except (ValueError, RecursionError) as error:
         raise panoptic.file.invalid(error) from None
     return CategoryTable.from_list(entries, str(panoptic.file.path))

@@ -42,7 +42,7 @@ class SegmentInfo:
 
 @dataclass(frozen=True, slots=True)
 class ObjectAnnotation:
-    """One annotation of the instances JSON; the segmentation is in COCO's form and unchecked (see masks.draw)."""
+    """One annotation of the instances JSON; the segmentation is in COCO's form and unchecked."""
 
     id: int
     category_id: int
@@ -105,7 +105,7 @@ DECODE_OBJECTS = msgspec.json.Decoder(list[SoundObject])
 _DECODE_ANY = msgspec.json.Decoder()
 
 
-def decode(data: bytes) -> Any:
+def decode_entry(data: bytes) -> Any:
     """Decodes one entry.
 
     Raises:
@@ -125,7 +125,7 @@ def read_entry(file: JsonFile, start: int, end: int) -> Any:
         DataError: the entry is not JSON (an index only knows that its brackets match), or the file changed.
     """
     try:
-        return decode(file.read(start, end - start))
+        return decode_entry(file.read(start, end - start))
     except (ValueError, RecursionError) as error:
         raise file.broken(start, error) from None
 

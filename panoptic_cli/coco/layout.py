@@ -8,7 +8,7 @@ from pathlib import Path
 
 from panoptic_cli.errors import DataError, UsageError, summarize
 
-SPLITS = ("train", "val")
+SPLIT_NAMES = ("train", "val")
 CATEGORIES_FILE = "categories.json"  # beside the records
 
 
@@ -144,12 +144,12 @@ def find_splits(data_dir: Path, names: Sequence[str] = ()) -> list[SplitFiles]:
         UsageError: a split has another name than COCO's.
         DataError: files are missing; names all of them and the command that downloads them.
     """
-    unknown = [name for name in names if name not in SPLITS]
+    unknown = [name for name in names if name not in SPLIT_NAMES]
     if unknown:
         raise UsageError(f"--split is train or val, not {unknown[0]!r}.")
     if not data_dir.is_dir():
         raise DataError(f"The data folder {data_dir} does not exist.", _download_hint(data_dir, names))
-    splits = [coco_files(data_dir, name) for name in dict.fromkeys(names or SPLITS)]
+    splits = [coco_files(data_dir, name) for name in dict.fromkeys(names or SPLIT_NAMES)]
     if not names:
         splits = [files for files in splits if len(missing_files(files)) < 4] or splits
     problems = {files.name: missing_files(files) for files in splits}

@@ -185,7 +185,7 @@ def read_images(index: JsonIndex, problems: list[Problem]) -> Rows:
     return rows.select(first)
 
 
-def read_annotations(index: JsonIndex, table: CategoryTable, images: Rows, problems: list[Problem]) -> Rows:
+def read_panoptic_annotations(index: JsonIndex, table: CategoryTable, images: Rows, problems: list[Problem]) -> Rows:
     """Reads the panoptic `annotations` of the images; adds what is wrong to `problems`."""
     categories = frozenset(table.by_id)
     known_images = set(images.ids.tolist())

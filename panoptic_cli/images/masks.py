@@ -123,7 +123,7 @@ def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRu
     """Replaces segment ids by the 1-based places of the segments.
 
     Args:
-        ids: uint32 [height, width], as panoptic_png.decode returns them.
+        ids: uint32 [height, width], as panoptic_png.decode_ids returns them.
         segment_ids: distinct, 1..2^24-1, fewer than 65,535.
 
     Returns:
@@ -149,7 +149,7 @@ def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndar
     return runs.paint(np.arange(len(segment_ids) + 1, dtype=np.uint16)), strangers
 
 
-def draw(segmentation: Any, height: int, width: int) -> CroppedMask | None:
+def draw_segmentation(segmentation: Any, height: int, width: int) -> CroppedMask | None:
     """Draws a COCO segmentation, pixel for pixel as pycocotools does.
 
     Args:
@@ -197,8 +197,8 @@ def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | 
 
 
 def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Draws like `draw`, but returns uint8 [height, width] of 0 and 1."""
-    drawn = draw(segmentation, height, width)
+    """Draws like `draw_segmentation`, but returns uint8 [height, width] of 0 and 1."""
+    drawn = draw_segmentation(segmentation, height, width)
     return np.zeros((height, width), np.uint8) if drawn is None else drawn.whole()
 
 

@@ -48,7 +48,7 @@ def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:
     return ids.reshape(pixels.shape[:2])
 
 
-def encode(ids: np.ndarray) -> bytes:
+def encode_ids(ids: np.ndarray) -> bytes:
     """Encodes segment ids, integer [H, W] in 0..MAX_ID, as an 8-bit RGB PNG; raises as `ids_to_rgb` does."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(ids_to_rgb(ids))).save(stream, "PNG", compress_level=3)
@@ -71,7 +71,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
     return _decode_any(data) if pixels is None else pixels
 
 
-def decode(data: bytes) -> np.ndarray:
+def decode_ids(data: bytes) -> np.ndarray:
     """Decodes a panoptic PNG to segment ids, uint32 [H, W], 0 for unlabelled; raises as `decode_rgb` does."""
     return rgb_to_ids(decode_rgb(data))
 
@@ -112,7 +112,7 @@ def _decode_plain(data: bytes) -> np.ndarray | None:
 def _decode_any(data: bytes) -> np.ndarray:
     """Decodes any picture that Pillow reads. Pillow accepts damaged pixels, so a PNG's checksums are checked first."""
     if data[:8] == png.SIGNATURE:
-        png.verify(data)
+        png.check_chunks(data)
     with open_picture(data) as picture:
         # The colours of a palette are ids; the indices into it are not.
         pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)

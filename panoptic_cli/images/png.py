@@ -93,7 +93,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         place = end + 4
 
 
-def verify(data: bytes) -> None:
+def check_chunks(data: bytes) -> None:
     """Raises ValueError if a PNG is cut short or a checksum does not match, which decoders may accept."""
     for _ in chunks(data):
         pass

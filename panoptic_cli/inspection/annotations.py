@@ -114,7 +114,7 @@ def _read(files: SplitFiles, folder: Path, findings: Findings) -> PanopticDatase
 def _repair(panoptic: JsonIndex, target: Path, findings: Findings) -> None:
     """Copies a panoptic JSON with a usable category table."""
     begin, end = panoptic.lists["categories"]
-    entries = json_entries.decode(b"[" + panoptic.file.read(begin, end - begin) + b"]")
+    entries = json_entries.decode_entry(b"[" + panoptic.file.read(begin, end - begin) + b"]")
     table = json.dumps(list(_repaired(entries, findings)))[1:-1]
     with target.open("wb") as stream:
         stream.write(panoptic.file.read(0, begin) + table.encode())
@@ -203,7 +203,7 @@ def _by_picture(index: JsonIndex, key: str, id_key: str, ids: set[int]) -> dict[
     for _, text, spans in index.regions(key):
         for begin, end in spans.tolist():
             try:
-                entry = json_entries.decode(text[begin:end])
+                entry = json_entries.decode_entry(text[begin:end])
             except (ValueError, RecursionError):  # reported where its picture is read
                 continue
             if isinstance(entry, dict) and integer_or_none(entry.get(id_key)) in ids:

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from PIL import Image
 
-from panoptic_cli.inspection.samples import save
+from panoptic_cli.inspection.samples import save_drawing
 from panoptic_cli.pipeline.record_errors import record_error
 
 
@@ -38,7 +38,7 @@ def draw_augmented(
     drawn: list[Path] = []
     try:
         for place, example in enumerate(dataset.take(count).as_numpy_iterator()):
-            drawn.append(save(draw_example(example), output_dir, f"augmented-{place:03d}"))
+            drawn.append(save_drawing(draw_example(example), output_dir, f"augmented-{place:03d}"))
     except tf.errors.OpError as error:
         explanation = record_error(error, pattern)
         if explanation is None:

@@ -85,11 +85,11 @@ class Inspection:
         """
         if self.records is not None:
             table = self.records.table or CategoryTable(())  # without names, ids are drawn
-            return samples.draw(samples.record_samples(self.source.records, count), table, output_dir)
+            return samples.draw_samples(samples.record_samples(self.source.records, count), table, output_dir)
         return [
             path
             for report in self.splits
-            for path in samples.draw(
+            for path in samples.draw_samples(
                 samples.dataset_samples(report.files, report.table, report.samples), report.table, output_dir
             )
         ]

@@ -153,8 +153,8 @@ def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: Pict
         if (depth != 8 and kind != 3) or kind in (0, 4):
             findings.add("mask not RGB", f"{name} is {_PNG_KINDS.get(kind, 'unknown')} of {depth} bits")
             return None
-        png.verify(encoded)
-        ids = panoptic_png.decode(encoded)
+        png.check_chunks(encoded)
+        ids = panoptic_png.decode_ids(encoded)
     except FileNotFoundError:
         findings.add("mask missing", f"{name} (image {picture.id})")
         return None
@@ -201,7 +201,7 @@ def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, res
 def _check_object(annotation: ObjectAnnotation, picture: Picture, findings: Findings) -> None:
     here = f"{picture.file_name}, annotation {annotation.id}"
     try:
-        drawn = masks.draw(annotation.segmentation, picture.height, picture.width)
+        drawn = masks.draw_segmentation(annotation.segmentation, picture.height, picture.width)
     except (ValueError, TypeError) as error:
         findings.add("malformed segmentation", f"{here}: {error}")
         return

@@ -201,7 +201,7 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
 
 def _decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:
     """Decodes a label picture; raises ValueError if it is damaged or has another size."""
-    png.verify(encoded)
+    png.check_chunks(encoded)
     labels = masks.decode_png(encoded)
     if labels.shape != size:
         raise ValueError(f"it is {labels.shape[1]}x{labels.shape[0]} pixels, the picture is {size[1]}x{size[0]}")

@@ -55,7 +55,7 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
     for picture in pictures:
         try:
             encoded = (files.image_dir / picture.file_name).read_bytes()
-            ids = panoptic_png.decode((files.panoptic_masks / picture.mask_name).read_bytes())
+            ids = panoptic_png.decode_ids((files.panoptic_masks / picture.mask_name).read_bytes())
             image = decode_picture(encoded)
             if ids.shape == image.shape[1::-1] != image.shape[:2]:  # the annotations fit the turned picture
                 image = decode_picture(encoded, upright=True)
@@ -108,13 +108,13 @@ def _record_sample(record: bytes) -> Sample:
     return sample
 
 
-def draw(samples: Iterable[Sample], table: CategoryTable, output_dir: Path) -> list[Path]:
+def draw_samples(samples: Iterable[Sample], table: CategoryTable, output_dir: Path) -> list[Path]:
     """Draws each sample as {name}.png in output_dir and returns the files."""
     written = []
     for sample in samples:
         large = enlarge(sample)
         overlay = draw_panoptic(large.image, large.category_map, large.instance_map, table)
-        written.append(save(overlay, output_dir, sample.name))
+        written.append(save_drawing(overlay, output_dir, sample.name))
     return written
 
 
@@ -129,7 +129,7 @@ def enlarge(sample: Sample) -> Sample:
     return Sample(sample.name, np.asarray(image), *maps)
 
 
-def save(picture: Image.Image, output_dir: Path, name: str) -> Path:
+def save_drawing(picture: Image.Image, output_dir: Path, name: str) -> Path:
     """Writes {name}.png, with underscores for characters that file names should not have; returns the path."""
     path = output_dir / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:120] or 'sample'}.png"
     with atomic_path(path) as partial:

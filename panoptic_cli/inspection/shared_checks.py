@@ -51,7 +51,7 @@ def examine_picture(encoded: bytes) -> PictureFacts:
         picture.load()
         digest = hashlib.sha256(picture.tobytes()).digest()[:16]
     if image_format == "PNG":
-        png.verify(encoded)
+        png.check_chunks(encoded)
     elif image_format in JPEG_FORMATS and encoded.rfind(_END_OF_JPEG, max(0, len(encoded) - _TAIL)) < 0:
         raise ValueError("it is cut short: the end marker is missing")
     return PictureFacts(image_format, size, orientation, digest)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Self, TypeVar
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 class Spread:
@@ -46,6 +46,6 @@ class Counts:
             getattr(self, name).update(value)
 
 
-def spread_evenly(items: Sequence[Item], count: int) -> list[Item]:
+def spread_evenly(items: Sequence[_Item], count: int) -> list[_Item]:
     """Returns up to `count` items spread evenly over the sequence, in its order."""
     return [items[place] for place in sorted({i * len(items) // count for i in range(count)})] if items else []

@@ -7,13 +7,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from panoptic_cli.errors import DataError, listed
-from panoptic_cli.records.files import count_records, find_record_files
+from panoptic_cli.records.files import count_records
 
 _INTERLEAVED_FILES = 16
 _READ_BUFFER = 1 << 20  # bytes of a shard that are read at once
-
-
-record_files = find_record_files  # old name
 
 
 def read_shard(path: str | tf.Tensor) -> tf.data.Dataset:

@@ -172,7 +172,7 @@ def convert_all(
     return [convert(plan, read_dataset(plan.files), workers, run) for plan in plans]
 
 
-def count_pictures(plan: ConversionPlan) -> int:
+def count_convertible(plan: ConversionPlan) -> int:
     """Returns the number of pictures that a plan converts.
 
     Raises:

@@ -79,7 +79,7 @@ class PictureEncoder:
         path = self._files.panoptic_masks / picture.mask_name
         content = read_file(path, "mask")
         try:
-            ids = panoptic_png.decode(content)
+            ids = panoptic_png.decode_ids(content)
         except ValueError as error:
             raise PictureError("unreadable mask", f"{path}: {error}") from None
         if ids.shape != (picture.height, picture.width):
@@ -162,7 +162,7 @@ def _draw(annotation: ObjectAnnotation, picture: Picture) -> _Object | str:
     """Returns the object, or the reason why there is nothing to train on."""
     height, width = picture.height, picture.width
     try:
-        mask = masks.draw(annotation.segmentation, height, width)
+        mask = masks.draw_segmentation(annotation.segmentation, height, width)
     except ValueError as error:
         raise PictureError("malformed segmentation", f"annotation {annotation.id}: {error}") from None
     if mask is None:

@@ -1,7 +1,7 @@
-"""The record schema, one tf.train.Example a picture: feature names, and encoding without TensorFlow.
+"""The record schema, one tf.train.Example for each picture: feature names, and encoding without TensorFlow.
 
-The keys are those of the reference (`official/projects/panoptic` of tensorflow/models), whose parser reads
-these records; the `image/panoptic/segments` keys are ours and hold what exact panoptic quality needs.
+The keys are those of the reference (`official/projects/panoptic` of tensorflow/models), whose parser reads these
+records. The `image/panoptic/segments` keys are ours; exact panoptic quality needs them.
 """
 
 from __future__ import annotations
@@ -49,18 +49,11 @@ _THING_CLASS, _FIRST_STUFF_CLASS = 1, 2
 FeatureValue = bytes | int | Sequence[bytes] | np.ndarray
 
 
-def is_shard(path: str) -> bool:
-    """Whether a file that a record pattern matched is a shard, not a manifest or the file of an interrupted run."""
-    name = path.rsplit("/", 1)[-1]
-    return not (name.startswith(".") or name.endswith((".json", ".partial")))
-
-
 def semantic_lookup(table: CategoryTable) -> np.ndarray:
     """Returns the semantic class of each category id, as `image/segmentation/class/encoded` stores it.
 
-    Tables within COCO's ids (things 1..90, stuff 92..200) get the reference's classes: 1 for any thing, id -
-    90 for stuff. Other tables get 1 for any thing, and the stuff
-    counted from 2 in table order.
+    Things have class 1. Stuff has the reference's class, id - 90, if all ids are in COCO's ranges (things 1..90, stuff
+    92..200). In other tables, stuff is counted from 2 in table order.
 
     Returns:
         uint16 [max id + 1]; 0 for ids that are not in the table.
@@ -77,8 +70,7 @@ def semantic_lookup(table: CategoryTable) -> np.ndarray:
 def _example_class() -> Any:
     """Builds tf.train.Example's message class at run time.
 
-    The descriptors live in a pool of their own, so that importing TensorFlow in the same process, which
-    registers messages of the same names, does not collide.
+    The descriptors are in a separate pool, because TensorFlow registers messages of the same names in the default pool.
     """
     file = descriptor_pb2.FileDescriptorProto(name="panoptic_cli/example.proto", package="tensorflow", syntax="proto3")
     kind = descriptor_pb2.FieldDescriptorProto
@@ -118,11 +110,10 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
     """Serializes features as tf.train.Example; equal features give equal bytes.
 
     Args:
-        features: bytes, an int, a list of bytes, or an array of integers or floats. Those without values are
-            kept as empty features.
+        features: bytes, an int, a list of bytes, or an array of integers or floats. Empty ones become empty features.
 
     Raises:
-        TypeError: a value is none of these.
+        TypeError: a value has another type.
     """
     example = _example_class()()
     target = example.features.feature
@@ -146,15 +137,15 @@ def decode_example(record: bytes) -> dict[str, list[bytes] | np.ndarray]:
     """Parses a serialized tf.train.Example.
 
     Returns:
-        Per feature a list of bytes, a float32 array or an int64 array.
+        A list of bytes, a float32 array or an int64 array for each feature.
 
     Raises:
-        ValueError: the bytes are no Example.
+        ValueError: the bytes are not an Example.
     """
     try:
         example = _example_class().FromString(record)
     except DecodeError:
-        raise ValueError("the record is no tf.train.Example") from None
+        raise ValueError("the record is not a tf.train.Example") from None
     features: dict[str, list[bytes] | np.ndarray] = {}
     for key, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")

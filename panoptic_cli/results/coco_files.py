@@ -110,7 +110,7 @@ class PredictionWriter:
         height, width = prediction.segment_map.shape
         info = segment_entries(prediction.segment_map, prediction.segments)
         detections = detection_entries(image_id, prediction.detections, (height, width), min_score)
-        (self._partial / "pred" / name).write_bytes(panoptic_png.encode(prediction.segment_map))
+        (self._partial / "pred" / name).write_bytes(panoptic_png.encode_ids(prediction.segment_map))
         for entry in detections:
             self._detections.write(self._separator + json.dumps(entry))
             self._separator = ",\n"

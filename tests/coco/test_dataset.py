@@ -110,13 +110,13 @@ def test_object_problems_are_named(dataset: Path, name: str) -> None:
     assert {problem.kind for problem in _edited(dataset, "instances", change).problems} == {kind}
 
 
-def test_objects_of_other_pictures_are_counted_not_refused(dataset: Path) -> None:
+def test_objects_of_other_pictures_are_only_counted(dataset: Path) -> None:
     found = _edited(dataset, "instances", lambda v: v["annotations"][0].update(image_id=12345))
     assert found.ignored_objects == {"picture not in the panoptic annotations": 1}
     require_sound(found)
 
 
-def test_all_problems_come_at_once(dataset: Path) -> None:
+def test_all_problems_are_reported_at_once(dataset: Path) -> None:
     def change(value: Any) -> None:
         for annotation in value["annotations"]:
             annotation["segments_info"][0]["category_id"] = 99
@@ -133,13 +133,13 @@ def test_all_problems_come_at_once(dataset: Path) -> None:
         ("{", "not valid JSON"),
     ],
 )
-def test_files_that_are_something_else(dataset: Path, text: str, match: str) -> None:
+def test_files_of_another_form_are_refused(dataset: Path, text: str, match: str) -> None:
     (dataset / "annotations" / "panoptic_val2017.json").write_text(text)
     with pytest.raises(DataError, match=match):
         read_dataset(find_splits(dataset, ["val"])[0])
 
 
-# msgspec skips what it is not asked for; Python's decoder, which has the last word on doubtful entries, does not.
+# msgspec skips unknown fields; Python's decoder, which checks doubtful entries, does not.
 @pytest.mark.parametrize(
     "hidden", [b'"coco_url": "\xff", ', b'"x": ' + b"1" * 5000 + b", "], ids=["not UTF-8", "5000 digits"]
 )
@@ -148,7 +148,7 @@ def test_files_that_are_something_else(dataset: Path, text: str, match: str) -> 
     [(b'"file_name": "000000200000.jpg"', b'"file_name": "../x.jpg"'), (b'"image_id": 200000,', b'"image_id": 777,')],
     ids=["name leaves the folder", "image without annotation"],
 )
-def test_entries_that_are_no_json_are_named(dataset: Path, hidden: bytes, before: bytes, after: bytes) -> None:
+def test_entries_that_are_not_json_are_named(dataset: Path, hidden: bytes, before: bytes, after: bytes) -> None:
     path = dataset / "annotations" / "panoptic_val2017.json"
     text = path.read_bytes()
     assert before in text
@@ -159,7 +159,7 @@ def test_entries_that_are_no_json_are_named(dataset: Path, hidden: bytes, before
         read_dataset(find_splits(dataset, ["val"])[0])
 
 
-def test_a_file_that_changes_while_it_is_read_is_named(dataset: Path) -> None:
+def test_a_file_that_changes_during_reading_is_named(dataset: Path) -> None:
     pictures = read_dataset(find_splits(dataset, ["val"])[0]).pictures
     for kind, before, after in (
         ("instances", b'"iscrowd": 0', b'"iscrowd": 7'),
@@ -167,7 +167,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(dataset: Path) -> None:
     ):
         path = dataset / "annotations" / f"{kind}_val2017.json"
         text = path.read_bytes()
-        with path.open("r+b") as stream:  # in place, as an editor does: the open file sees it
+        with path.open("r+b") as stream:  # in place, as some editors do, so that the open file changes
             stream.write(text.replace(before, after))
         with pytest.raises(DataError, match=rf"{kind}_val2017\.json changed while it was in use"):
             list(pictures)
@@ -175,7 +175,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(dataset: Path) -> None:
             stream.write(text)
 
 
-def test_missing_files_are_all_named_with_the_command_that_gets_them(dataset: Path) -> None:
+def test_all_missing_files_are_named_with_the_command_that_downloads_them(dataset: Path) -> None:
     (dataset / "annotations" / "instances_val2017.json").unlink()
     (dataset / "val2017").rename(dataset / "elsewhere")
     with pytest.raises(DataError) as caught:
@@ -185,7 +185,7 @@ def test_missing_files_are_all_named_with_the_command_that_gets_them(dataset: Pa
     assert f"panoptic download --data-dir {dataset} --split val" in (caught.value.hint or "")
 
 
-def test_splits_that_are_there_are_found(dataset: Path) -> None:
+def test_existing_splits_are_found(dataset: Path) -> None:
     assert [f.name for f in find_splits(dataset)] == ["train", "val"]
     for path in (*dataset.glob("*train2017"), *dataset.glob("annotations/*train2017.json")):
         path.rename(dataset / f"gone-{path.name}")

@@ -1,4 +1,4 @@
-"""Splitting JSON files into entries: the same as json.loads, whatever is inside texts."""
+"""Splitting JSON files into entries: the same as json.loads, whatever is inside strings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from panoptic_cli.coco import json_index
 from panoptic_cli.errors import DataError
 
-# Texts of what brackets, quotes and backslashes can be confused with.
+# Strings with everything that can be confused with brackets, quotes and backslashes.
 _TEXT = st.text(alphabet='a"\\[]{},:é😀\n', max_size=8)
 _VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | _TEXT,
@@ -29,7 +29,7 @@ def _entries(path: Path, key: str) -> list[Any]:
         assert all(path.read_bytes()[offset + begin : offset + end] == text[begin:end] for begin, end in spans)
         found += [json.loads(text[begin:end]) for begin, end in spans]
         texts += (b"," if texts.strip() else b"") + text
-    assert repr(json.loads(b"[" + texts + b"]")) == repr(json.loads(path.read_text())[key])  # repr: NaN is not NaN
+    assert repr(json.loads(b"[" + texts + b"]")) == repr(json.loads(path.read_text())[key])  # NaN != NaN
     return found
 
 
@@ -42,7 +42,7 @@ def _entries(path: Path, key: str) -> list[Any]:
     ascii_only=st.booleans(),
     block=st.integers(1, 40),
 )
-def test_entries_are_those_of_json(
+def test_entries_equal_those_of_json_loads(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     before: dict[str, Any],
@@ -56,7 +56,7 @@ def test_entries_are_those_of_json(
     value = {**before, "list": entries, **{k: v for k, v in behind.items() if k != "list"}}
     path.write_text(json.dumps(value, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr(json_index, "_BLOCK", block)  # entries, texts and escapes go over the edges of blocks
+        patch.setattr(json_index, "_BLOCK", block)  # entries, strings and escapes cross the edges of blocks
         found = _entries(path, "list")
     assert repr(found) == repr([entry for entry in entries if isinstance(entry, dict | list)])
 
@@ -86,21 +86,21 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
         ('{"a": [{]}, "list": []}}', "not valid JSON"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_files_of_another_form_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         json_index.index_lists(path, "test", ("list",))
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"list": [{"a": 1}]}', encoding="utf-8-sig")
     index = json_index.index_lists(path, "test", ("list",))
     assert [text[b:e] for _, text, spans in index.regions("list") for b, e in spans] == [b'{"a": 1}']
 
 
-def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_file_is_detected(tmp_path: Path) -> None:
     import pickle
 
     path = tmp_path / "a.json"
@@ -115,7 +115,7 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(entries=st.lists(st.dictionaries(_TEXT, _VALUE, max_size=4), max_size=6), block=st.integers(1, 40))
-def test_long_values_are_left_out_and_nothing_else(
+def test_only_long_values_are_emptied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[dict[str, Any]], block: int
 ) -> None:
     path = tmp_path / "a.json"
@@ -132,7 +132,7 @@ def test_long_values_are_left_out_and_nothing_else(
     assert repr(found) == repr(emptied)
 
 
-def test_a_broken_part_is_no_json_or_another_files(tmp_path: Path) -> None:
+def test_an_undecodable_part_means_that_the_file_is_not_json_or_changed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"list": [{"a": 1}]}')
     file = json_index.index_lists(path, "test", ("list",)).file

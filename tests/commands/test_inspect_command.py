@@ -27,8 +27,8 @@ def _json(capsys: Capture, *arguments: str, code: int = 0) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_data_laid_out_otherwise(mine: Path, dataset: Path, capsys: Capture) -> None:
-    """The same options as make-tfrecords; the folder of masks follows from the JSON's name."""
+def test_data_in_another_layout(mine: Path, dataset: Path, capsys: Capture) -> None:
+    """The options are those of make-tfrecords; the folder of masks is derived from the JSON's name."""
     own = ["--panoptic-annotations", str(mine / "labels.json"), "--image-dir", str(mine / "pictures")]
     value = _json(capsys, *own)
     assert value["splits"]["labels"]["pictures"] == 6
@@ -56,7 +56,7 @@ def test_data_laid_out_otherwise(mine: Path, dataset: Path, capsys: Capture) -> 
         ([], 1, "panoptic download"),
     ],
 )
-def test_wrong_calls(
+def test_wrong_calls_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, arguments: list[str], code: int, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_wrong_calls(
     assert message in captured.err.replace("\n", " ")
 
 
-def test_warnings_alone_end_with_0(dataset: Path, capsys: Capture) -> None:
+def test_the_exit_code_is_0_with_warnings_only(dataset: Path, capsys: Capture) -> None:
     path = dataset / "annotations" / "panoptic_val2017.json"
     value = json.loads(path.read_text())
     value["categories"].append({"id": 99, "name": "unicorn", "isthing": 1})
@@ -78,7 +78,7 @@ def test_warnings_alone_end_with_0(dataset: Path, capsys: Capture) -> None:
     assert "unicorn (id 99)" in capsys.readouterr().out
 
 
-def test_the_report_says_what_where_and_what_to_do(dataset: Path, capsys: Capture) -> None:
+def test_the_report_names_problem_place_and_remedy(dataset: Path, capsys: Capture) -> None:
     for path in (dataset / "val2017").iterdir():
         path.unlink()
     assert run(["inspect", str(dataset), "--workers", "2"]) == 1
@@ -89,7 +89,7 @@ def test_the_report_says_what_where_and_what_to_do(dataset: Path, capsys: Captur
     assert "--on-bad-data skip" in out
 
 
-def test_a_line_for_a_kind_fits_80_columns() -> None:
+def test_the_line_of_a_problem_fits_80_columns() -> None:
     findings = Findings()
     for kind in REMEDIES:
         findings.add(kind, "x", "warning")
@@ -99,7 +99,7 @@ def test_a_line_for_a_kind_fits_80_columns() -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_examples_are_few_lines() -> None:
+def test_few_lines_of_examples_are_shown() -> None:
     findings = Findings()
     for place in range(30):
         findings.add("short", f"{place:012d}.jpg")
@@ -113,15 +113,42 @@ def test_samples_of_a_broken_data_set_and_of_records(dataset: Path, tmp_path: Pa
     (dataset / "val2017" / "000000200003.jpg").unlink()
     value = _json(capsys, str(dataset), "--draw", "3", "--output", str(tmp_path / "a"), code=1)
     assert {Path(path).stem.split("-")[0] for path in value["drawn"]} == {"train", "val"}
+    assert sorted(value["drawn"]) == sorted(str(path) for path in (tmp_path / "a").iterdir())
     shutil.copytree(dataset, tmp_path / "other")
     assert run(["make-tfrecords", "--data-dir", str(dataset), "--split", "train", "--workers", "1"]) == 0
     value = _json(capsys, f"{dataset}/tfrecords/train-*", "--draw", "3", "--output", str(tmp_path / "b"))
     assert len(value["drawn"]) == len(list((tmp_path / "b").iterdir())) == 3
 
 
+def test_a_data_set_without_problems(generated: Path, capsys: Capture) -> None:
+    value = _json(capsys, str(generated))
+    assert value["errors"] == 0
+    assert value["splits"]["train"]["pictures"] == 12
+    assert value["splits"]["val"]["problems"] == []
+    assert run(["inspect", str(generated), "--workers", "1"]) == 0
+    assert "no problems" in capsys.readouterr().out
+
+
+def test_the_exit_code_is_1_with_errors(dataset: Path, capsys: Capture) -> None:
+    (dataset / "val2017" / "000000200003.jpg").unlink()
+    value = _json(capsys, str(dataset), code=1)
+    assert [p["kind"] for p in value["splits"]["val"]["problems"]] == ["picture missing"]
+
+
+def test_records_are_checked_and_counted(dataset: Path, capsys: Capture) -> None:
+    assert run(["make-tfrecords", "--data-dir", str(dataset), "--split", "val", "--workers", "1", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    value = _json(capsys, str(dataset / "tfrecords" / "val-*"))
+    assert (value["errors"], value["files"], value["records"]) == (0, 8, 6)
+    assert value["objects"] == made["splits"][0]["objects"]
+    path = dataset / "tfrecords" / "val-00000-of-00008.tfrecord"
+    path.write_bytes(path.read_bytes()[:-3])
+    assert _json(capsys, str(dataset / "tfrecords"), code=1)["errors"] == 1
+
+
 @pytest.mark.slow
 def test_augmented_samples(shapes_records: Path, tmp_path: Path, capsys: Capture) -> None:
-    """The default preset is for COCO's categories: drawing needs classes only, so that other tables do as well."""
+    """A configuration that is given must fit the categories."""
     drawing = ["--draw", "2", "--augmented", "--output", str(tmp_path / "drawn")]
     value = _json(capsys, f"{shapes_records}/train-*", *drawing, "--set", "task.model.input_size=[128,128,3]", code=2)
     assert "do not fit the configured heads" in value["error"]["message"]
@@ -129,8 +156,8 @@ def test_augmented_samples(shapes_records: Path, tmp_path: Path, capsys: Capture
     assert len(value["drawn"]) == len(list((tmp_path / "drawn").iterdir())) == 2
 
 
-def test_a_shell_may_expand_the_pattern(shapes_records: Path, capsys: Capture) -> None:
-    """The manifests and categories.json that an unquoted tfrecords/* has too are left out."""
+def test_the_shell_may_expand_the_pattern(shapes_records: Path, capsys: Capture) -> None:
+    """An unquoted tfrecords/* also has the manifests and categories.json, which are not records."""
     paths = sorted(str(path) for path in shapes_records.iterdir())
     value = _json(capsys, *paths)
     assert (value["files"], value["errors"]) == (4, 0)

@@ -31,7 +31,7 @@ def scene(height: int = 120, width: int = 160) -> tuple[np.ndarray, np.ndarray, 
 
 
 def boundary(category: np.ndarray, instance: np.ndarray) -> np.ndarray:
-    """Instance pixels beside a pixel of something else, one by one."""
+    """Finds instance pixels next to a pixel of another region, one by one."""
     height, width = category.shape
     result = np.zeros((height, width), bool)
     for y in range(height):
@@ -43,7 +43,7 @@ def boundary(category: np.ndarray, instance: np.ndarray) -> np.ndarray:
     return result
 
 
-def test_alpha_0_gives_the_picture_back() -> None:
+def test_alpha_0_returns_the_picture() -> None:
     image, category, instance = scene()
     drawn = draw_panoptic(image, category, instance, TABLE, scores={3: 0.9}, alpha=0)
     assert drawn.mode == "RGB"
@@ -52,7 +52,7 @@ def test_alpha_0_gives_the_picture_back() -> None:
     assert (shown != image).any()
 
 
-def test_stuff_has_its_colour_void_none_and_instances_differ() -> None:
+def test_stuff_gets_its_colour_and_instances_differ_and_void_is_unchanged() -> None:
     image, category, instance = scene()
     drawn = np.asarray(draw_panoptic(image, category, instance, TABLE, alpha=1, outlines=False, labels=False))
     assert (drawn[category == 190] == (30, 90, 220)).all()
@@ -66,7 +66,7 @@ def test_colours_are_blended_by_alpha() -> None:
     image, category, instance = scene()
     drawn = np.asarray(draw_panoptic(image, category, instance, TABLE, alpha=0.25, outlines=False, labels=False))
     expected = 0.75 * image + 0.25 * np.array((30, 90, 220))
-    # Half a level for rounding to whole ones, a little more for float32.
+    # Half a level for rounding to integers, a little more for float32.
     np.testing.assert_allclose(drawn[category == 190], expected[category == 190], atol=0.501)
 
 
@@ -79,13 +79,13 @@ def test_many_instances_of_one_class_all_differ() -> None:
         assert neighbours.min() >= 20
 
 
-def test_outlines_lie_on_the_boundaries_of_instances_only() -> None:
+def test_outlines_are_only_on_the_boundaries_of_instances() -> None:
     image, category, instance = scene()
     plain = np.asarray(draw_panoptic(image, category, instance, TABLE, labels=False, outlines=False))
     outlined = np.asarray(draw_panoptic(image, category, instance, TABLE, labels=False))
     edge = boundary(category, instance)
     np.testing.assert_array_equal((plain != outlined).any(-1) & ~edge, np.zeros_like(edge))
-    for number in (3, 8):  # one tone each, unlike the surface it bounds
+    for number in (3, 8):  # one tone each, in contrast to the surface
         tone = np.unique(outlined[edge & (instance == number)], axis=0)
         assert len(tone) == 1
         assert np.abs(tone[0].astype(int) - outlined[(instance == number) & ~edge].mean(0)).max() > 60
@@ -134,33 +134,36 @@ def test_labels_stay_inside_and_grow_with_the_picture(size: tuple[int, int], mon
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
-def test_labels_are_legible_on_any_ground(grey: int) -> None:
+def test_labels_are_legible_on_any_background(grey: int) -> None:
     _, category, instance = scene(480, 640)
     image = np.full((480, 640, 3), grey, np.uint8)
     arguments = (image, category * (instance > 0), instance, TABLE)
     labelled = np.asarray(draw_panoptic(*arguments, alpha=1e-3, outlines=False)).astype(int)
-    around = labelled[225:256, 160:320, 0]  # the label of the left cat lies in its middle
+    around = labelled[225:256, 160:320, 0]  # the label of the left cat is in its middle
     assert around.max() >= 230  # white letters
     assert around.min() <= 90  # on a dark plate
     letters = (around >= 200).sum() if grey < 255 else (around <= 90).sum()
-    assert 30 <= letters <= 1000, "that is no text"
+    assert 30 <= letters <= 1000, "this is not text"
 
 
-def test_an_unknown_category_is_drawn_and_numbered() -> None:
+def test_an_unknown_category_is_grey_and_labelled_with_its_number() -> None:
     image, category, instance = scene()
     category[category == 190] = 77
     drawn = np.asarray(draw_panoptic(image, category, instance, TABLE, alpha=1, outlines=False, labels=False))
     assert len(np.unique(drawn[category == 77], axis=0)) == 1
-    draw_panoptic(image, category, instance, TABLE)
+    named = {"id": 77, "name": "category 77", "isthing": 0, "color": [160, 160, 160]}
+    known = CategoryTable.from_list([*TABLE.to_list(), named], "test")
+    expected = np.asarray(draw_panoptic(image, category, instance, known))
+    np.testing.assert_array_equal(np.asarray(draw_panoptic(image, category, instance, TABLE)), expected)
 
 
-def test_a_picture_without_segments_is_left_alone() -> None:
+def test_a_picture_without_segments_is_unchanged() -> None:
     image, category, instance = scene()
     drawn = draw_panoptic(image, category * 0, instance * 0, TABLE)
     np.testing.assert_array_equal(np.asarray(drawn), image)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_wrong_shapes_and_types_are_refused() -> None:
     image, category, instance = scene()
     with pytest.raises(ValueError, match="do not fit"):
         draw_panoptic(image, category[1:], instance, TABLE)
@@ -186,9 +189,9 @@ def test_contact_sheet_keeps_order_and_aspect() -> None:
         assert shown.any(1).sum() == pytest.approx((100 + 100 * place) * scale, abs=1)
 
 
-def test_contact_sheet_of_few_or_none() -> None:
+def test_contact_sheet_of_one_picture_or_none() -> None:
     sheet = contact_sheet([Image.new("L", (10, 12))], columns=4, cell=(20, 20), gap=0)
-    assert sheet.size == (10, 12)  # no larger than what is on it
+    assert sheet.size == (10, 12)  # no larger than its content
     with pytest.raises(ValueError, match="at least one picture"):
         contact_sheet([])
     with pytest.raises(ValueError, match="columns"):

@@ -28,7 +28,7 @@ def _save(path: Path, mode: str = "RGB", **options: Any) -> Path:
 
 
 def _wide_png(path: Path, channels: int) -> Path:
-    """Writes 16-bit samples whose upper bytes are the pixels; Pillow writes no such RGB."""
+    """Writes 16-bit samples whose upper bytes are the pixels; Pillow cannot write such RGB files."""
     color_type = {1: 0, 3: 2, 4: 6}[channels]
     samples = np.concatenate([_pixels(), _pixels()[..., :1]], axis=-1)[..., :channels].astype(">u2") * 256 + 77
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
@@ -96,7 +96,9 @@ def test_tensorflow_decodes_every_form(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_stored_pixels_count_unless_only_the_turned_picture_fits(tmp_path: Path, orientation: int, name: str) -> None:
+def test_pictures_are_stored_as_found_unless_only_the_turned_picture_fits(
+    tmp_path: Path, orientation: int, name: str
+) -> None:
     path = _turned(tmp_path / name, orientation)
     stored = read_picture_file(path, W, H)
     assert stored.encoded == path.read_bytes()
@@ -117,7 +119,7 @@ def test_stored_pixels_count_unless_only_the_turned_picture_fits(tmp_path: Path,
 def test_an_end_marker_in_a_thumbnail_does_not_hide_that_a_jpeg_is_cut_short(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(_pixels()).save(stream, "JPEG")
-    thumbnail = b"Exif\0\0" + stream.getvalue()  # not parsable as EXIF, and it ends with an end marker
+    thumbnail = b"Exif\0\0" + stream.getvalue()  # not valid EXIF, and it ends with an end marker
     whole = stream.getvalue()
     path = tmp_path / "a.jpg"
     path.write_bytes(whole[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + whole[2:])
@@ -141,13 +143,13 @@ def test_every_cut_is_found(tmp_path: Path, name: str) -> None:
 def test_a_marker_among_the_pixels_is_found(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.jpg", quality=95)
     damaged = bytearray(path.read_bytes())
-    damaged[-60:-58] = b"\xff\xc0"  # a second frame header; decoders refuse that
+    damaged[-60:-58] = b"\xff\xc0"  # a second frame header, which decoders refuse
     path.write_bytes(damaged)
     with pytest.raises(PictureError, match="marker FFC0"):
         read_picture_file(path, W, H)
 
 
-def test_bytes_behind_the_end_are_no_fault(tmp_path: Path) -> None:
+def test_bytes_after_the_end_are_accepted(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes() + b"camera maker's data" * 10_000)
     assert read_picture_file(path, W, H).note is None

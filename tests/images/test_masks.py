@@ -19,7 +19,7 @@ from panoptic_cli.images import masks
     high=st.sampled_from([1, 255, 256, 65535]),
     seed=st.integers(0, 1000),
 )
-def test_label_pictures_survive_png(shape: tuple[int, int], high: int, seed: int) -> None:
+def test_decoding_inverts_encoding(shape: tuple[int, int], high: int, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, high, shape, endpoint=True)
     labels[0, 0] = high
     encoded = masks.encode_png(labels)
@@ -30,16 +30,16 @@ def test_label_pictures_survive_png(shape: tuple[int, int], high: int, seed: int
 
 
 @pytest.mark.parametrize("labels", [np.full((2, 2), -1), np.full((2, 2), 65536), np.zeros((0, 3)), np.zeros((2, 2, 3))])
-def test_labels_that_no_png_holds_are_refused(labels: np.ndarray) -> None:
+def test_labels_that_do_not_fit_a_png_are_refused(labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"fit 16 bits|two-dimensional"):
         masks.encode_png(labels)
 
 
-def test_places_follow_the_list_and_leave_no_trace() -> None:
+def test_places_follow_the_list_and_unlisted_ids_are_returned() -> None:
     ids = np.array([[7, 0], [70000, 9]], np.uint32)
     places, strangers = masks.segment_places(ids, [70000, 7])
     assert (places.tolist(), strangers) == ([[2, 0], [1, 0]], [9])
-    places, strangers = masks.segment_places(ids, [9])  # the table that both calls share was cleaned
+    places, strangers = masks.segment_places(ids, [9])
     assert (places.tolist(), strangers) == ([[0, 0], [0, 1]], [7, 70000])
 
 
@@ -58,7 +58,7 @@ def test_a_rectangle_polygon_covers_its_pixels() -> None:
     assert masks.box_of_mask(mask) == (2, 1, 4, 3)
 
 
-def test_polygons_are_cut_at_the_edge_and_degenerate_ones_are_empty() -> None:
+def test_polygons_are_clipped_at_the_edge_and_degenerate_ones_are_empty() -> None:
     assert masks.rasterize([[-5, -5, 4, -5, 4, 3, -5, 3]], 8, 10)[:3, :4].all()
     assert masks.rasterize([[-5.0, -5, 4, -5, 4, 3, -5, 3]], 8, 10).sum() == 12
     assert not masks.rasterize([[1, 1, 5, 5]], 8, 10).any()  # pycocotools alone would draw a box
@@ -67,7 +67,7 @@ def test_polygons_are_cut_at_the_edge_and_degenerate_ones_are_empty() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_both_run_length_forms(seed: int) -> None:
+def test_both_forms_of_run_lengths_are_drawn(seed: int) -> None:
     mask = (np.random.default_rng(seed).random((13, 9)) < 0.4).astype(np.uint8)
     compressed = coco_mask.encode(np.asfortranarray(mask))
     text = {"size": [13, 9], "counts": compressed["counts"].decode()}

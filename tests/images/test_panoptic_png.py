@@ -1,4 +1,4 @@
-"""Panoptic PNGs: ids through colours and files, and files that are not what they should be."""
+"""Panoptic PNGs: ids as colours and in files, and files that are wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from panoptic_cli.errors import DataError
 from panoptic_cli.images import masks, panoptic_png
 
 
-def test_ids_survive_the_trip_through_colours() -> None:
+def test_decoding_colours_inverts_encoding() -> None:
     ids = np.array([[0, 1, 255, 256], [65535, 65536, 2**24 - 2, 2**24 - 1]])
     rgb = panoptic_png.ids_to_rgb(ids)
     assert rgb.dtype == np.uint8
@@ -30,23 +30,23 @@ def test_ids_that_do_not_fit_are_refused(bad: int) -> None:
         panoptic_png.ids_to_rgb(np.array([[bad]]))
 
 
-def test_panoptic_ids_use_all_three_bytes() -> None:
+def test_decoding_pngs_inverts_encoding() -> None:
     ids = np.array([[0, 255, 256], [65535, 65536, (1 << 24) - 1]], np.uint32)
-    decoded = panoptic_png.decode(panoptic_png.encode(ids))
+    decoded = panoptic_png.decode_ids(panoptic_png.encode_ids(ids))
     assert decoded.dtype == np.uint32
     np.testing.assert_array_equal(decoded, ids)
 
 
 def test_a_cut_or_grey_panoptic_png_is_refused() -> None:
-    encoded = panoptic_png.encode(np.arange(10000, dtype=np.uint32).reshape(100, 100))
+    encoded = panoptic_png.encode_ids(np.arange(10000, dtype=np.uint32).reshape(100, 100))
     with pytest.raises(ValueError, match="cut short"):
-        panoptic_png.decode(encoded[: len(encoded) // 2])
+        panoptic_png.decode_ids(encoded[: len(encoded) // 2])
     with pytest.raises(ValueError, match="must be an RGB picture"):
-        panoptic_png.decode(masks.encode_png(np.ones((4, 4), np.uint8)))
+        panoptic_png.decode_ids(masks.encode_png(np.ones((4, 4), np.uint8)))
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_png_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+def test_files_are_read_or_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     if not fast:
         monkeypatch.setattr(panoptic_png, "_decode_plain", lambda data: None)
     rng = np.random.default_rng(5)
@@ -74,20 +74,20 @@ def test_png_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
         panoptic_png.read_rgb(tmp_path / "b.png")
 
 
-def test_a_palette_stands_for_its_colours() -> None:
+def test_a_palette_is_read_as_its_colours() -> None:
     stream = io.BytesIO()
     picture = Image.new("P", (4, 3), 1)
     picture.putpalette([0, 0, 0, 7, 1, 2])
     picture.save(stream, "PNG")
-    assert (panoptic_png.decode(stream.getvalue()) == 7 + 256 + 2 * 65536).all()
+    assert (panoptic_png.decode_ids(stream.getvalue()) == 7 + 256 + 2 * 65536).all()
 
 
-def test_every_damaged_byte_of_the_pixels_is_noticed() -> None:
+def test_every_damaged_byte_of_the_pixels_is_found() -> None:
     rng = np.random.default_rng(0)
-    encoded = panoptic_png.encode(np.repeat(rng.integers(0, 1 << 24, (24, 4)), 8, axis=1))
+    encoded = panoptic_png.encode_ids(np.repeat(rng.integers(0, 1 << 24, (24, 4)), 8, axis=1))
     first = encoded.index(b"IDAT") + 4
     for place in range(first, encoded.index(b"IEND") - 4):
         damaged = bytearray(encoded)
         damaged[place] ^= 1 << rng.integers(8)
         with pytest.raises(ValueError, match=r"checksum"):
-            panoptic_png.decode(bytes(damaged))
+            panoptic_png.decode_ids(bytes(damaged))

@@ -15,55 +15,55 @@ Colors = np.ndarray
 
 @pytest.fixture
 def colors() -> Colors:
-    """uint8 [24, 40, 3]: smooth, so that JPEG changes little; no symmetry, so that turns show."""
+    """uint8 [24, 40, 3]: smooth, so that JPEG changes little; without symmetry, so that turns are visible."""
     y, x = np.mgrid[0:24, 0:40]
     return np.stack([40 + 4 * x, 200 - 6 * y, 60 + 2 * x + 2 * y], axis=-1).astype(np.uint8)
 
 
-def close(found: np.ndarray, wanted: np.ndarray, tolerance: int) -> None:
+def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: int) -> None:
     assert found.dtype == np.uint8
-    assert found.shape == wanted.shape
-    assert np.abs(found.astype(int) - wanted.astype(int)).max() <= tolerance
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= tolerance
 
 
 JPEG_ERROR = 12  # of 255, at quality 95: colour is stored at half the resolution
 
 
-def test_colour(colors: Colors, tmp_path: Path) -> None:
+def test_colour_pictures(colors: Colors, tmp_path: Path) -> None:
     Image.fromarray(colors).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), colors)
     Image.fromarray(colors).save(tmp_path / "a.jpg", quality=95)
-    close(read_picture(tmp_path / "a.jpg"), colors, JPEG_ERROR)
+    assert_close(read_picture(tmp_path / "a.jpg"), colors, JPEG_ERROR)
     for name in ("a.bmp", "a.tif"):
         Image.fromarray(colors).save(tmp_path / name)
         np.testing.assert_array_equal(read_picture(tmp_path / name), colors)
 
 
-def test_grey(colors: Colors, tmp_path: Path) -> None:
+def test_greyscale_pictures(colors: Colors, tmp_path: Path) -> None:
     grey = colors[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_picture(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=-1))
     Image.fromarray(grey).save(tmp_path / "grey.jpg", quality=95)
-    close(read_picture(tmp_path / "grey.jpg"), np.repeat(grey[..., None], 3, axis=-1), JPEG_ERROR)
+    assert_close(read_picture(tmp_path / "grey.jpg"), np.repeat(grey[..., None], 3, axis=-1), JPEG_ERROR)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1"])
 def test_png_modes(colors: Colors, tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(colors)
     if mode == "RGBA":
-        picture.putalpha(7)  # nearly transparent: the colours count all the same
-        wanted = colors
+        picture.putalpha(7)  # nearly transparent, but the colours count
+        expected = colors
     elif mode == "LA":
         picture = Image.fromarray(colors[..., 0])
         picture.putalpha(7)
-        wanted = np.repeat(colors[..., :1], 3, axis=-1)
+        expected = np.repeat(colors[..., :1], 3, axis=-1)
     else:
         picture = picture.convert(mode)
-        wanted = np.asarray(picture.convert("RGB"))
+        expected = np.asarray(picture.convert("RGB"))
     picture.save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode == mode
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), wanted)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), expected)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -76,14 +76,14 @@ def test_sixteen_bits_keep_the_upper_eight(colors: Colors, tmp_path: Path, suffi
     np.testing.assert_array_equal(found, np.repeat(colors[..., :1], 3, axis=-1))
 
 
-def test_cmyk_jpeg(colors: Colors, tmp_path: Path) -> None:
+def test_cmyk_jpegs(colors: Colors, tmp_path: Path) -> None:
     Image.fromarray(colors).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
     with Image.open(tmp_path / "print.jpg") as saved:
         assert saved.mode == "CMYK"
-    close(read_picture(tmp_path / "print.jpg"), colors, JPEG_ERROR)
+    assert_close(read_picture(tmp_path / "print.jpg"), colors, JPEG_ERROR)
 
 
-# How the pixels as stored have to be turned, by EXIF orientation (TIFF 6.0, section 8).
+# How to turn the stored pixels for each EXIF orientation (TIFF 6.0, section 8).
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a,
     2: np.fliplr,
@@ -102,21 +102,21 @@ def test_exif_orientation(colors: Colors, tmp_path: Path, orientation: int) -> N
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(colors).save(tmp_path / "a.jpg", quality=95, exif=exif)
-    close(read_picture(tmp_path / "a.jpg"), TURNS[orientation](colors), JPEG_ERROR)
+    assert_close(read_picture(tmp_path / "a.jpg"), TURNS[orientation](colors), JPEG_ERROR)
 
 
-def test_damaged_exif_is_no_reason_to_refuse_a_picture(colors: Colors, tmp_path: Path) -> None:
+def test_pictures_with_damaged_exif_are_read(colors: Colors, tmp_path: Path) -> None:
     Image.fromarray(colors).save(tmp_path / "a.jpg", quality=95, exif=b"Exif\0\0" + b"MM\0*\xff\xff\xff\xff" * 3)
-    close(read_picture(tmp_path / "a.jpg"), colors, JPEG_ERROR)
+    assert_close(read_picture(tmp_path / "a.jpg"), colors, JPEG_ERROR)
 
 
-def test_one_pixel(tmp_path: Path) -> None:
+def test_pictures_of_one_pixel(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / name)
         assert read_picture(tmp_path / name).shape == (1, 1, 3)
 
 
-def test_broken_pictures_are_told_in_a_line(colors: Colors, tmp_path: Path) -> None:
+def test_broken_pictures_are_errors_of_one_line(colors: Colors, tmp_path: Path) -> None:
     for name in ("whole.jpg", "whole.png", "whole.tif"):
         Image.fromarray(colors).save(tmp_path / name)
         content = (tmp_path / name).read_bytes()
@@ -143,7 +143,7 @@ def album(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_finding(album: Path) -> None:
+def test_pictures_are_found_in_files_folders_and_patterns(album: Path) -> None:
     def names(*inputs: str, skip: tuple[Path, ...] = ()) -> list[str]:
         return [str(p.relative_to(album)) for p in find_pictures([str(album / i) for i in inputs], skip=skip)]
 
@@ -153,11 +153,11 @@ def test_finding(album: Path) -> None:
     assert names("b.JPG", ".", "a.png") == ["b.JPG", *(n for n in everything if n != "b.JPG")]  # each once
     assert names("*.png") == ["a.png"]
     assert names("**/*.webp") == ["deep/c.webp"]
-    assert names("deep/notes.txt") == ["deep/notes.txt"]  # a file that is named is taken, whatever its name
+    assert names("deep/notes.txt") == ["deep/notes.txt"]  # a named file is taken, whatever its suffix
     assert names("out/pred", skip=(album / "out" / "overlay",)) == ["out/pred/a.png"]
 
 
-def test_nothing_found(album: Path) -> None:
+def test_inputs_without_pictures_are_errors(album: Path) -> None:
     with pytest.raises(DataError, match=r"no picture, folder or match for: .*none\.jpg, .*\*\.gif"):
         find_pictures([str(album / "none.jpg"), str(album / "a.png"), str(album / "*.gif")])
     (album / "bare").mkdir()
@@ -165,6 +165,6 @@ def test_nothing_found(album: Path) -> None:
         find_pictures([str(album / "bare")])
 
 
-def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(album: Path) -> None:
+def test_an_existing_file_takes_precedence_over_a_pattern(album: Path) -> None:
     (album / "x[1].png").write_bytes(b"")
     assert find_pictures([str(album / "x[1].png")]) == [album / "x[1].png"]

@@ -19,7 +19,7 @@ from panoptic_cli.images import masks, png
     where=st.tuples(*[st.floats(0, 1)] * 4),
     seed=st.integers(0, 99),
 )
-def test_a_cropped_mask_is_the_whole_one(
+def test_a_cropped_mask_equals_the_whole_mask(
     height: int, width: int, where: tuple[float, float, float, float], seed: int
 ) -> None:
     top, left = int(where[0] * (height - 1)), int(where[1] * (width - 1))

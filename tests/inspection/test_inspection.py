@@ -41,13 +41,13 @@ def _first_object(root: Path, **fields: Any) -> None:
 
 def _stray_pixel(root: Path) -> None:
     with Image.open(_mask(root)) as opened:
-        ids = panoptic_png.decode(_mask(root).read_bytes())
+        ids = panoptic_png.decode_ids(_mask(root).read_bytes())
         assert opened.size[0] > 0
     ys, xs = np.nonzero(ids == 0) if (ids == 0).any() else np.nonzero(ids)
     was_void = ids[ys[0], xs[0]] == 0
     ids[ys[0], xs[0]] = 5
-    _mask(root).write_bytes(panoptic_png.encode(ids))
-    if not was_void:  # the segment that lost the pixel would be a second problem
+    _mask(root).write_bytes(panoptic_png.encode_ids(ids))
+    if not was_void:  # otherwise the segment that lost the pixel is a second problem
         _first_segment(root, lambda s: s.update(area=s["area"] - 1))
 
 
@@ -62,7 +62,7 @@ def _converted(root: Path, image_format: str) -> None:
 
 
 def _turn(root: Path, orientation: int) -> None:
-    """Adds an EXIF orientation; one that exchanges the sides turns the stored pixels as a camera would."""
+    """Adds an EXIF orientation; 6 also turns the stored pixels, as a camera does."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     with Image.open(_picture(root)) as opened:
@@ -168,7 +168,7 @@ def _val(root: Path, workers: int = 1) -> SplitReport:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_problem_is_found_alone(dataset: Path, case: str) -> None:
+def test_each_problem_is_found_and_nothing_else(dataset: Path, case: str) -> None:
     break_it, kind, severity = CASES[case]
     break_it(dataset)
     found = _val(dataset).findings.ordered()
@@ -176,7 +176,7 @@ def test_each_problem_is_found_alone(dataset: Path, case: str) -> None:
     assert (str(ID) in found[0].examples[0]) or ("id 2," in found[0].examples[0])
 
 
-def test_all_problems_are_counted_and_a_few_shown(dataset: Path) -> None:
+def test_all_problems_are_counted_and_a_few_are_kept_as_examples(dataset: Path) -> None:
     for path in (dataset / "val2017").iterdir():
         path.unlink()
     _mask(dataset).unlink()
@@ -189,7 +189,7 @@ def test_all_problems_are_counted_and_a_few_shown(dataset: Path) -> None:
     assert report.findings.errors == 7
 
 
-def test_workers_find_the_same(dataset: Path) -> None:
+def test_the_result_does_not_depend_on_the_number_of_workers(dataset: Path) -> None:
     CASES["wrong area"][0](dataset)
     CASES["no picture"][0](dataset)
     files = find_splits(dataset, ["val"])[0]
@@ -207,7 +207,7 @@ def test_pixel_shares_add_up(generated: Path) -> None:
     assert report.counts["segments"] == report.counts["things"] + report.counts["stuff"]
 
 
-def test_pictures_in_two_splits_are_told(generated: Path) -> None:
+def test_pictures_in_two_splits_are_reported(generated: Path) -> None:
     files = find_splits(generated, ["val"])[0]
     reports = [inspect_split(files, workers=1) for _ in range(2)]
     add_shared_pictures(reports)
@@ -215,8 +215,8 @@ def test_pictures_in_two_splits_are_told(generated: Path) -> None:
     assert reports[1].findings.by_kind["picture also in val"].count == 6
 
 
-def test_a_picture_of_another_name_is_recognised_by_its_content(dataset: Path) -> None:
-    """As the same file, and as one whose comment segment was added: the pixels decide."""
+def test_a_picture_with_another_name_is_recognized_by_its_content(dataset: Path) -> None:
+    """As the same file, and as one with an additional comment segment: the pixels count."""
     name = "000000100003.jpg"
     twin = (dataset / "train2017" / name).read_bytes()
     comment = b"\xff\xfe\x00\x06note"
@@ -229,7 +229,7 @@ def test_a_picture_of_another_name_is_recognised_by_its_content(dataset: Path) -
 
 
 def test_all_problems_of_one_picture_are_found_at_once(dataset: Path) -> None:
-    """One problem in the JSON must not hide those of the pixels, of other entries or of the categories."""
+    """A problem in the JSON must not hide problems in the pixels, in other entries or in the categories."""
     _category(dataset, lambda c: c.pop("isthing"))
     _first_segment(dataset, lambda s: s.update(category_id=77))
     _first_object(dataset, id="seven")
@@ -253,10 +253,10 @@ def test_an_unreadable_panoptic_file_is_a_finding(dataset: Path) -> None:
     assert report.to_dict()["pictures"] == 0
 
 
-def test_an_entry_that_is_no_json_does_not_hide_the_rest(dataset: Path) -> None:
+def test_an_entry_that_is_not_json_does_not_hide_the_rest(dataset: Path) -> None:
     path = dataset / "annotations" / "panoptic_val2017.json"
     text = path.read_bytes().replace(b'{"id": 200000, ', b'{"id": 200000, "coco_url": "\xff", ', 1)
-    path.write_bytes(text.replace(b'"000000200003.jpg"', b'"../x.jpg"', 1))  # another picture is broken, too
+    path.write_bytes(text.replace(b'"000000200003.jpg"', b'"../x.jpg"', 1))  # another picture is broken too
     report = inspect_split(find_splits(dataset, ["val"])[0], workers=1, samples=6)
     assert [picture.id for picture in report.samples] == [200006, 200009, 200012, 200015]
     assert {f.kind: f.count for f in report.findings.ordered()} == {
@@ -267,7 +267,7 @@ def test_an_entry_that_is_no_json_does_not_hide_the_rest(dataset: Path) -> None:
     assert report.counts["pictures"] == 5
 
 
-def test_repeated_entries(dataset: Path) -> None:
+def test_repeated_entries_are_reported(dataset: Path) -> None:
     def repeat(value: dict[str, Any]) -> None:
         value["images"][1]["file_name"] = value["images"][0]["file_name"]
         value["images"][1].update(width=value["images"][0]["width"], height=value["images"][0]["height"])
@@ -294,7 +294,7 @@ def test_categories_without_segments_are_a_warning(dataset: Path) -> None:
     assert found["category id too large"][0] == "error"
 
 
-def test_statistics(generated: Path) -> None:
+def test_statistics_equal_those_of_the_annotations(generated: Path) -> None:
     report = _val(generated)
     value = json.loads((generated / "annotations" / "panoptic_val2017.json").read_text())
     widths = sorted(image["width"] for image in value["images"])

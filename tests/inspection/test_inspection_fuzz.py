@@ -1,4 +1,4 @@
-"""Whatever is broken in a data set or in records: inspect ends with a report that names it, never with a traceback."""
+"""Whatever is broken in a data set or in records, inspect reports it and never ends with a traceback."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Capture = pytest.CaptureFixture[str]
 _FUZZ = settings(
     max_examples=25,
     deadline=None,
-    derandomize=True,  # the same cases in every run: a failure can be repeated
+    derandomize=True,  # the same cases in every run, so that a failure can be repeated
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
-# Values of wrong types and sizes that a JSON file may hold in any place.
+# Values of wrong types and sizes that a JSON file may have anywhere.
 _ODD: list[Any] = [
     None,
     True,
@@ -66,7 +66,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _inspect(capsys: Capture, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Runs the command; returns exit code and result. An error that is no report of ours fails the test."""
+    """Runs the command and returns exit code and result; anything but a report fails the test."""
     capsys.readouterr()
     code = run(["inspect", *arguments, "--workers", "1", "--json"])
     captured = capsys.readouterr()
@@ -84,7 +84,7 @@ def _problems(value: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place of a JSON value, as the keys that lead there."""
+    """Yields every place in a JSON value, as the keys that lead there."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         yield (*path, key)
         if isinstance(inner, dict | list):
@@ -102,7 +102,7 @@ def _at(value: Any, path: tuple[Any, ...]) -> Any:
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["panoptic", "instances"])
 def test_odd_json(name: str, sound: Path, tmp_path: Path, capsys: Capture, data: st.DataObject) -> None:
-    """One to four values anywhere in a JSON file are replaced, removed or doubled."""
+    """Replaces, removes or duplicates one to four values anywhere in a JSON file."""
     root = tmp_path / "data"
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(sound, root)
@@ -129,7 +129,7 @@ def test_odd_json(name: str, sound: Path, tmp_path: Path, capsys: Capture, data:
 @_FUZZ
 @given(seed=st.integers(0, 1 << 32), how=st.sampled_from(["cut", "flip", "empty", "noise"]))
 def test_damaged_files(sound: Path, tmp_path: Path, capsys: Capture, seed: int, how: str) -> None:
-    """A picture, mask or JSON file is cut short, empty, noise, or has flipped bytes; cut files are always named."""
+    """Cuts, empties or replaces a picture, mask or JSON file, or flips its bits; cut files are always named."""
     root = tmp_path / "data"
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(sound, root)
@@ -138,7 +138,7 @@ def test_damaged_files(sound: Path, tmp_path: Path, capsys: Capture, seed: int, 
     path = chance.choice(paths)
     path.write_bytes(_damage(path.read_bytes(), how, chance))
     code, value = _inspect(capsys, str(root))
-    if how != "flip":  # a flipped bit of a JPEG may change a pixel only
+    if how != "flip":  # a flipped bit of a JPEG may only change a pixel
         assert code == 1
         assert any(path.name in example for p in _problems(value).values() for example in p["examples"])
 
@@ -158,7 +158,7 @@ def _damage(content: bytes, how: str, chance: random.Random) -> bytes:
 @_FUZZ
 @given(seed=st.integers(0, 1 << 32), how=st.sampled_from(["cut", "flip", "empty", "noise"]))
 def test_damaged_shards(sound: Path, tmp_path: Path, capsys: Capture, seed: int, how: str) -> None:
-    """Every changed byte of a shard is noticed, the shard is named, and the other is still read."""
+    """Every changed byte of a shard is found, the shard is named, and the other shard is still read."""
     chance = random.Random(seed)
     folder = tmp_path / "records"
     shutil.rmtree(folder, ignore_errors=True)
@@ -180,7 +180,7 @@ _VALUES: list[schema.FeatureValue] = [b"", b"noise", 0, -1, 1 << 62, [b"a", b"b"
 @_FUZZ
 @given(data=st.data())
 def test_odd_features(sound: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """Features are removed or replaced by odd ones in a whole record: every needed feature is missed by its name."""
+    """Removes features of a record or gives them odd values; every missing required feature is named."""
     import numpy as np
 
     values = [*_VALUES, np.array([np.nan], np.float32), np.array([1 << 62, -5]), np.zeros(3, np.float32)]
@@ -198,21 +198,21 @@ def test_odd_features(sound: Path, tmp_path: Path, data: st.DataObject) -> None:
     with TFRecordWriter(path) as writer:
         writer.write(schema.encode_example(features))
     report = inspect_records([path], workers=1)
-    needed = removed & {schema.IMAGE_ENCODED, schema.IMAGE_HEIGHT, schema.IMAGE_WIDTH, schema.CATEGORY_MASK}
-    told = " ".join(example for f in report.findings.ordered() for example in f.examples)
-    assert all(key in told for key in needed)
+    required = removed & {schema.IMAGE_ENCODED, schema.IMAGE_HEIGHT, schema.IMAGE_WIDTH, schema.CATEGORY_MASK}
+    examples = " ".join(example for f in report.findings.ordered() for example in f.examples)
+    assert all(key in examples for key in required)
 
 
 @_FUZZ
 @given(content=st.binary(max_size=200))
-def test_records_that_are_no_examples(tmp_path: Path, content: bytes) -> None:
+def test_records_that_are_not_examples_are_errors(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.tfrecord"
     with TFRecordWriter(path) as writer:
         writer.write(content)
     assert inspect_records([path], workers=1).findings.errors >= 1
 
 
-def test_sound_data_stay_sound(sound: Path, capsys: Capture) -> None:
-    """The control: what the tests above break is without errors before."""
+def test_undamaged_data_have_no_errors(sound: Path, capsys: Capture) -> None:
+    """The control: the data that the tests above break have no errors before."""
     assert _inspect(capsys, str(sound))[0] == 0
     assert _inspect(capsys, str(sound / "records"))[0] == 0

@@ -24,7 +24,7 @@ def _paths(pattern: str) -> list[Path]:
 
 @pytest.fixture
 def folder(shapes_records: Path, tmp_path: Path) -> Path:
-    """A copy of records of shapes: train in 3 shards, val in 1."""
+    """A copy of the records of shapes: train in 3 shards, val in 1."""
     return Path(shutil.copytree(shapes_records, tmp_path / "records"))
 
 
@@ -122,11 +122,11 @@ def test_each_problem_of_a_record_is_found_with_its_place(folder: Path, case: st
     _rewrite(path, change)
     found = inspect_records([path], workers=1).findings.by_kind
     assert kind in found
-    if kind != "unknown category":  # told of the whole set
+    if kind != "unknown category":  # reported for the whole set
         assert f"{path.name}, record 0" in found[kind].examples[0]
 
 
-def test_sound_records(folder: Path) -> None:
+def test_undamaged_records_have_no_problems(folder: Path) -> None:
     paths = _paths(str(folder))
     report = inspect_records(paths, workers=1)
     compare_with_manifests(report, paths)
@@ -137,13 +137,13 @@ def test_sound_records(folder: Path) -> None:
     assert sum(c["pixel_share"] for c in value["categories"]) + value["void_share"] == pytest.approx(1)
 
 
-def test_workers_find_the_same(folder: Path) -> None:
+def test_the_result_does_not_depend_on_the_number_of_workers(folder: Path) -> None:
     _rewrite(_shard(folder), CASES["wrong area"][0])
     paths = _paths(str(folder))
     assert inspect_records(paths, workers=1).to_dict() == inspect_records(paths, workers=2).to_dict()
 
 
-def test_a_damaged_shard_is_named_with_the_place_and_the_others_are_read(folder: Path) -> None:
+def test_damage_is_reported_with_its_place_and_other_shards_are_read(folder: Path) -> None:
     paths = _paths(f"{folder}/train-*")
     content = paths[1].read_bytes()
     second = 16 + len(next(read_records(paths[1])))
@@ -164,10 +164,10 @@ def test_a_damaged_shard_is_named_with_the_place_and_the_others_are_read(folder:
         (finding,) = report.findings.ordered()
         assert finding.kind == "damaged record file"
         assert f"{paths[1]}, {where}" in finding.examples[0]
-        assert report.counts["records"] == 9  # all of two shards of 4, one of the damaged
+        assert report.counts["records"] == 9  # all of two shards of 4, and one of the damaged shard
 
 
-def test_the_manifest_is_compared(folder: Path) -> None:
+def test_differences_from_the_manifest_are_reported(folder: Path) -> None:
     paths = _paths(f"{folder}/train-*")
     manifest = folder / "train.manifest.json"
     first, second, third = paths
@@ -201,7 +201,7 @@ def test_an_odd_manifest_is_a_warning(folder: Path, text: str) -> None:
     assert [(f.kind, f.severity) for f in report.findings.ordered()] == [("manifest unreadable", "warning")]
 
 
-def test_shards_that_are_missing_without_a_manifest(folder: Path) -> None:
+def test_missing_shards_are_a_warning_without_a_manifest(folder: Path) -> None:
     (folder / "train.manifest.json").unlink()
     next(folder.glob("train-*")).unlink()
     paths = _paths(f"{folder}/train-*")
@@ -212,7 +212,7 @@ def test_shards_that_are_missing_without_a_manifest(folder: Path) -> None:
     assert "2 of 3 files exist" in finding.examples[0]
 
 
-def test_a_picture_in_two_shards_is_told(folder: Path) -> None:
+def test_a_picture_in_two_shards_is_reported(folder: Path) -> None:
     copy = folder / "val-again.tfrecord"
     copy.write_bytes(_shard(folder).read_bytes())
     report = inspect_records([_shard(folder), copy], workers=1)
@@ -220,7 +220,7 @@ def test_a_picture_in_two_shards_is_told(folder: Path) -> None:
 
 
 @pytest.mark.shared
-def test_the_reference_records_pass(shared: Path) -> None:
+def test_the_reference_records_have_no_problems(shared: Path) -> None:
     paths = _paths(str(shared / "conformance" / "tfrecords" / "*"))
     report = inspect_records(paths, workers=1)
     assert report.findings.to_list() == []

@@ -49,7 +49,7 @@ def test_records_are_taken_from_every_file(shapes_records: Path) -> None:
     assert set(firsts[:2]) <= set(names)
 
 
-def test_what_cannot_be_read_is_left_out_with_a_warning(
+def test_unreadable_pictures_are_skipped_with_a_warning(
     shapes_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = Path(shutil.copytree(shapes_dir, tmp_path / "data"))
@@ -65,7 +65,7 @@ def test_what_cannot_be_read_is_left_out_with_a_warning(
     assert all(path.name in warnings for path in (broken, missing, apart))
 
 
-def test_a_damaged_record_ends_only_itself(
+def test_only_the_damaged_record_is_skipped(
     shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.tfrecord"
@@ -78,7 +78,7 @@ def test_a_damaged_record_ends_only_itself(
     assert f"Record 0 of {path} is not drawn" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_damaged_shard_ends_only_itself(
+def test_only_the_damaged_shard_is_skipped(
     shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(shapes_records, tmp_path / "records"))
@@ -88,13 +88,13 @@ def test_a_damaged_shard_ends_only_itself(
     assert paths[0].name in capsys.readouterr().err
 
 
-def test_a_picture_that_exif_turns_is_drawn_as_its_mask_lies(shapes_dir: Path, tmp_path: Path) -> None:
+def test_a_picture_is_turned_by_exif_if_its_mask_is_turned(shapes_dir: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(shapes_dir, tmp_path / "data"))
     files = coco_files(root, "val")
     dataset = read_dataset(files)
     path = files.image_dir / dataset.pictures[0].file_name
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    exif[ExifTags.Base.Orientation] = 6  # viewers turn it clockwise
     with Image.open(path) as opened:
         upright = np.asarray(opened)
         opened.transpose(Image.Transpose.ROTATE_90).save(path, "PNG", exif=exif)
@@ -114,9 +114,9 @@ def test_small_pictures_are_enlarged_by_whole_factors(shapes_dir: Path) -> None:
     assert samples.enlarge(large) is large
 
 
-def test_names_fit_for_files(tmp_path: Path) -> None:
-    """A source id of a record is anybody's text."""
-    path = samples.save(Image.new("RGB", (2, 2)), tmp_path, "../../a b\0")
+def test_names_of_drawings_are_valid_file_names(tmp_path: Path) -> None:
+    """The source id of a record can be any text."""
+    path = samples.save_drawing(Image.new("RGB", (2, 2)), tmp_path, "../../a b\0")
     assert path.parent == tmp_path
     assert [p.name for p in tmp_path.iterdir()] == [".._.._a_b_.png"]
 
@@ -124,6 +124,6 @@ def test_names_fit_for_files(tmp_path: Path) -> None:
 def test_stuff_is_drawn_in_its_categorys_colour(tmp_path: Path) -> None:
     table = CategoryTable.from_list([{"id": 3, "name": "sand", "isthing": 0, "color": [200, 100, 40]}], "test")
     sample = samples.Sample("s", np.zeros((480, 480, 3), np.uint8), np.full((480, 480), 3), np.zeros((480, 480), int))
-    (path,) = samples.draw([sample], table, tmp_path)
+    (path,) = samples.draw_samples([sample], table, tmp_path)
     with Image.open(path) as drawn:
         assert drawn.getpixel((2, 2)) == (100, 50, 20)  # half of the colour over black

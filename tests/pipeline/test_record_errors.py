@@ -76,7 +76,7 @@ def train(folder: Path) -> str:
 
 
 DEFECTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "no Example": (lambda r: b"\x07" + r[:50], "no tf.train.Example"),
+    "no Example": (lambda r: b"\x07" + r[:50], "not a tf.train.Example"),
     "no picture": (lambda r: changed(r, IMAGE_ENCODED=None), "image/encoded is missing"),
     "half a picture": (lambda r: changed(r, IMAGE_ENCODED=picture(r)[: len(picture(r)) // 2]), "image/encoded cannot"),
     "no mask": (lambda r: changed(r, OBJECT_MASK=[b"none"] * len(decode_example(r)[schema.OBJECT_MASK])), "cannot"),

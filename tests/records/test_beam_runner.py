@@ -1,4 +1,4 @@
-"""The conversion on Beam's local runner writes the same bytes; skipped where the extra is not installed."""
+"""The conversion on Beam's local runner writes the same bytes. Skipped if the extra is not installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WITHOUT = importlib.util.find_spec("apache_beam") is None
 @pytest.mark.slow
 @pytest.mark.skipif(WITHOUT, reason="Apache Beam is not installed (make test-slow installs it)")
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_same_shards_as_on_one_machine(
+def test_beam_writes_the_same_shards_as_one_machine(
     shapes_dir: Path, tmp_path: Path, workers: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["make-tfrecords", "--data-dir", str(shapes_dir), "--train-shards", "3", "--val-shards", "2", "--json"]
@@ -40,7 +40,7 @@ def test_same_shards_as_on_one_machine(
 
 @pytest.mark.slow
 @pytest.mark.skipif(WITHOUT, reason="Apache Beam is not installed (make test-slow installs it)")
-def test_a_bad_picture_is_one_line_and_other_shards_stay(
+def test_a_bad_picture_is_an_error_of_one_line_and_other_shards_are_kept(
     shapes_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -51,9 +51,9 @@ def test_a_bad_picture_is_one_line_and_other_shards_stay(
     picture.write_bytes(picture.read_bytes()[:100])
     command = ["make-tfrecords", "--data-dir", str(data), "--split", "val", "--val-shards", "2"]
     assert run([*command, "--runner", "DirectRunner", "--workers", "1"]) == 1
-    told = capsys.readouterr().err
-    assert picture.name in told
-    assert "Traceback" not in told
+    message = capsys.readouterr().err
+    assert picture.name in message
+    assert "Traceback" not in message
     assert len(list((data / "tfrecords").glob("*.tfrecord"))) == 1
     assert not list((data / "tfrecords").glob(".*"))
 

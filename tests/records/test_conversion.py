@@ -46,7 +46,7 @@ def _contents(target: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in target.iterdir()}
 
 
-def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None:
+def test_records_contain_what_the_files_contain(generated: Path, tmp_path: Path) -> None:
     summary = _convert(generated, tmp_path)
     plan = ConversionPlan(find_splits(generated, ["val"])[0], tmp_path, 2)
     dataset = read_dataset(plan.files)
@@ -58,10 +58,10 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
         encoded = (plan.files.image_dir / picture.file_name).read_bytes()
         assert features[schema.IMAGE_ENCODED] == [encoded]
         assert features[schema.IMAGE_FORMAT] == [b"jpeg"]
-        ids = panoptic_png.decode((plan.files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.decode_ids((plan.files.panoptic_masks / picture.mask_name).read_bytes())
         places = masks.decode_png(features[schema.SEGMENT_MASK][0])
         by_place = np.array([0, *features[schema.SEGMENT_ID]])
-        np.testing.assert_array_equal(by_place[places], ids)  # exact: nothing of the panoptic PNG is lost
+        np.testing.assert_array_equal(by_place[places], ids)  # exact: the panoptic PNG can be restored
         categories = np.array([0, *features[schema.SEGMENT_CATEGORY]])
         np.testing.assert_array_equal(masks.decode_png(features[schema.CATEGORY_MASK][0]), categories[places])
         np.testing.assert_array_equal(masks.decode_png(features[schema.SEMANTIC_MASK][0]), lookup[categories[places]])
@@ -86,7 +86,7 @@ def test_records_say_what_the_files_say(generated: Path, tmp_path: Path) -> None
     assert summary.skipped_objects == summary.skipped_pictures == {}
 
 
-def test_the_encoder_can_be_sent_anywhere(generated: Path, tmp_path: Path) -> None:
+def test_encoder_and_pictures_can_be_pickled(generated: Path, tmp_path: Path) -> None:
     dataset = read_dataset(find_splits(generated, ["val"])[0])
     encoder = PictureEncoder(dataset.files, dataset.table)
     sent_encoder, sent_pictures = pickle.loads(pickle.dumps((encoder, dataset.pictures[1::2])))
@@ -95,7 +95,7 @@ def test_the_encoder_can_be_sent_anywhere(generated: Path, tmp_path: Path) -> No
         assert sent_encoder.encode(picture) == encoder.encode(pickle.loads(pickle.dumps(picture)))
 
 
-def test_shards_take_turns_in_id_order(generated: Path, tmp_path: Path) -> None:
+def test_pictures_are_dealt_to_shards_in_id_order(generated: Path, tmp_path: Path) -> None:
     _convert(generated, tmp_path, shards=4)
     for shard in range(4):
         path = tmp_path / f"val-{shard:05d}-of-00004.tfrecord"
@@ -103,13 +103,13 @@ def test_shards_take_turns_in_id_order(generated: Path, tmp_path: Path) -> None:
         assert ids == [200000 + 3 * i for i in range(6)][shard::4]
 
 
-def test_the_number_of_workers_changes_no_byte(generated: Path, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_workers(generated: Path, tmp_path: Path) -> None:
     _convert(generated, tmp_path / "one", shards=3, workers=1)
     _convert(generated, tmp_path / "three", shards=3, workers=3)
     assert _contents(tmp_path / "one") == _contents(tmp_path / "three")
 
 
-def test_only_what_is_missing_or_stale_is_redone(dataset: Path, tmp_path: Path) -> None:
+def test_only_missing_or_stale_shards_are_made_again(dataset: Path, tmp_path: Path) -> None:
     target = tmp_path / "records"
     first = _convert(dataset, target, shards=3)
     before = _contents(target)
@@ -118,7 +118,7 @@ def test_only_what_is_missing_or_stale_is_redone(dataset: Path, tmp_path: Path) 
     again = _convert(dataset, target, shards=3)
     assert (again.kept_shards, again.pictures, again.objects) == (2, first.pictures, first.objects)
     assert _contents(target) == before
-    picture = dataset / "val2017" / "000000200000.jpg"  # of shard 0
+    picture = dataset / "val2017" / "000000200000.jpg"  # in shard 0
     with Image.open(picture) as opened:
         Image.fromarray(255 - np.asarray(opened)).save(picture)
     assert _convert(dataset, target, shards=3).kept_shards == 2
@@ -130,7 +130,7 @@ def test_a_damaged_shard_is_made_again(generated: Path, tmp_path: Path) -> None:
     before = _contents(tmp_path)
     path = tmp_path / "val-00002-of-00003.tfrecord"
     damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1  # size and time of change say nothing
+    damaged[len(damaged) // 2] ^= 1  # size and modification time do not change
     stat = path.stat()
     path.write_bytes(damaged)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -139,7 +139,7 @@ def test_a_damaged_shard_is_made_again(generated: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("category", [1 << 16, 1 << 31, 1 << 62])
-def test_category_ids_that_no_label_picture_holds_are_refused(dataset: Path, tmp_path: Path, category: int) -> None:
+def test_category_ids_that_do_not_fit_label_pictures_are_refused(dataset: Path, tmp_path: Path, category: int) -> None:
     path = dataset / "annotations" / "panoptic_val2017.json"
     value = json.loads(path.read_text())
     value["categories"].append({"id": category, "name": "\ud800", "isthing": 1})
@@ -149,7 +149,7 @@ def test_category_ids_that_no_label_picture_holds_are_refused(dataset: Path, tmp
 
 
 def _break(data: Path, how: str) -> str:
-    """Breaks picture 200003 in one way and returns the reason under which it is counted."""
+    """Breaks picture 200003 in one way and returns the reason that it is counted under."""
     picture, mask = data / "val2017" / "000000200003.jpg", data / "panoptic_val2017" / "000000200003.png"
     if how == "no picture":
         picture.unlink()
@@ -197,13 +197,13 @@ WAYS = [
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_bad_picture_stops_or_is_left_out(dataset: Path, tmp_path: Path, how: str) -> None:
+def test_a_bad_picture_stops_the_conversion_or_is_skipped(dataset: Path, tmp_path: Path, how: str) -> None:
     reason = _break(dataset, how)
     target = tmp_path / "records"
     with pytest.raises(DataError, match=r"000000200003\.jpg"):
         _convert(dataset, target)
     left = {p.name for p in target.iterdir()}
-    # Shard 0 (pictures 0, 2, 4) came first and is whole; nothing of shard 1 is there.
+    # Shard 0 (pictures 0, 2, 4) was first and is complete; nothing of shard 1 exists.
     assert left == {"categories.json", "val.manifest.json", "val-00000-of-00002.tfrecord"}
     assert json.loads((target / "val.manifest.json").read_text())["complete"] is False
     summary = _convert(dataset, target, on_bad_data="skip")
@@ -212,7 +212,7 @@ def test_a_bad_picture_stops_or_is_left_out(dataset: Path, tmp_path: Path, how: 
     assert 200003 not in _examples(target)
 
 
-def test_a_bad_picture_in_a_worker_is_the_same_error(dataset: Path, tmp_path: Path) -> None:
+def test_a_bad_picture_in_a_worker_raises_the_same_error(dataset: Path, tmp_path: Path) -> None:
     _break(dataset, "no mask")
     with pytest.raises(DataError, match=r"Picture 200003 .*000000200003\.png does not exist"):
         _convert(dataset, tmp_path / "records", workers=2)
@@ -257,8 +257,8 @@ def test_degenerate_objects_are_counted_by_reason(
     assert summary.objects == before - 1
 
 
-def test_an_outline_that_is_no_json_stops_the_conversion(dataset: Path, tmp_path: Path) -> None:
-    """Outlines are not decoded when the file is indexed."""
+def test_an_outline_that_is_not_json_stops_the_conversion(dataset: Path, tmp_path: Path) -> None:
+    """Outlines are decoded only when their picture is converted."""
     path = dataset / "annotations" / "instances_val2017.json"
     value = json.loads(path.read_text())
     value["annotations"][2]["segmentation"] = [[float(n) for n in range(100)]]
@@ -268,7 +268,7 @@ def test_an_outline_that_is_no_json_stops_the_conversion(dataset: Path, tmp_path
     assert not list((tmp_path / "records").glob("*.tfrecord"))
 
 
-def test_objects_come_from_segments_without_an_instances_file(generated: Path, tmp_path: Path) -> None:
+def test_objects_are_derived_from_segments_without_an_instances_file(generated: Path, tmp_path: Path) -> None:
     given = find_splits(generated, ["val"])[0]
     files = SplitFiles("mine", given.panoptic_annotations, given.panoptic_masks, given.image_dir, None)
     summary = _convert(generated, tmp_path, files=files)
@@ -283,7 +283,7 @@ def test_objects_come_from_segments_without_an_instances_file(generated: Path, t
     assert summary.objects > 0
 
 
-def test_ids_of_any_size_and_order(dataset: Path, tmp_path: Path) -> None:
+def test_ids_may_have_any_size_and_order(dataset: Path, tmp_path: Path) -> None:
     before = _convert(dataset, tmp_path / "before")
     huge = {200000 + 3 * i: (1 << 61) - 977 * (i % 4) + i for i in range(6)}
     for name in ("panoptic", "instances"):
@@ -302,12 +302,12 @@ def test_ids_of_any_size_and_order(dataset: Path, tmp_path: Path) -> None:
     assert [getattr(after, name) for name in counts] == [getattr(before, name) for name in counts]
 
 
-def test_a_turned_picture_is_stored_as_the_annotations_see_it(dataset: Path, tmp_path: Path) -> None:
+def test_a_turned_picture_is_stored_as_the_annotations_need_it(dataset: Path, tmp_path: Path) -> None:
     path = dataset / "val2017" / "000000200003.jpg"
     with Image.open(path) as opened:
         pixels = np.asarray(opened)
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees
+    exif[0x0112] = 6  # viewers turn it by 90 degrees
     Image.fromarray(np.rot90(pixels)).save(path, exif=exif, quality=95)
     summary = _convert(dataset, tmp_path / "records")
     assert [(note.split(" as")[0], count) for note, count in summary.notes.items()] == [("pictures turned", 1)]
@@ -315,18 +315,18 @@ def test_a_turned_picture_is_stored_as_the_annotations_see_it(dataset: Path, tmp
     assert features[schema.IMAGE_FORMAT] == [b"png"]
     with Image.open(io.BytesIO(features[schema.IMAGE_ENCODED][0])) as opened:
         assert opened.size == (features[schema.IMAGE_WIDTH][0], features[schema.IMAGE_HEIGHT][0])
-        # The same picture but for two rounds of JPEG; a picture turned the wrong way differs by 30 and more.
+        # The same picture except for two JPEG compressions; a picture turned the wrong way differs by 30 and more.
         assert np.abs(np.asarray(opened).astype(int) - pixels).mean() < 8
 
 
-def test_more_than_255_segments_in_a_picture(dataset: Path, tmp_path: Path) -> None:
+def test_a_picture_can_have_more_than_255_segments(dataset: Path, tmp_path: Path) -> None:
     path = dataset / "annotations" / "panoptic_val2017.json"
     value = json.loads(path.read_text())
     image = value["images"][0]
     annotation = next(a for a in value["annotations"] if a["image_id"] == image["id"])
     ids = np.zeros((image["height"], image["width"]), np.uint32)
     ids.ravel()[: 300 * 4] = np.repeat(np.arange(300) * 55555 + 9, 4)
-    (dataset / "panoptic_val2017" / annotation["file_name"]).write_bytes(panoptic_png.encode(ids))
+    (dataset / "panoptic_val2017" / annotation["file_name"]).write_bytes(panoptic_png.encode_ids(ids))
     annotation["segments_info"] = [{"id": i * 55555 + 9, "category_id": 7} for i in range(299, -1, -1)]
     path.write_text(json.dumps(value))
     given = find_splits(dataset, ["val"])[0]
@@ -334,7 +334,7 @@ def test_more_than_255_segments_in_a_picture(dataset: Path, tmp_path: Path) -> N
     _convert(dataset, tmp_path / "records", files=files)
     features = _examples(tmp_path / "records")[image["id"]]
     instances = masks.decode_png(features[schema.INSTANCE_MASK][0])
-    assert instances.max() == 300  # wider than 8 bits
+    assert instances.max() == 300  # more than 8 bits hold
     np.testing.assert_array_equal(np.array([0, *features[schema.SEGMENT_ID]])[instances], ids)
     assert len(features[schema.OBJECT_MASK]) == 300
 
@@ -349,7 +349,7 @@ def test_a_grey_png_picture_is_stored_as_found(dataset: Path, tmp_path: Path) ->
     assert features[schema.IMAGE_ENCODED] == [path.read_bytes()]
 
 
-def test_the_record_checker_finds_nothing_wrong_and_then_the_damage(generated: Path, tmp_path: Path) -> None:
+def test_the_record_checker_accepts_records_and_finds_damage(generated: Path, tmp_path: Path) -> None:
     summary = _convert(generated, tmp_path)
     paths = sorted(tmp_path.glob("*.tfrecord"))
     report = inspect_records(paths, workers=1)

@@ -1,9 +1,10 @@
-"""What lies in the folder of the records already: other shards, other splits, another conversion."""
+"""Converting to a folder that already contains other shards, other splits or another conversion."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,23 +25,24 @@ def _contents(target: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in target.iterdir()}
 
 
-def test_a_manifest_of_another_kind_is_no_manifest(generated: Path, tmp_path: Path) -> None:
+def test_a_manifest_of_another_form_is_ignored(generated: Path, tmp_path: Path) -> None:
     _convert(generated, tmp_path, shards=3)
     before = _contents(tmp_path)
-    for entries in (None, [None, 3, {}], [{"name": "val-00000-of-00003.tfrecord", "counts": {"pictures": "many"}}]):
+    odd: list[Any] = [None, [None, 3, {}], [{"name": "val-00000-of-00003.tfrecord", "counts": {"pictures": "many"}}]]
+    for entries in odd:
         (tmp_path / "val.manifest.json").write_text(json.dumps({"shards": entries}))
         assert _convert(generated, tmp_path, shards=3).kept_shards == 0
         assert _contents(tmp_path) == before
 
 
-def test_shards_of_another_count_do_not_stay_beside_ours(generated: Path, tmp_path: Path) -> None:
+def test_shards_of_another_count_are_removed_if_the_manifest_lists_them(generated: Path, tmp_path: Path) -> None:
     _convert(generated, tmp_path, shards=3)
     _convert(generated, tmp_path, shards=2)
     assert sorted(p.name for p in tmp_path.glob("val-*")) == [
         "val-00000-of-00002.tfrecord",
         "val-00001-of-00002.tfrecord",
     ]
-    (tmp_path / "val.manifest.json").unlink()  # now they could be anybody's
+    (tmp_path / "val.manifest.json").unlink()  # now anyone could have made them
     with pytest.raises(DataError, match="shards of another conversion"):
         _convert(generated, tmp_path, shards=3)
     assert len(list(tmp_path.glob("val-*"))) == 2
@@ -53,7 +55,7 @@ def test_two_conversions_do_not_share_a_folder(generated: Path, tmp_path: Path) 
     _convert(generated, tmp_path)
 
 
-def test_other_categories_beside_an_earlier_split_are_told(
+def test_other_categories_than_those_of_an_earlier_split_are_a_warning(
     generated: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _convert(generated, tmp_path, split="train")

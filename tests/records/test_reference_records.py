@@ -1,4 +1,4 @@
-"""Our records against those that the reference wrote from the same pictures, and read by TensorFlow."""
+"""Our records compared with the reference's records of the same pictures, and read by TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _ours(coco100: Path) -> tuple[PictureEncoder, dict[int, Any]]:
     return PictureEncoder(dataset.files, dataset.table), {p.id: p for p in dataset.pictures}
 
 
-def test_the_same_as_the_reference(shared: Path, coco100: Path) -> None:
+def test_records_equal_those_of_the_reference(shared: Path, coco100: Path) -> None:
     encoder, pictures = _ours(coco100)
     paths = sorted((shared / "conformance" / "tfrecords").glob("*.tfrecord"))
     compared = 0
@@ -44,8 +44,8 @@ def test_the_same_as_the_reference(shared: Path, coco100: Path) -> None:
         assert ours.keys() >= theirs.keys()
         for key in EQUAL:
             assert list(ours[key]) == list(theirs[key]), key
-        for key in BOXES:  # computed in float64 by both and rounded to float32 once
-            np.testing.assert_allclose(ours[key], theirs[key], atol=1e-7)
+        for key in BOXES:  # both compute in float64 and round to float32 once
+            np.testing.assert_allclose(np.asarray(ours[key]), np.asarray(theirs[key]), atol=1e-7)
         for key in LABELS:
             assert len(ours[key]) == len(theirs[key])
             for a, b in zip(ours[key], theirs[key], strict=True):
@@ -55,7 +55,7 @@ def test_the_same_as_the_reference(shared: Path, coco100: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tensorflow_parses_and_decodes(coco100: Path, tmp_path: Path) -> None:
+def test_tensorflow_parses_and_decodes_the_records(coco100: Path, tmp_path: Path) -> None:
     import tensorflow as tf
 
     encoder, pictures = _ours(coco100)

@@ -1,4 +1,4 @@
-"""make-tfrecords and inspect as a user calls them."""
+"""`panoptic make-tfrecords` as a user calls it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _json(capsys: Out, *arguments: str, code: int = 0) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_coco_layout_by_default(dataset: Path, capsys: Out) -> None:
+def test_cocos_layout_is_the_default(dataset: Path, capsys: Out) -> None:
     value = _json(capsys, "make-tfrecords", "--data-dir", str(dataset), "--train-shards", "3", "--workers", "1")
     assert [(s["prefix"], s["pictures"], s["shards"]) for s in value["splits"]] == [
         ("train", 12, 3),
@@ -37,7 +37,7 @@ def test_dry_run_writes_nothing(dataset: Path, capsys: Out) -> None:
     assert not (dataset / "tfrecords").exists()
 
 
-def test_data_laid_out_otherwise(mine: Path, capsys: Out) -> None:
+def test_data_in_another_layout(mine: Path, capsys: Out) -> None:
     arguments = ["--panoptic-annotations", str(mine / "labels.json"), "--image-dir", str(mine / "pictures")]
     more = ["--output-prefix", "own", "--shards", "2", "--output-dir", str(mine / "out"), "--workers", "1"]
     value = _json(capsys, "make-tfrecords", *arguments, *more)
@@ -50,7 +50,7 @@ def test_data_laid_out_otherwise(mine: Path, capsys: Out) -> None:
     ("labels", "pictures"),
     [("panoptic_mine", "mine"), ("mine_panoptic", "mine"), ("labels", "images"), ("both", "both")],
 )
-def test_json_and_masks_alone_are_enough(
+def test_the_pictures_are_found_beside_json_or_masks(
     dataset: Path, tmp_path: Path, capsys: Out, labels: str, pictures: str
 ) -> None:
     moved = tmp_path / "mine"
@@ -66,7 +66,7 @@ def test_json_and_masks_alone_are_enough(
     assert value["splits"][0]["objects"] > 0
 
 
-def test_pictures_that_cannot_be_guessed_are_asked_for(dataset: Path, tmp_path: Path, capsys: Out) -> None:
+def test_pictures_in_an_unusual_place_are_asked_for(dataset: Path, tmp_path: Path, capsys: Out) -> None:
     (dataset / "panoptic_val2017").rename(tmp_path / "labels")
     annotations = dataset / "annotations" / "panoptic_val2017.json"
     arguments = ["--panoptic-annotations", str(annotations), "--panoptic-masks", str(tmp_path / "labels")]
@@ -74,7 +74,7 @@ def test_pictures_that_cannot_be_guessed_are_asked_for(dataset: Path, tmp_path: 
     assert "--image-dir" in capsys.readouterr().err
 
 
-def test_what_was_left_out_and_done_is_told(dataset: Path, capsys: Out) -> None:
+def test_skipped_and_changed_objects_and_pictures_are_reported(dataset: Path, capsys: Out) -> None:
     path = dataset / "annotations" / "instances_val2017.json"
     value = json.loads(path.read_text())
     value["annotations"][0]["bbox"] = [-1, 2, 30, 30]
@@ -86,7 +86,7 @@ def test_what_was_left_out_and_done_is_told(dataset: Path, capsys: Out) -> None:
     assert split["skipped_pictures"] == {"picture missing": 1}
     assert split["skipped_objects"] == {"empty mask": 1}
     assert split["notes"] == {"boxes cut at the picture's edge": 1}
-    assert run([*arguments, "--on-bad-data", "skip"]) == 0  # all shards are kept: their counts are told again
+    assert run([*arguments, "--on-bad-data", "skip"]) == 0  # all shards are kept and counted again
     shown = capsys.readouterr().out
     assert "skipped 1 objects: empty mask" in shown
     assert "skipped 1 pictures: picture missing" in shown
@@ -110,7 +110,7 @@ def test_what_was_left_out_and_done_is_told(dataset: Path, capsys: Out) -> None:
         (["--train-shards", "0"], 2, "train-shards"),
     ],
 )
-def test_wrong_calls(
+def test_wrong_calls_are_explained(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Out,
@@ -124,40 +124,3 @@ def test_wrong_calls(
     assert captured.out == ""
     assert message in captured.err.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_inspect_a_sound_data_set(generated: Path, capsys: Out) -> None:
-    value = _json(capsys, "inspect", str(generated), "--workers", "1")
-    assert value["errors"] == 0
-    assert value["splits"]["train"]["pictures"] == 12
-    assert value["splits"]["val"]["problems"] == []
-    assert run(["inspect", str(generated), "--workers", "1"]) == 0
-    assert "no problems" in capsys.readouterr().out
-
-
-def test_inspect_ends_with_1_when_there_are_errors(dataset: Path, capsys: Out) -> None:
-    (dataset / "val2017" / "000000200003.jpg").unlink()
-    value = _json(capsys, "inspect", str(dataset), "--workers", "1", code=1)
-    assert [p["kind"] for p in value["splits"]["val"]["problems"]] == ["picture missing"]
-
-
-def test_inspect_records(dataset: Path, capsys: Out) -> None:
-    made = _json(capsys, "make-tfrecords", "--data-dir", str(dataset), "--split", "val", "--workers", "1")
-    value = _json(capsys, "inspect", str(dataset / "tfrecords" / "val-*"), "--workers", "1")
-    assert (value["errors"], value["files"], value["records"]) == (0, 8, 6)
-    assert value["objects"] == made["splits"][0]["objects"]
-    path = dataset / "tfrecords" / "val-00000-of-00008.tfrecord"
-    path.write_bytes(path.read_bytes()[:-3])
-    assert _json(capsys, "inspect", str(dataset / "tfrecords"), "--workers", "1", code=1)["errors"] == 1
-
-
-def test_drawing_needs_a_folder(generated: Path, capsys: Out) -> None:
-    assert run(["inspect", str(generated), "--draw", "2"]) == 2
-    assert "--output" in capsys.readouterr().err
-
-
-def test_samples_are_drawn(generated: Path, tmp_path: Path, capsys: Out) -> None:
-    pytest.importorskip("panoptic_cli.images.drawing")
-    drawn = tmp_path / "drawn"
-    value = _json(capsys, "inspect", str(generated), "--workers", "1", "--draw", "2", "--output", str(drawn))
-    assert len(value["drawn"]) == len(list(drawn.iterdir())) == 4
