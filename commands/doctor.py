@@ -34,12 +34,12 @@ def doctor(
     """
     from panoptic_cli.diagnostics import diagnose
 
-    variables = _variables(context.find_root().command)
+    variables = environment_variables(context.find_root().command)
     report = diagnose(data_dir, variables, timeout if devices else None)
     console.result(report, _text(report))
 
 
-def _variables(root: Any) -> set[str]:
+def environment_variables(root: Any) -> set[str]:
     """Returns PANOPTIC_DEBUG and the variables that the options of all commands read."""
     names = {"PANOPTIC_DEBUG"}
     pending = [root]

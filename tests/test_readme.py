@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import typer
-from panoptic_cli.commands.doctor import _variables
+from panoptic_cli.commands.doctor import environment_variables
 from panoptic_cli.commands.main import app, run
 from pydantic import BaseModel
 
@@ -25,7 +25,7 @@ from panoptic_cli.categories import read_categories
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GROUP: Any = typer.main.get_command(app)
-VARIABLES = frozenset(_variables())
+VARIABLES = frozenset(environment_variables(GROUP))
 
 # Programs that are not ours. Anything else in a bash block that is neither panoptic nor make fails the test.
 NOT_RUN = {
