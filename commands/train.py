@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,12 +92,12 @@ def train(
         panoptic train --data-dir mine --config mine.yaml --model-dir runs/mine
     """
     from panoptic_cli import config, storage
+    from panoptic_cli.runs.model_source import default_run
     from panoptic_cli.training import cluster, inputs, setup, trainer
 
-    preset = experiment or config.DEFAULT_EXPERIMENT
-    directory = storage.normalize(model_dir or Path("runs") / preset)  # pathlib has made gs:/ of gs://
+    directory = storage.normalize(model_dir or default_run(experiment))  # pathlib has made gs:/ of gs://
     resolved = setup.configure(
-        preset,
+        experiment,
         o.given(
             ("task.train_data.input_path", train_data),
             ("task.validation_data.input_path", eval_data),

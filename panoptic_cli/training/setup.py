@@ -19,7 +19,7 @@ Options = list[tuple[str, Any]]
 
 
 def configure(
-    preset: str,
+    preset: str | None,
     options: Options,
     *,
     schedule: str | None = None,
@@ -32,7 +32,7 @@ def configure(
     """Builds the configuration of a training. Prints how the schedule was fitted.
 
     Args:
-        preset: name of the experiment.
+        preset: name of the experiment; None: the default one.
         options: (dotted key, value) pairs from command-line options that were given.
         schedule: name of one of the preset's schedules.
         config_file: YAML file with any part of the configuration.
@@ -48,13 +48,14 @@ def configure(
     # A configuration file can say null; on the command line "none" stands for it.
     options = [(key, None if key == _INIT and value == "none" else value) for key, value in options]
     given = dict(options)
+    name = preset or config.DEFAULT_EXPERIMENT
     if epochs is not None and _STEPS in given:
         raise UsageError("--epochs and --steps both give the length.", "Leave one of them out.")
     overrides = config.split_params(params_override or "")
 
     def load(extra: Options) -> Experiment:
         return config.load_experiment(
-            preset,
+            name,
             schedule=schedule,
             config_file=config_file,
             params_override=overrides,
@@ -68,7 +69,7 @@ def configure(
         experiment = load(added)
     if _BATCH_SIZE in given or epochs is not None:
         pictures = None if epochs is None else inputs.count_pictures(experiment.task.train_data.input_path)
-        start = config.load_experiment(preset, schedule=schedule)
+        start = config.load_experiment(name, schedule=schedule)
         scaled = config.scale_schedule(experiment, start, epochs=epochs, pictures=pictures)
         experiment = load([*added, *scaled.changes])
         if scaled.summary:

@@ -1,16 +1,23 @@
+"""`panoptic train`: options, the effective configuration, and mistakes that are found before the training."""
+
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import yaml
 from panoptic_cli.commands.main import run
 
-from panoptic_cli.config import load_experiment
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import load_experiment, validate
+from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training import inputs
+
+Capture: TypeAlias = pytest.CaptureFixture[str]
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1, "color": [220, 20, 60]},
@@ -19,8 +26,8 @@ CATEGORIES = [
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A data folder with (empty) record shards; the command is run beside it."""
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A records folder with empty shards, in ./data/coco of the current directory."""
     records = tmp_path / "data" / "coco" / "tfrecords"
     records.mkdir(parents=True)
     for split in ("train", "val"):
@@ -41,14 +48,15 @@ def data(tmp_path, monkeypatch):
     return records
 
 
-def print_config(capsys, *arguments):
-    """The effective configuration of a command line, as a tree, and what was told."""
+def print_config(capsys: Capture, *arguments: str) -> tuple[dict[str, Any], str]:
+    """Returns the effective configuration of a command line, as a tree, and what was printed on stderr."""
     assert run(["train", "--print-config", "--init-checkpoint", "none", *arguments]) == 0
     captured = capsys.readouterr()
     return yaml.safe_load(captured.out), captured.err
 
 
-def fails(capsys, *arguments, code=1):
+def fails(capsys: Capture, *arguments: str, code: int = 1) -> str:
+    """Runs a command line that fails; returns what was printed on stderr."""
     assert run(["train", "--init-checkpoint", "none", *arguments]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -56,7 +64,7 @@ def fails(capsys, *arguments, code=1):
     return captured.err
 
 
-def test_defaults(data, capsys):
+def test_defaults(data: Path, capsys: Capture) -> None:
     tree, told = print_config(capsys)
     assert tree == load_experiment(
         options=[
@@ -69,7 +77,7 @@ def test_defaults(data, capsys):
     assert not Path("runs").exists()
 
 
-def test_every_option_sets_its_field(data, capsys):
+def test_every_option_sets_its_field(data: Path, capsys: Capture) -> None:
     tree, _ = print_config(
         capsys,
         *(
@@ -105,7 +113,7 @@ def test_every_option_sets_its_field(data, capsys):
     )
 
 
-def test_tpu_options(data, capsys):
+def test_tpu_options(data: Path, capsys: Capture) -> None:
     import tensorflow as tf
 
     for path in data.iterdir():
@@ -119,20 +127,20 @@ def test_tpu_options(data, capsys):
     assert [tree["runtime"][k] for k in ("tpu", "tpu_zone", "tpu_project")] == ["n1", "z", "p"]
 
 
-def test_data_dir_and_paths_of_the_configuration(data, capsys, tmp_path):
+def test_data_dir_and_paths_of_the_configuration(data: Path, capsys: Capture, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"task: {{train_data: {{input_path: '{data}/train-*'}}}}")
     tree, _ = print_config(capsys, "--config", str(tmp_path / "c.yaml"), "--data-dir", "elsewhere")
     assert tree["task"]["train_data"]["input_path"] == f"{data}/train-*"
     assert tree["task"]["validation_data"]["input_path"] == "elsewhere/tfrecords/val-*"
 
 
-def test_print_config_json_is_one_object(data, capsys):
+def test_print_config_json_is_one_object(data: Path, capsys: Capture) -> None:
     assert run(["train", "--print-config", "--init-checkpoint", "none", "--json"]) == 0
     tree = json.loads(capsys.readouterr().out)
     assert tree["trainer"]["train_steps"] == 22500
 
 
-def test_the_schedule_follows_the_batch_size(data, capsys):
+def test_the_schedule_follows_the_batch_size(data: Path, capsys: Capture) -> None:
     tree, told = print_config(capsys, "--schedule", "3x", "--batch-size", "16")
     config = tree["trainer"]["optimizer_config"]
     assert tree["trainer"]["train_steps"] == 4 * 67500
@@ -145,7 +153,7 @@ def test_the_schedule_follows_the_batch_size(data, capsys):
     assert "values 0.12/0.012/0.0012 -> 0.03/0.003/0.0003" in told
 
 
-def test_what_the_user_set_stays(data, capsys):
+def test_what_the_user_set_is_not_scaled(data: Path, capsys: Capture) -> None:
     key = "trainer.optimizer_config.learning_rate.stepwise.values"
     tree, told = print_config(capsys, "--batch-size", "32", "--steps", "1000", "--set", f"{key}=[0.5,0.4,0.3]")
     config = tree["trainer"]["optimizer_config"]
@@ -158,7 +166,7 @@ def test_what_the_user_set_stays(data, capsys):
     assert "Schedule scaled" not in told
 
 
-def test_print_config_and_usage_errors_do_not_import_tensorflow(data):
+def test_print_config_and_usage_errors_do_not_import_tensorflow(data: Path) -> None:
     code = (
         "import sys; from panoptic_cli.commands.main import run;"
         "assert run(['train', '--print-config', '--init-checkpoint', 'none']) == 0;"
@@ -169,14 +177,14 @@ def test_print_config_and_usage_errors_do_not_import_tensorflow(data):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
 
 
-def test_missing_records(data, capsys):
+def test_missing_records(data: Path, capsys: Capture) -> None:
     assert "No training records match none/tfrecords/train-*" in fails(capsys, "--data-dir", "none")
     told = fails(capsys, "--train-data", f"{data}/train-*,{data}/extra-*")
     assert "extra-*" in told
     assert "make-tfrecords" in told
 
 
-def test_missing_categories(data, capsys):
+def test_missing_categories(data: Path, capsys: Capture) -> None:
     (data / "categories.json").unlink()
     told = fails(capsys)
     assert "tfrecords/categories.json does not exist" in told
@@ -184,7 +192,7 @@ def test_missing_categories(data, capsys):
     assert "x.json does not exist" in fails(capsys, "--categories", "x.json")
 
 
-def test_categories_that_do_not_fit_the_heads(data, capsys):
+def test_categories_that_do_not_fit_the_heads(data: Path, capsys: Capture) -> None:
     (data / "categories.json").write_text(json.dumps([{"id": 300, "name": "ufo", "isthing": 1}]))
     assert "300 (ufo)" in fails(capsys, code=2)
 
@@ -192,7 +200,7 @@ def test_categories_that_do_not_fit_the_heads(data, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--tpu", "local", "--gpus", "2"], "exclude"),
+        (["--tpu", "local", "--gpus", "2"], "cannot be combined"),
         (["--tpu", "local", "--precision", "float16"], "float16"),
         (["--tpu", "node"], "local directory"),
         (["--gpus", "3", "--batch-size", "64"], "is not divisible"),
@@ -203,29 +211,22 @@ def test_categories_that_do_not_fit_the_heads(data, capsys):
         (["--batch-size", "0"], "batch-size"),
     ],
 )
-def test_usage_errors(data, capsys, arguments, word):
+def test_usage_errors(data: Path, capsys: Capture, arguments: list[str], word: str) -> None:
     assert word in fails(capsys, *arguments, code=2)
     assert not Path("runs").exists()
 
 
-def test_run_of_another_configuration(data, capsys):
-    from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.runs.run_directory import RunDirectory
-
+def test_run_of_another_configuration(data: Path, capsys: Capture) -> None:
     tree, _ = print_config(capsys)
-    from panoptic_cli.config import validate
-
-    RunDirectory("runs/panoptic_fpn_coco").create_or_resume(
-        validate(tree, "test"), CategoryTable.from_list(CATEGORIES, "test")
-    )
+    RunDirectory("runs/panoptic_fpn_coco").start(validate(tree, "test"), CategoryTable.from_list(CATEGORIES, "test"))
     print_config(capsys)
     told = fails(capsys, "--set", "task.losses.mask_weight=3")
     assert "task.losses.mask_weight: 3.0 here, 1.0 there" in told
     assert "--model-dir" in told
 
 
-def test_initial_weights_that_cannot_be_reached(data, capsys, monkeypatch):
-    def refuse(*_, **__):
+def test_initial_weights_that_cannot_be_reached(data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(inputs.urllib.request, "urlopen", refuse)
@@ -237,7 +238,13 @@ def test_initial_weights_that_cannot_be_reached(data, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_dry_run_does_one_real_step_and_writes_nothing(tmp_path, shapes_records, tiny_network, capsys, monkeypatch):
+def test_dry_run_does_one_real_step_and_writes_nothing(
+    tmp_path: Path,
+    shapes_records: Path,
+    tiny_network: tuple[str, ...],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     settings = [word for setting in tiny_network for word in ("--set", setting)]
     arguments = ["--experiment", "panoptic_fpn_shapes", "--train-data", f"{shapes_records}/train-*", "--gpus", "0"]
@@ -252,7 +259,7 @@ def test_dry_run_does_one_real_step_and_writes_nothing(tmp_path, shapes_records,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_validation_records_are_checked_where_they_are_wanted(data, capsys):
+def test_validation_records_are_checked_if_the_training_evaluates(data: Path, capsys: Capture) -> None:
     for path in data.glob("val-*"):
         path.unlink()
     print_config(capsys)

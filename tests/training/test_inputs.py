@@ -1,60 +1,112 @@
-"""What a user may give a training, found to be wrong before anything starts: one error each."""
+"""What a training reads is checked before anything starts: one error for each mistake."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes import TABLE
+from fakes import TABLE, tiny_experiment
 
-from panoptic_cli import config
-from panoptic_cli.errors import ConfigError, DataError, RunError
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.errors import DataError, PanopticError, RunError, UsageError
+from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training import inputs
 
-TRAIN_DATA = ("task.train_data.input_path", "records/train-*")
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """A folder with two empty training shards and the categories."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for place in (0, 1):
+        (folder / f"train-{place:05d}-of-00002.tfrecord").write_bytes(b"")
+    (folder / "categories.json").write_text(json.dumps(TABLE.to_list()))
+    return folder
 
 
-@pytest.mark.parametrize(("content", "section"), [("task:\n", "task"), ("task: {train_data: 5}\n", "task.train_data")])
-def test_a_file_with_a_value_for_a_section(tmp_path, content, section):
-    file = tmp_path / "config.yaml"
-    file.write_text(content)
-    with pytest.raises(ConfigError, match=f"input_path is below {section}, which is a value"):
-        config.load_experiment(config_file=file, options=[TRAIN_DATA])
+def test_what_is_found(records: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", {"task.train_data.input_path": f"{records}/train-*"}
+    found = inputs.check(tiny_experiment(**data), run)
+    assert [Path(path).name for path in found.record_files] == [
+        "train-00000-of-00002.tfrecord",
+        "train-00001-of-00002.tfrecord",
+    ]
+    assert (found.table, found.changes) == (TABLE, [])
+    assert not run.exists()
+
+    RunDirectory(run).start(tiny_experiment(**data), TABLE)
+    again = inputs.check(tiny_experiment(**data, trainer__train_steps=99), run)
+    assert [(change.key, change.ours) for change in again.changes] == [("trainer.train_steps", 99)]
 
 
-def test_what_looks_like_a_date_and_is_none(tmp_path):
-    settings = ["task.train_data.input_path=2026-13-45"]
-    assert config.load_experiment(settings=settings).task.train_data.input_path == "2026-13-45"
-    file = tmp_path / "config.yaml"
-    file.write_text("task: {train_data: {input_path: 2026-13-45}}\n")
-    with pytest.raises(ConfigError, match="is not valid YAML: month must be"):
-        config.load_experiment(config_file=file)
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"runtime.num_gpus": 3}, UsageError, "not divisible"),
+        ({"task.train_data.input_path": "{records}/more-*"}, DataError, "No training records match"),
+        (
+            {"trainer.validation_interval": 5, "task.validation_data.input_path": "{records}/val-*"},
+            DataError,
+            "No validation records match",
+        ),
+        (
+            {"trainer.validation_interval": 5, "task.annotation_file": "{records}/nowhere.json"},
+            DataError,
+            r"nowhere\.json do not exist",
+        ),
+        (
+            {"trainer.validation_interval": 5, "task.annotation_file": "{records}"},
+            DataError,
+            "records do not exist",  # a folder
+        ),
+        ({"task.categories_file": "{records}/nowhere.json"}, DataError, "no categories file"),
+        ({"task.init_checkpoint": "{records}/ckpt-1"}, RunError, "initial weights .* do not exist"),
+    ],
+)
+def test_mistakes(
+    records: Path, tmp_path: Path, changes: dict[str, Any], error: type[PanopticError], words: str
+) -> None:
+    settings = {"task.train_data.input_path": f"{records}/train-*", **changes}
+    settings = {key: str(value).format(records=records) for key, value in settings.items()}
+    with pytest.raises(error, match=words):
+        inputs.check(tiny_experiment(**settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_initial_weights_in_what_can_be_no_bucket():
+def test_categories_that_do_not_fit_the_network(records: Path, tmp_path: Path) -> None:
+    table = CategoryTable.from_list([{"id": 300, "name": "ufo", "isthing": 1}], "test")
+    heads = {"task.model.num_classes": 91, "task.model.stuff_classes_offset": 90}
+    with pytest.raises(PanopticError, match="ufo"):
+        inputs.check(tiny_experiment(**heads), tmp_path / "run", table)
+
+
+def test_initial_weights_are_needed_by_a_new_run_only(tmp_path: Path) -> None:
+    experiment = tiny_experiment(**{"task.init_checkpoint": str(tmp_path / "gone")})
+    run = RunDirectory(tmp_path / "run")
+    run.start(experiment, TABLE)
+    with pytest.raises(RunError, match="do not exist"):
+        inputs.check(experiment, run.path, TABLE)
+    folder = Path(run.checkpoints)
+    folder.mkdir()
+    (folder / "ckpt-1.index").write_bytes(b"")
+    (folder / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
+    inputs.check(experiment, run.path, TABLE)
+
+
+def test_initial_weights_at_what_cannot_be_a_bucket() -> None:
     with pytest.raises(RunError, match=r"gs://my bucket/ckpt-1 cannot be reached: .*control characters"):
         inputs.check_init_checkpoint("gs://my bucket/ckpt-1")
 
 
-def test_an_annotation_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.json do not exist"):
-        inputs.check_annotation_file(str(tmp_path / "nowhere.json"))
-    with pytest.raises(DataError, match="do not exist"):
-        inputs.check_annotation_file(str(tmp_path))
-
-
-def test_the_data_have_a_seed_of_their_own_or_that_of_the_training():
-    assert config.load_experiment(settings=["trainer.seed=7"]).data_seed == 7
-    assert config.load_experiment(settings=["trainer.seed=7", "task.train_data.seed=0"]).data_seed == 0
-
-
-def test_the_categories_beside_records_in_a_bucket(tmp_path):
-    import tensorflow as tf
-    from panoptic_cli.commands.model_source import find_model
-
-    tf.io.gfile.makedirs("ram://beside/records")
-    with tf.io.gfile.GFile("ram://beside/records/categories.json", "w") as file:
-        file.write(json.dumps(TABLE.to_list()))
-    records = ("task.validation_data.input_path", "ram://beside/records/val-*")
-    source = find_model(None, f"{tmp_path}/ckpt-1", experiment="panoptic_fpn_shapes", options=[records])
-    assert source.table == TABLE
+def test_the_checks_need_no_tensorflow(records: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from panoptic_cli.config import load_experiment; from panoptic_cli.training import inputs;"
+        f"data = ('task.train_data.input_path', {str(records / 'train-*')!r});"
+        f"inputs.check(load_experiment('panoptic_fpn_shapes', options=[data]), {str(tmp_path / 'run')!r});"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
