@@ -148,14 +148,14 @@ class ServedModel(tf.Module):
             return self._finish(*item, score_threshold, canvas)
 
         served = tf.map_fn(finish, (outputs, geometry), fn_output_signature=self._picture_spec())
-        # Lists are padded to the longest of the batch, those of detections to a fixed length.
-        detections = self._model.network.max_detections
-        dense = {
-            name: value.to_tensor(shape=[None, detections] if name.startswith("detection_") else None)
-            if isinstance(value, tf.RaggedTensor)
-            else value
-            for name, value in served.items()
-        }
+        most = model.network.max_detections
+        dense = {}
+        for name, value in served.items():
+            if isinstance(value, tf.RaggedTensor):
+                # Lists of detections get a fixed length, others that of the longest of the batch.
+                length = most if name.startswith("detection_") else None
+                value = value.to_tensor(shape=[None, length, *value.shape[2:]])
+            dense[name] = value
         return {name: tf.identity(dense[name]) for name in served_outputs(model)}
 
     def _picture_spec(self) -> dict[str, Any]:

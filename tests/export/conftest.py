@@ -16,10 +16,8 @@ def coco_checkpoint(
     """Options that name a checkpoint of step 7 whose moving averages differ from its weights."""
     import keras
 
-    from panoptic_cli import config
-    from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.inference.predictor import label_space_of
-    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+    from panoptic_cli import config, models
+    from panoptic_cli.categories import read_categories
     from panoptic_cli.weights.checkpoints import Checkpoints
 
     # Of random scores: a threshold that some detections pass, so that maps hold things and stuff.
@@ -28,7 +26,7 @@ def coco_checkpoint(
     categories = coco100 / "annotations" / "panoptic_val2017.json"
     experiment = config.load_experiment("panoptic_fpn_shapes", settings=settings)
     keras.utils.set_random_seed(7)
-    network = PanopticFPN(experiment.task.model, label_space_of(experiment, CategoryTable.from_file(categories)))
+    network = models.create_network(experiment, read_categories(categories))
     generator = np.random.default_rng(5)
     for variable in network.trainable_variables:
         # Final layers are made to start near zero; here they have to tell pictures and places apart.

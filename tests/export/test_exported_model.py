@@ -35,16 +35,21 @@ def test_predicts_as_the_checkpoint_does(
     # what is decided is the same in every pixel
     np.testing.assert_array_equal(theirs.category_map, ours.category_map)
     np.testing.assert_array_equal(theirs.instance_map, ours.instance_map)
-    np.testing.assert_array_equal(theirs.category_ids, ours.category_ids)
+    np.testing.assert_array_equal(theirs.segment_map, ours.segment_map)
+    np.testing.assert_array_equal(theirs.semantic_map, ours.semantic_map)
+    assert theirs.segments == ours.segments
+    np.testing.assert_array_equal(theirs.detections.category_ids, ours.detections.category_ids)
     # float32 sums in another order: preprocessing and network are one graph here; boxes in pixels
-    np.testing.assert_allclose(theirs.boxes, ours.boxes, atol=1e-3)
-    assert len(ours.scores) > 0
+    np.testing.assert_allclose(theirs.detections.boxes, ours.detections.boxes, atol=1e-3)
+    assert len(ours.detections.scores) > 0
+    same = [np.array_equal(a, b) for a, b in zip(theirs.detections.masks, ours.detections.masks, strict=True)]
+    assert np.mean(same) > 0.9  # a box moved in its last bits may move a pixel at the threshold
 
 
 def test_another_folder_is_one_clear_error(tmp_path: Path) -> None:
     from panoptic_cli.export.exported_model import ExportedModel
 
-    with pytest.raises(DataError, match="no SavedModel of panoptic export"):
+    with pytest.raises(DataError, match="not a SavedModel of panoptic export"):
         ExportedModel(tmp_path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from geometries import geometry_of
 from panoptic_cli.commands.main import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
@@ -20,22 +21,21 @@ class Reference:
         import tensorflow as tf
 
         from panoptic_cli import config
-        from panoptic_cli.categories import CategoryTable
+        from panoptic_cli.categories import read_categories
         from panoptic_cli.images.pictures import read_picture
         from panoptic_cli.inference.predictor import load_model
-        from panoptic_cli.pipeline.preprocessing import preprocess
+        from panoptic_cli.pipeline.preprocessing import Preprocessing
 
         given = dict(zip(checkpoint[:6:2], checkpoint[1:6:2], strict=True))
         experiment = config.load_experiment(given["--experiment"], settings=checkpoint[7::2])
-        table = CategoryTable.from_file(Path(given["--categories"]))
+        table = read_categories(Path(given["--categories"]))
         self.model = load_model(experiment, table, given["--checkpoint"])
         files = sorted((coco100 / "val2017").glob("*.jpg"))[:2]
-        prepared = [preprocess(tf.constant(read_picture(path)), self.model.input_size) for path in files]
+        prepared = [Preprocessing(self.model.input_size).prepare(tf.constant(read_picture(path))) for path in files]
         self.images = [image[None].numpy() for image, _ in prepared]
-        whole = np.array([[[64, 64], [64, 64], [1, 1], [0, 0]]], np.float32)
+        whole = geometry_of([[[64, 64], [64, 64], [1, 1], [0, 0]]])
         self.outputs = [
-            {name: value.numpy() for name, value in self.model.network(image, whole, training=False).items()}
-            for image in self.images
+            {name: value.numpy() for name, value in self.model.network(image, whole).items()} for image in self.images
         ]
 
     def check(self, place: int, outputs: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_onnx(
         reference.check(place, dict(zip(names, values, strict=True)))
 
 
-def test_what_a_converter_cannot_carry_is_told(
+def test_operations_that_a_converter_does_not_support_are_named(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tensorflow as tf
@@ -107,12 +107,12 @@ def test_what_a_converter_cannot_carry_is_told(
     from panoptic_cli.errors import RunError
     from panoptic_cli.export import portable_model
 
-    def with_a_kernel_of_tensorflow(_: object, images: tf.Tensor, elementary: bool) -> dict[str, tf.Tensor]:
+    def with_a_kernel_of_tensorflow(images: tf.Tensor, *_: object, **__: object) -> dict[str, tf.Tensor]:
         boxes = tf.reshape(images[:, :4, :8, 0], [1, 4, 2, 4])
         found = tf.image.combined_non_max_suppression(boxes, boxes[..., 0], 2, 2)
         return {"boxes": found.nmsed_boxes}
 
-    monkeypatch.setattr(portable_model, "portable_outputs", with_a_kernel_of_tensorflow)
+    monkeypatch.setattr(reference.model.network, "call", with_a_kernel_of_tensorflow)
     with pytest.raises(RunError, match=r"cannot be converted to tflite: .*CombinedNonMaxSuppression"):
         portable_model.export_portable(reference.model, tmp_path / "model.tflite", "tflite")
     assert list(tmp_path.iterdir()) == []

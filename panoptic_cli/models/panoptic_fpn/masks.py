@@ -94,4 +94,4 @@ def mask_runs(
     _, runs, lengths = tf.while_loop(lambda i, *_: i < count, encode, (tf.constant(0), runs, lengths))
     empty = tf.zeros([0], tf.int32)
     values = tf.cond(count > 0, runs.concat, lambda: empty)
-    return tf.RaggedTensor.from_row_lengths(values, lengths.stack(), validate=False)
+    return tf.RaggedTensor.from_row_lengths(values, tf.cast(lengths.stack(), tf.int64), validate=False)
