@@ -37,7 +37,7 @@ def _split_lines(data: str, reports: Sequence[SplitReport]) -> list[Any]:
                 [
                     name,
                     str(i or ""),
-                    f"{report.held.pictures_with[i]:,}" if i else "",
+                    f"{report.contents.pictures_with[i]:,}" if i else "",
                     f"{segments:,}" if i else "",
                     _percent(share),
                 ]
@@ -50,7 +50,7 @@ def _split_lines(data: str, reports: Sequence[SplitReport]) -> list[Any]:
     rows = [
         [
             r.name,
-            *(_spread(s.to_dict()) for s in (r.held.widths, r.held.heights, r.held.objects)),
+            *(_spread(s.to_dict()) for s in (r.contents.widths, r.contents.heights, r.contents.objects)),
             _percent(r.void_share),
             _percent(r.crowd_share),
         ]
@@ -65,25 +65,25 @@ def _split_lines(data: str, reports: Sequence[SplitReport]) -> list[Any]:
 
 
 def _record_lines(data: str, report: RecordReport) -> list[Any]:
-    shares, held = report.shares(), report.held
+    shares, contents = report.shares(), report.contents
     rows = [
         [
             name,
             str(i or ""),
-            f"{held.pictures_with[i]:,}" if i else "",
+            f"{contents.pictures_with[i]:,}" if i else "",
             f"{objects:,}" if objects else "",
             _percent(share),
         ]
         for name, i, objects, share in shares[:_CATEGORIES]
     ]
     shown: list[Any] = []
-    if held.pixels.total():
+    if contents.pixels.total():
         shown += _categories("Categories by pixels", "objects", rows, len(shares))
     counts = report.counts
     columns = [key for key in counts if key != "bytes"] + ["MB"]
     values = [f"{counts[key]:,}" for key in columns[:-1]] + [f"{counts['bytes'] / 1e6:,.1f}"]
     shown += [console.table(data, columns, [values], left=0), ""]
-    spreads = [_spread(s.to_dict()) for s in (held.widths, held.heights, held.objects_per_picture)]
+    spreads = [_spread(s.to_dict()) for s in (contents.widths, contents.heights, contents.objects_per_picture)]
     columns = ["width", "height", "objects a picture", "void %"]
     title = "Smallest / median / largest, and share of the pixels"
     shown += [console.table(title, columns, [[*spreads, _percent(report.void_share)]], left=0), ""]

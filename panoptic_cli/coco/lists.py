@@ -28,7 +28,7 @@ class Problem:
     Attributes:
         kind: the kind of problem, in the same words for every problem of that kind.
         message: one line that names file and place.
-        picture: the image id that is concerned, None for the whole file.
+        picture: the id of the affected image, None for the whole file.
     """
 
     kind: str

@@ -62,18 +62,18 @@ def find_pictures(inputs: Iterable[str], *, from_list: Iterable[str] = (), skip:
     missing = []
     skipped = {folder.resolve() for folder in skip}
 
-    def wanted(path: Path) -> bool:
+    def is_picture(path: Path) -> bool:
         return path.suffix.lower() in SUFFIXES and path.is_file() and skipped.isdisjoint(path.resolve().parents)
 
     for item, may_fail in (*((i, False) for i in named), *((i, True) for i in from_list)):
         path = Path(item)
         if path.is_dir():
-            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if wanted(p))))
+            found.update(dict.fromkeys(sorted(p for p in path.rglob("*") if is_picture(p))))
         elif path.exists():
             found[path] = None
         else:
             matches = sorted(Path(match) for match in glob.glob(item, recursive=True))
-            found.update(dict.fromkeys(p for p in matches if wanted(p)))
+            found.update(dict.fromkeys(p for p in matches if is_picture(p)))
             if not matches and may_fail:
                 found[path] = None
             elif not matches:

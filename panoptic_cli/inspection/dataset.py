@@ -31,25 +31,25 @@ class SplitReport:
         files: the files of the split.
         table: its categories; empty if the panoptic JSON cannot be read.
         findings: the problems.
-        held: counts of what its pictures contain.
+        contents: counts of what its pictures contain.
         samples: pictures to draw, spread evenly over the split.
     """
 
     files: SplitFiles
     table: CategoryTable
     findings: Findings = field(default_factory=Findings)
-    held: PictureCounts = field(default_factory=PictureCounts)
+    contents: PictureCounts = field(default_factory=PictureCounts)
     samples: list[Picture] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[str]:
         """The numbers of "pictures", "segments", "things", "stuff", "crowds" and "objects"."""
-        return self.held.counts
+        return self.contents.counts
 
     @property
     def pixels(self) -> Counter[int]:
         """The number of pixels by category id; 0 is unlabelled."""
-        return self.held.pixels
+        return self.contents.pixels
 
     @property
     def name(self) -> str:
@@ -70,7 +70,7 @@ class SplitReport:
         """Returns (category name, id, segments, share of all pixels), largest share first."""
         total = self.pixels.total() or 1
         names = {0: "(unlabelled)"} | {c.id: c.name for c in self.table.categories}
-        rows = [(names[i], i, self.held.segments[i], self.pixels[i] / total) for i in names]
+        rows = [(names[i], i, self.contents.segments[i], self.pixels[i] / total) for i in names]
         return sorted(rows, key=lambda row: (-row[3], row[1]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,9 +79,9 @@ class SplitReport:
             **{key: self.counts[key] for key in ("pictures", "segments", "things", "stuff", "crowds", "objects")},
             "void_share": self.void_share,
             "crowd_share": self.crowd_share,
-            "width": self.held.widths.to_dict(),
-            "height": self.held.heights.to_dict(),
-            "objects_per_picture": self.held.objects.to_dict(),
+            "width": self.contents.widths.to_dict(),
+            "height": self.contents.heights.to_dict(),
+            "objects_per_picture": self.contents.objects.to_dict(),
             "errors": self.findings.errors,
             "warnings": self.findings.count("warning"),
             "problems": self.findings.to_list(),
@@ -90,7 +90,7 @@ class SplitReport:
                     "id": identifier,
                     "name": name,
                     "isthing": int(self.table.by_id[identifier].isthing),
-                    "pictures": self.held.pictures_with[identifier],
+                    "pictures": self.contents.pictures_with[identifier],
                     "segments": segments,
                     "pixels": self.pixels[identifier],
                     "pixel_share": share,
@@ -127,13 +127,13 @@ def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitRep
             contextlib.closing(run_units(work, units, min(workers, -(-total // _UNIT)), advance)) as outcomes,
         ):
             for order, outcome in outcomes:
-                report.held.update(outcome.held)
+                report.contents.update(outcome.contents)
                 found[order] = outcome.findings
     for _, part in sorted(found.items()):
         findings.update(part.by_kind.values())
     _add_repeated(report)
     for category in report.table.categories:
-        if not report.held.segments[category.id] and total:
+        if not report.contents.segments[category.id] and total:
             findings.add("category without any segment", f"{category.name} (id {category.id})", "warning")
     return report
 
@@ -142,13 +142,13 @@ def add_shared_pictures(reports: list[SplitReport]) -> None:
     """Reports for each split which pictures it shares with the splits before it."""
     for place, report in enumerate(reports):
         for earlier in reports[:place]:
-            contents = {digest: name for name, digest in earlier.held.digests.items()}
-            for name, digest in sorted(report.held.digests.items()):
+            contents = {digest: name for name, digest in earlier.contents.digests.items()}
+            for name, digest in sorted(report.contents.digests.items()):
                 same = contents.get(digest)
                 if same is not None:
                     shown = name if same == name else f"{name} is {same} there"
                     report.findings.add(f"picture also in {earlier.name}", shown, "warning")
-                elif name in earlier.held.digests:
+                elif name in earlier.contents.digests:
                     kind = f"file name also in {earlier.name}, with other content"
                     report.findings.add(kind, name, "warning")
 
@@ -177,11 +177,11 @@ def _inspect_pictures(
 
 def _add_repeated(report: SplitReport) -> None:
     """Reports files that several entries name, and files with the same content."""
-    for name, count in sorted(report.held.names.items()):
+    for name, count in sorted(report.contents.names.items()):
         if count > 1 and name:
             message = f"{name} has {count} entries in images"
             report.findings.add("picture used under several ids", message, "warning")
     first: dict[bytes, str] = {}
-    for name, digest in sorted(report.held.digests.items()):
+    for name, digest in sorted(report.contents.digests.items()):
         if first.setdefault(digest, name) != name:
             report.findings.add("picture twice in the split", f"{name} is {first[digest]}", "warning")

@@ -105,7 +105,7 @@ def find_source(data: Sequence[str], own: OwnFiles, default: Path) -> Source:
 
     Raises:
         UsageError: several data sets, or remote files.
-        DataError: nothing is there.
+        DataError: there are no such files.
     """
     if own.given:
         return Source((str(own.panoptic_annotations),), (own.split(),))

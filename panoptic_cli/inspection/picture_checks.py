@@ -64,7 +64,7 @@ class PictureResults:
     """Results of checking pictures: problems and counts."""
 
     findings: Findings = field(default_factory=Findings)
-    held: PictureCounts = field(default_factory=PictureCounts)
+    contents: PictureCounts = field(default_factory=PictureCounts)
 
 
 def inspect_picture(files: SplitFiles, table: CategoryTable, picture: Picture, result: PictureResults) -> None:
@@ -76,7 +76,7 @@ def inspect_picture(files: SplitFiles, table: CategoryTable, picture: Picture, r
         picture: the annotated picture; width and height may be 0 and mask_name empty if the JSON lacks them.
         result: receives problems and counts.
     """
-    _count(picture, table, result.held)
+    _count(picture, table, result.contents)
     shape = None
     if picture.file_name:
         shape = _check_file(files.image_dir / picture.file_name, picture, result)
@@ -88,25 +88,25 @@ def inspect_picture(files: SplitFiles, table: CategoryTable, picture: Picture, r
             _check_object(annotation, picture, result.findings)
 
 
-def _count(picture: Picture, table: CategoryTable, held: PictureCounts) -> None:
-    held.counts["pictures"] += 1
-    held.names[picture.file_name] += 1
+def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> None:
+    contents.counts["pictures"] += 1
+    contents.names[picture.file_name] += 1
     if picture.width:
-        held.widths.add(picture.width)
-        held.heights.add(picture.height)
+        contents.widths.add(picture.width)
+        contents.heights.add(picture.height)
     things = 0
     for segment in picture.segments:
         category = table.by_id.get(segment.category_id)
         isthing = category is not None and category.isthing
         things += isthing
-        held.counts["segments"] += 1
-        held.counts["things" if isthing else "stuff"] += category is not None
-        held.counts["crowds"] += segment.is_crowd
-        held.segments[segment.category_id] += 1
+        contents.counts["segments"] += 1
+        contents.counts["things" if isthing else "stuff"] += category is not None
+        contents.counts["crowds"] += segment.is_crowd
+        contents.segments[segment.category_id] += 1
     objects = things if picture.objects is None else len(picture.objects)
-    held.counts["objects"] += objects
-    held.objects.add(objects)
-    held.pictures_with.update({segment.category_id for segment in picture.segments})
+    contents.counts["objects"] += objects
+    contents.objects.add(objects)
+    contents.pictures_with.update({segment.category_id for segment in picture.segments})
 
 
 def _check_file(path: Path, picture: Picture, result: PictureResults) -> tuple[int, int] | None:
@@ -120,7 +120,7 @@ def _check_file(path: Path, picture: Picture, result: PictureResults) -> tuple[i
     except (OSError, ValueError) as error:
         findings.add("picture unreadable", f"{name}: {_cause(error)}")
         return None
-    result.held.digests[name] = digest
+    result.contents.digests[name] = digest
     if image_format not in (*JPEG_FORMATS, "PNG"):
         findings.add("picture neither JPEG nor PNG", f"{name} is {image_format}")
     annotated = (picture.width, picture.height)
@@ -177,13 +177,13 @@ def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, res
     if strangers:
         findings.add("mask id not in the JSON", f"{picture.mask_name} has pixels of {listed(strangers, 3)}")
     areas = runs.areas(len(picture.segments))
-    result.held.pixels[0] += int(areas[0])
+    result.contents.pixels[0] += int(areas[0])
     for place, segment in enumerate(picture.segments, start=1):
         here = f"{picture.mask_name}, segment {segment.id}"
         area = int(areas[place])
         category = table.by_id.get(segment.category_id)
-        result.held.pixels[segment.category_id] += area
-        result.held.counts["crowd pixels"] += area if segment.is_crowd else 0
+        result.contents.pixels[segment.category_id] += area
+        result.contents.counts["crowd pixels"] += area if segment.is_crowd else 0
         if segment.is_crowd and category is not None and not category.isthing:
             findings.add("crowd of stuff", f"{here}: iscrowd is 1, {category.name} is stuff", "warning")
         if area == 0:

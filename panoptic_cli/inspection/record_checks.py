@@ -80,7 +80,7 @@ def check_record(features: Features, counts: RecordCounts) -> _Problems:
     """
     wrong = [(key, kind) for kind, keys in _KINDS.items() for key in keys if not _is(features.get(key, []), kind)]
     for key, kind in wrong:
-        yield "feature of a wrong type", f"{key} does not hold {_NAMES[kind]}"
+        yield "feature of a wrong type", f"{key} does not contain {_NAMES[kind]}"
     missing = [key for key in _NEEDED if len(features.get(key, [])) == 0]
     if missing:
         yield "missing feature", f"no {listed(missing)}"

@@ -33,7 +33,7 @@ class RecordReport:
 
     Attributes:
         findings: the problems.
-        held: counts of what the records contain.
+        contents: counts of what the records contain.
         table: the categories beside the records, None without such a file.
         records_of: number of readable records by file; None if reading stopped at damage.
         files: number of files.
@@ -42,7 +42,7 @@ class RecordReport:
     """
 
     findings: Findings = field(default_factory=Findings)
-    held: RecordCounts = field(default_factory=RecordCounts)
+    contents: RecordCounts = field(default_factory=RecordCounts)
     table: CategoryTable | None = None
     records_of: dict[Path, int | None] = field(default_factory=dict)
     files: int = 0
@@ -52,44 +52,44 @@ class RecordReport:
     @property
     def counts(self) -> dict[str, int]:
         """The numbers of "files", "records", "objects", "crowds", "segments" and "bytes"."""
-        held = {key: self.held.counts[key] for key in ("records", "objects", "crowds", "segments")}
-        return {"files": self.files, **held, "bytes": self.bytes}
+        contents = {key: self.contents.counts[key] for key in ("records", "objects", "crowds", "segments")}
+        return {"files": self.files, **contents, "bytes": self.bytes}
 
     @property
     def void_share(self) -> float:
         """Share of the pixels that have no category, 0..1."""
-        return self.held.pixels[0] / (self.held.pixels.total() or 1)
+        return self.contents.pixels[0] / (self.contents.pixels.total() or 1)
 
     def shares(self) -> list[tuple[str, int, int, float]]:
         """Returns (category name, id, objects, share of all pixels), largest share first."""
         names = {} if self.table is None else {c.id: c.name for c in self.table.categories}
-        known = {*names, *self.held.objects, *self.held.pixels}
-        total = self.held.pixels.total() or 1
+        known = {*names, *self.contents.objects, *self.contents.pixels}
+        total = self.contents.pixels.total() or 1
         rows = [
-            (names.get(i, "" if i else "(unlabelled)"), i, self.held.objects[i], self.held.pixels[i] / total)
+            (names.get(i, "" if i else "(unlabelled)"), i, self.contents.objects[i], self.contents.pixels[i] / total)
             for i in known
         ]
         return sorted(rows, key=lambda row: (-row[3], row[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as --json prints it."""
-        held = self.held
+        contents = self.contents
         return {
             "errors": self.findings.errors,
             "warnings": self.findings.count("warning"),
             **self.counts,
             "void_share": self.void_share,
-            "width": held.widths.to_dict(),
-            "height": held.heights.to_dict(),
-            "objects_per_picture": held.objects_per_picture.to_dict(),
+            "width": contents.widths.to_dict(),
+            "height": contents.heights.to_dict(),
+            "objects_per_picture": contents.objects_per_picture.to_dict(),
             "problems": self.findings.to_list(),
             "categories": [
                 {
                     "id": identifier,
                     "name": name,
-                    "pictures": held.pictures_with[identifier],
+                    "pictures": contents.pictures_with[identifier],
                     "objects": objects,
-                    "pixels": held.pixels[identifier],
+                    "pixels": contents.pixels[identifier],
                     "pixel_share": share,
                 }
                 for name, identifier, objects, share in self.shares()
@@ -115,7 +115,7 @@ def inspect_records(paths: Sequence[Path], workers: int, categories: Path | None
     seen: dict[str, Path] = {}
     for order, part in sorted(outcomes.items()):
         report.findings.update(part.findings.by_kind.values())
-        report.held.update(part.held)
+        report.contents.update(part.contents)
         report.records_of.update(part.records_of)
         report.files += part.files
         report.bytes += part.bytes
@@ -147,7 +147,7 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
             if isinstance(ids, list) and ids:
                 report.ids.append(ids[0].decode(errors="replace"))
                 where += f" (image {report.ids[-1]:.40})"
-            for kind, message in check_record(features, report.held):
+            for kind, message in check_record(features, report.contents):
                 report.findings.add(kind, f"{where}: {message}", "warning" if kind in _WARNINGS else "error")
             pending += 1
             if pending == _PROGRESS_EVERY:
@@ -161,7 +161,7 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
         report.findings.add("damaged record file", f"{path} cannot be read: {error.strerror}")
         report.records_of[path] = None
     advance(pending)
-    report.held.counts["records"] += index
+    report.contents.counts["records"] += index
     return order, report
 
 
@@ -172,9 +172,9 @@ def _check_categories(report: RecordReport, file: Path) -> None:
     except DataError as error:
         report.findings.add("categories unreadable", f"{file}: {one_line(error)}")
         return
-    for identifier in sorted((report.held.objects.keys() | report.held.pixels.keys()) - {0}):
+    for identifier in sorted((report.contents.objects.keys() | report.contents.pixels.keys()) - {0}):
         if identifier not in report.table.by_id:
-            message = f"category {identifier} of {report.held.objects[identifier]:,} objects is not in {file}"
+            message = f"category {identifier} of {report.contents.objects[identifier]:,} objects is not in {file}"
             report.findings.add("unknown category", message)
 
 

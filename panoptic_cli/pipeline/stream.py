@@ -49,7 +49,7 @@ class TrainingStream:
             in the shard, and the bytes.
 
         Raises:
-            DataError: the shards hold no records.
+            DataError: the shards contain no records.
         """
         epoch, skipped = self._position(start)
         places = tf.data.Dataset.counter(start)
@@ -61,7 +61,7 @@ class TrainingStream:
             return 0, 0
         count = sum(count_records(self._files))
         if not count:
-            raise DataError(f"The records {listed(self._files, 1)} hold no pictures.", "Make them again.")
+            raise DataError(f"The records {listed(self._files, 1)} contain no pictures.", "Make them again.")
         return divmod(start, count)
 
     def _epoch_seed(self, epoch: tf.Tensor) -> tf.Tensor:

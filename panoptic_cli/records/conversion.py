@@ -129,7 +129,7 @@ def _convert(
         _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
         for index in range(plan.shards)
     ]
-    entries = _whole_shards(plan, shards, done, workers)
+    entries = _valid_shards(plan, shards, done, workers)
     kept = sum(entry["counts"]["pictures"] for entry in entries.values())
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
@@ -244,7 +244,7 @@ def _beginning_with(prefix: str, counts: Counter[str]) -> dict[str, int]:
     return {key.removeprefix(prefix): n for key, n in sorted(counts.items()) if key.startswith(prefix)}
 
 
-def _whole_shards(
+def _valid_shards(
     plan: ConversionPlan, shards: list[_Shard], done: dict[str, dict[str, Any]], workers: int
 ) -> dict[int, dict[str, Any]]:
     """Returns the manifest's entries of the shards that are still valid, by index."""
@@ -253,13 +253,13 @@ def _whole_shards(
         return {}
     with (
         console.progress(f"Checking the shards of {plan.files.name}", len(units), "shards") as advance,
-        contextlib.closing(run_units(partial(_is_whole, plan), units, min(workers, len(units)), advance)) as outcomes,
+        contextlib.closing(run_units(partial(_is_valid, plan), units, min(workers, len(units)), advance)) as outcomes,
     ):
-        whole = {index for index, is_whole in outcomes if is_whole}
-    return {shard.index: entry for shard, entry in units if shard.index in whole}
+        valid = {index for index, is_valid in outcomes if is_valid}
+    return {shard.index: entry for shard, entry in units if shard.index in valid}
 
 
-def _is_whole(
+def _is_valid(
     plan: ConversionPlan, unit: tuple[_Shard, dict[str, Any]], advance: Callable[[int], None]
 ) -> tuple[int, bool]:
     """Whether a shard's inputs and options are unchanged and its bytes are those that were written."""
@@ -268,10 +268,10 @@ def _is_whole(
     for place in range(len(shard.pictures)):
         fingerprint.add(*shard.pictures.names(place))
     same = entry["fingerprint"] == fingerprint.hexdigest()
-    whole = same and shard.path.is_file() and shard.path.stat().st_size == entry["bytes"]
-    whole = whole and file_crc32c(shard.path) == entry["crc32c"]
+    valid = same and shard.path.is_file() and shard.path.stat().st_size == entry["bytes"]
+    valid = valid and file_crc32c(shard.path) == entry["crc32c"]
     advance(1)
-    return shard.index, whole
+    return shard.index, valid
 
 
 def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:

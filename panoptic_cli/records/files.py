@@ -21,7 +21,7 @@ _HINT = "Make them with 'panoptic make-tfrecords', or correct the pattern."
 
 
 def find_record_files(pattern: str | Sequence[str], *, what: str = "records", hint: str | None = None) -> list[str]:
-    """Finds record files. Manifests and the files of interrupted runs are left out.
+    """Finds record files. Manifests and the files of interrupted runs are omitted.
 
     Args:
         pattern: paths, folders and glob patterns, local or gs://: one text with commas between them, or a sequence. The
@@ -50,7 +50,7 @@ def find_record_files(pattern: str | Sequence[str], *, what: str = "records", hi
 def list_record_files(pattern: str | Sequence[str]) -> list[list[Any]]:
     """Returns [file name, bytes] of each record file in reading order; parts that match nothing are skipped.
 
-    Folders are left out, so that the same records are recognized wherever they are mounted.
+    The folders are omitted, so that the same records are recognized wherever they are mounted.
     """
     found = {path for text in _texts(pattern) for _, paths in _resolve(text) for path in paths}
     return [[os.path.basename(path), storage.size(path)] for path in sorted(found)]

@@ -74,5 +74,5 @@ def test_the_buffer_size_bounds_how_far_ahead_records_are_read(tmp_path: Path) -
 
 
 def test_shards_without_records_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="hold no pictures"):
+    with pytest.raises(DataError, match="contain no pictures"):
         TrainingStream(shards(tmp_path, (0, 0)), 0, 8).records()
