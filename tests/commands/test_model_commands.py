@@ -216,8 +216,8 @@ def test_predict_does_not_take_its_own_output_for_input(
 def test_export(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("")
-    told = fails(1, "export", "--model-dir", tiny_run, "--output", tmp_path / "thesis")
-    assert "--output" in told
+    error = fails(1, "export", "--model-dir", tiny_run, "--output", tmp_path / "thesis")
+    assert "--output" in error
     assert [p.name for p in tmp_path.rglob("*")] == ["thesis", "chapter.txt"]
 
     dry = panoptic("export", "--model-dir", tiny_run, "--dry-run", "--json")
@@ -241,22 +241,22 @@ def test_a_run_without_a_checkpoint(tiny_run: Path, shapes_dir: Path, tmp_path: 
         shutil.copy(tiny_run / name, young)
     before = sorted(tmp_path.rglob("*"))
     for words in (["evaluate"], ["predict", shapes_dir / "val2017"], ["export"]):
-        told = fails(1, *words, "--model-dir", young)
-        assert "has no checkpoint yet" in told
-        assert "panoptic train" in told
+        error = fails(1, *words, "--model-dir", young)
+        assert "has no checkpoint yet" in error
+        assert "panoptic train" in error
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_checkpoint_of_another_configuration(tiny_run: Path, shapes_records: Path, tmp_path: Path) -> None:
     # By overriding the run's own configuration, and by naming a preset that it does not come from.
     key = "task.model.segmentation_model.head.num_filters=24"
-    told = fails(1, "export", "--model-dir", tiny_run, "--set", key, "--output", tmp_path / "model")
-    assert "does not match the configuration" in told
-    assert told.count("in the checkpoint and") >= 2  # each variable with both shapes
-    assert "24" in told
+    error = fails(1, "export", "--model-dir", tiny_run, "--set", key, "--output", tmp_path / "model")
+    assert "does not match the configuration" in error
+    assert error.count("in the checkpoint and") >= 2  # each variable with both shapes
+    assert "24" in error
     words = ("--checkpoint", tiny_run / "checkpoints/ckpt-3", "--experiment", "panoptic_fpn_shapes")
-    told = fails(1, "evaluate", *words, "--eval-data", f"{shapes_records}/val-*", "--output", tmp_path / "out")
-    assert "does not match the configuration" in told
+    error = fails(1, "evaluate", *words, "--eval-data", f"{shapes_records}/val-*", "--output", tmp_path / "out")
+    assert "does not match the configuration" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,17 +274,17 @@ def test_a_checkpoint_needs_categories(tiny_run: Path, tmp_path: Path, monkeypat
     assert "--categories" in fails(1, "export", *words, "--output", "model")
     assert "needs --output" in fails(2, "export", *words, "--categories", tiny_run / "categories.json")
     missing = ("--checkpoint", "nowhere/ckpt-1", "--experiment", "panoptic_fpn_shapes")
-    told = fails(1, "export", *missing, "--categories", tiny_run / "categories.json", "--output", "model")
-    assert "There is no checkpoint at nowhere/ckpt-1" in told
+    error = fails(1, "export", *missing, "--categories", tiny_run / "categories.json", "--output", "model")
+    assert "There is no checkpoint at nowhere/ckpt-1" in error
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_devices_that_are_not_there(tiny_run: Path, shapes_dir: Path, tmp_path: Path, command: str) -> None:
     pictures = [shapes_dir / "val2017"] if command == "predict" else []
-    told = fails(2, command, *pictures, "--model-dir", tiny_run, "--gpus", 3, "--output", tmp_path / "out")
-    assert told.startswith("error: --gpus 3: none is visible")
-    assert told.count("\n") == 1
+    error = fails(2, command, *pictures, "--model-dir", tiny_run, "--gpus", 3, "--output", tmp_path / "out")
+    assert error.startswith("error: --gpus 3: no GPU is visible")
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,12 +304,12 @@ def test_a_run_takes_no_other_configuration(tiny_run: Path, tmp_path: Path) -> N
 
 def test_evaluate_usage(tiny_run: Path, shapes_records: Path, tmp_path: Path) -> None:
     scoring = ("evaluate", "--predictions", tmp_path / "pred.json", "--panoptic-annotations", tmp_path / "gt.json")
-    assert "leave --model-dir" in fails(2, *scoring, "--model-dir", tiny_run)
-    assert "leave --model-dir" in fails(2, *scoring, "--checkpoint", tiny_run)
+    assert "omit --model-dir" in fails(2, *scoring, "--model-dir", tiny_run)
+    assert "omit --checkpoint" in fails(2, *scoring, "--checkpoint", tiny_run)
     assert "gt.json does not exist" in fails(1, *scoring)
     model = ("evaluate", "--model-dir", tiny_run)
     for option in ("--predictions-dir", "--panoptic-annotations", "--panoptic-masks"):
-        assert f"{option} goes with --predictions" in fails(2, *model, option, tmp_path)
+        assert f"{option} needs --predictions" in fails(2, *model, option, tmp_path)
     (tmp_path / "file").write_text("")
     assert "is a file" in fails(2, *model, "--output", tmp_path / "file")
     assert "missing/val-*" in fails(1, *model, "--eval-data", tmp_path / "missing/val-*")

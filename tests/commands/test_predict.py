@@ -82,17 +82,17 @@ def test_a_name_that_is_no_utf_8_is_kept(album: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "There are no pictures to predict"),
         (["."], ""),
         ([".", "--contact-sheet", "sheet.gif"], "sheet.gif cannot be a contact sheet"),
-        ([".", "--gpus", "0"], "--saved-model holds its own weights"),
+        ([".", "--gpus", "0"], "--saved-model has its own weights"),
     ],
 )
-def test_usage(album: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
-    assert run(["predict", *words, "--saved-model", "exported", "--dry-run"]) == (2 if told else 0)
-    assert told in capsys.readouterr().err
+def test_usage(album: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert run(["predict", *words, "--saved-model", "exported", "--dry-run"]) == (2 if message else 0)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_everything_but_the_broken_is_written(tiny_run: Path, album: Path, capsy
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     assert result["failed"].keys() == {"broken.png", "gone.png"}
-    assert "2 of 6 pictures could not be read" in printed.err
+    assert "2 of 6 pictures cannot be read" in printed.err
     images = json.loads(Path("out/pred.json").read_text())["images"]
     assert [(image["file_name"], image["height"]) for image in images] == [(n, 40 + i) for i, n in enumerate(NAMES)]
     assert len(set(result["overlays"])) == 4
@@ -138,5 +138,5 @@ def test_alpha_0_gives_the_pictures_back(tiny_run: Path, album: Path) -> None:
 
 def test_a_folder_that_is_no_saved_model(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", "one", "--saved-model", "two"]) == 1
-    assert "two is no SavedModel of panoptic export" in capsys.readouterr().err
+    assert "two is not a SavedModel of panoptic export" in capsys.readouterr().err
     assert not (album / "predictions").exists()
