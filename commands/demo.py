@@ -1,4 +1,4 @@
-"""`panoptic demo`: the whole way on generated data."""
+"""`panoptic demo`: every stage on generated data."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def demo(
         int | None,
         typer.Option("--steps", min=1, metavar="N", help="Training steps.", show_default="the preset's"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the pictures and the training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the pictures and the training.")] = 0,
     settings: o.Settings = None,
     dry_run: o.DryRun = False,
     json_output: o.Json = False,
 ) -> None:
     """Run everything on generated pictures: make data, convert, train, evaluate, export, predict.
 
-    Takes a few minutes on two CPU cores and needs no download. Run again it goes on where it was.
+    It takes a few minutes on two CPU cores and downloads nothing. The same command continues an interrupted demo.
 
     Examples:
         panoptic demo

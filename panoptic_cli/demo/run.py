@@ -1,4 +1,4 @@
-"""The whole way on generated data: make it, convert it, train, evaluate, export, predict."""
+"""Every stage on generated data: generate, convert, train, evaluate, export, predict."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PICTURES_SHOWN = 6
 
 @dataclass
 class DemoResult:
-    """What the demo made.
+    """The results of a demo.
 
     Attributes:
         evaluation: the object of `panoptic evaluate --json`.
@@ -52,29 +52,30 @@ class DemoResult:
 
 
 def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings: tuple[str, ...] = ()) -> DemoResult:
-    """Runs every stage; what an earlier, interrupted demo finished in the same folder is kept.
+    """Runs every stage. What an interrupted demo finished in the same folder is kept.
 
     Args:
-        folder: gets data/, run/ and predictions/.
+        folder: for data/, run/ and predictions/.
         seed: of the data and the training.
-        steps: training steps; None: the preset's.
+        steps: training steps; None: as in the preset.
         settings: overrides `a.b=c`.
 
     Returns:
         Figures and paths.
 
     Raises:
-        PanopticError: the folder holds other things, or a demo of another seed, length or configuration.
+        PanopticError: the folder contains other files, or a demo with another seed, length or configuration.
     """
     data, run = folder / "data", folder / "run"
-    records, predictions = data / "tfrecords", folder / "predictions"
+    train_data, eval_data = config.default_records(data)
+    records, predictions = Path(train_data).parent, folder / "predictions"
     seconds: dict[str, float] = {}
     experiment = config.load_experiment(
         EXPERIMENT,
         settings=settings,
         options=[
-            ("task.train_data.input_path", str(records / "train-*")),
-            ("task.validation_data.input_path", str(records / "val-*")),
+            ("task.train_data.input_path", train_data),
+            ("task.validation_data.input_path", eval_data),
             ("trainer.seed", seed),
             *([("trainer.train_steps", steps)] if steps is not None else []),
         ],
@@ -100,10 +101,10 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
         try:
             inputs.check(experiment, run, table)
         except RunError as error:
-            raise RunError(error.message, "Give another --output, or the settings of the earlier demo.") from None
+            raise RunError(error.message, "Give another --output, or the options of the earlier demo.") from None
         outcome = trainer.train(experiment, run, table)
         if outcome.exit_code:
-            raise KeyboardInterrupt  # interrupted training ends the demo; the same command goes on later
+            raise KeyboardInterrupt  # interrupted training ends the demo; the same command continues it
     from panoptic_cli.evaluation.evaluator import Evaluator
     from panoptic_cli.export.saved_model import export_saved_model
     from panoptic_cli.images.contact_sheet import write_contact_sheet
@@ -128,5 +129,5 @@ def _generate(data: Path, seed: int) -> None:
     marker = data / "annotations" / shapes.MARKER
     if not marker.is_file():
         shapes.generate(data, seed=seed)
-    elif (there := read_json(marker, "generated shapes").get("seed")) != seed:
-        raise DataError(f"{data} holds pictures of seed {there}, not {seed}.", "Give another --output, or that --seed.")
+    elif (found := read_json(marker, "generated shapes").get("seed")) != seed:
+        raise DataError(f"{data} has pictures of seed {found}, not {seed}.", "Give another --output, or that --seed.")

@@ -1,1 +1,1 @@
-"""SavedModels."""
+"""Exported models: SavedModels, TensorFlow Lite and ONNX files."""

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import keras
 
 from panoptic_cli.models.panoptic_fpn.fpn import FeaturePyramid
+from panoptic_cli.models.panoptic_fpn.heads import BoxHead, MaskBranch
 from panoptic_cli.models.panoptic_fpn.resnet import ResNet
+from panoptic_cli.models.panoptic_fpn.rpn import RegionProposalHead
 from panoptic_cli.models.panoptic_fpn.semantic_head import TARGET_LEVEL, SemanticHead
 
-if TYPE_CHECKING:
-    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+
+class Parts(Protocol):
+    """The parts of a PanopticFPN."""
+
+    backbone: ResNet
+    decoder: FeaturePyramid
+    rpn_head: RegionProposalHead
+    detection_head: BoxHead
+    mask_head: MaskBranch
+    segmentation_head: SemanticHead
 
 
-def model_garden_variables(network: PanopticFPN) -> dict[str, dict[str, Any]]:
+def model_garden_variables(network: Parts) -> dict[str, dict[str, Any]]:
     """Maps each part of the network to {path in the checkpoint: our variable}; the backbone comes first."""
     parts: dict[str, dict[str, Any]] = {"backbone": dict(_backbone(network.backbone))}
     for path, variable in _heads(network):
@@ -42,7 +52,7 @@ def _backbone(backbone: ResNet) -> Iterator[tuple[str, Any]]:
             yield from _weights(block.shortcut_norm, f"{path}/_norm0")
 
 
-def _heads(network: PanopticFPN) -> Iterator[tuple[str, Any]]:
+def _heads(network: Parts) -> Iterator[tuple[str, Any]]:
     """Yields (path in the checkpoint, our variable) of everything behind the backbone."""
     for place, layer in enumerate(_decoder_order(network.decoder)):
         yield from _weights(layer, f"decoder/layer_with_weights-{place}")
