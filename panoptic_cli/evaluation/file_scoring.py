@@ -17,7 +17,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, PanopticError, summarize
 from panoptic_cli.evaluation.pair_scoring import PartialScores, score_pairs
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
-from panoptic_cli.evaluation.report_data import ReportData, decode_picture
+from panoptic_cli.evaluation.report_data import ReportData, picture_of_file
 from panoptic_cli.evaluation.result_files import PairedResults, ResultFiles, read_results
 from panoptic_cli.images import panoptic_png
 from panoptic_cli.results.segment_entries import read_segments
@@ -150,7 +150,7 @@ def _picture(image_dir: Path | None, name: Any) -> np.ndarray | None:
     if image_dir is None or not isinstance(name, str):
         return None
     path = image_dir / name
-    picture = decode_picture(path.read_bytes()) if path.is_file() else None
+    picture = picture_of_file(path.read_bytes()) if path.is_file() else None
     if picture is None:
         console.warn(f"{path} is missing or cannot be read: the report shows its maps alone.")
     return picture

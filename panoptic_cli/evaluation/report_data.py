@@ -14,6 +14,7 @@ from panoptic_cli.categories import VOID_ID, CategoryTable
 from panoptic_cli.evaluation.confusion import Confusion
 from panoptic_cli.evaluation.panoptic_quality import PictureQuality
 from panoptic_cli.images.drawing import draw_panoptic
+from panoptic_cli.images.pillow import decode_picture
 from panoptic_cli.records import schema
 from panoptic_cli.results.prediction import Segment
 
@@ -160,15 +161,14 @@ class ReportData:
 def picture_of_record(record: bytes) -> np.ndarray | None:
     """Decodes the picture of a serialized tf.train.Example to uint8 [H, W, 3]; None if it has none."""
     content = schema.decode_example(record).get(schema.IMAGE_ENCODED)
-    return decode_picture(content[0]) if content else None
+    return picture_of_file(content[0]) if content else None
 
 
-def decode_picture(content: bytes) -> np.ndarray | None:
-    """Decodes a picture file to uint8 [H, W, 3], ignoring its EXIF orientation; None if it cannot be read."""
+def picture_of_file(content: bytes) -> np.ndarray | None:
+    """Decodes a picture file to uint8 [H, W, 3], ignoring its EXIF orientation; None if it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return decode_picture(content)
+    except ValueError:
         return None
 
 
