@@ -91,7 +91,8 @@ def scored(odd: Path, changed: dict[int, Any]) -> PictureScores:
         for record in read_records(shard):
             number = GroundTruth.from_record(record, table).image_id
             assert isinstance(number, int)
-            scores.add(prediction_of(*changed.get(number, right(number)), table), record)
+            category, instance = changed.get(number, right(number))
+            scores.add(prediction_of(category, instance, table), record)
     return scores
 
 

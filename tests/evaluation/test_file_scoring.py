@@ -154,8 +154,10 @@ def test_odd_categories_and_void_predictions_equal_the_slow_oracle(
         (tmp_path / f"{name}.json").write_text(json.dumps({"annotations": entries, "categories": categories}))
     scores = score((tmp_path / "pred.json", tmp_path / "gt.json"))
     result = scores.panoptic
-    for group, ids in (("All", ODD), ("Things", things), ("Stuff", [i for i in ODD if i not in things])):
-        assert result[group] == pytest.approx(pq_oracle.figures(totals, list(ids)), abs=1e-12), group
+    groups = {"All": list(ODD), "Things": list(things), "Stuff": [i for i in ODD if i not in things]}
+    for group, categories_of_group in groups.items():
+        expected = pq_oracle.figures(totals, categories_of_group)
+        assert result[group] == pytest.approx(expected, abs=1e-12), group
     assert result["All"]["n"] == (4 if all_void else 5)
     assert (result["All"]["pq"] == 0) == all_void
     assert result["Stuff" if things == ODD else "Things"]["n"] == 0 or things == ODD[:3]

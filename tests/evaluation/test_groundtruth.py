@@ -28,7 +28,8 @@ def test_segments_are_the_pairs_of_category_and_instance() -> None:
         pairs = set()
         for segment in segments:
             mask = id_map == segment.id
-            assert mask.sum() == segment.area > 0
+            assert segment.area
+            assert mask.sum() == segment.area
             assert set(category[mask].tolist()) == {segment.category_id}
             assert len(set(instance[mask].tolist())) == 1
             pairs.add((segment.category_id, int(instance[mask][0])))

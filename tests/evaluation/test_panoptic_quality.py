@@ -247,7 +247,7 @@ def test_areas_come_from_the_pixels_and_a_wrong_one_is_noted() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64])
 def test_any_integer_type_will_do(dtype: type) -> None:
-    maps = np.array([[1, 2]], dtype)
+    maps: np.ndarray = np.array([[1, 2]], dtype)
     assert score(maps, [Segment(1, 7), Segment(2, 3)], maps, [Segment(1, 7), Segment(2, 3)])["All"]["pq"] == 1.0
 
 

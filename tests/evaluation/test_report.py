@@ -78,7 +78,8 @@ def add(data: ReportData, quality: PanopticQuality, image_id: int, hit: int, cal
 
 
 def test_only_the_worst_and_the_best_are_kept() -> None:
-    data, quality, calls = ReportData(TABLE, keep=2), PanopticQuality(TABLE), []
+    data, quality = ReportData(TABLE, keep=2), PanopticQuality(TABLE)
+    calls: list[int] = []
     for image_id, hit in enumerate([6, 7, 8, 7, 9, 7, 10, 0, 7, 8, 7]):
         add(data, quality, image_id, hit, calls)
     assert [(p.image_id, p.pq) for p in data.worst] == [(7, 0.0), (0, pytest.approx(0.6 / 1.5))]

@@ -3,65 +3,81 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fakes import TABLE, build_dataset, build_model, read_metrics, tiny_experiment
+from fakes import TABLE, read_losses, tiny_experiment, use_fakes
 
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config import Experiment
+from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.runs.evaluations import Evaluations, keep
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training import trainer
+from panoptic_cli.training.trainer import TrainResult
 
-EMA = {"trainer.optimizer_config.ema.average_decay": 0.9}
+if TYPE_CHECKING:
+    import keras
+
+EMA: dict[str, Any] = {"trainer.optimizer_config.ema.average_decay": 0.9}
 
 
-def figures(pq):
-    return {"PQ": pq, "box_AP": pq / 2, "mask_AP": None, "images": 3}
+Evaluate = Callable[[int], dict[str, Any]]
+Run = Callable[..., TrainResult]
 
 
 class Evaluation:
-    """Stands for the evaluation: notes the weights that it sees, gives PQ by step."""
+    """Takes the Validator's place: keeps the weights that it sees, and returns PQ by step."""
 
-    def __init__(self, quality=None):
+    def __init__(self, quality: dict[int, float] | None = None) -> None:
         self.quality = quality or {}
-        self.seen = {}
+        self.seen: dict[int, list[np.ndarray]] = {}
 
-    def __call__(self, experiment, table, model, summaries):
+    def __call__(self, experiment: Experiment, table: CategoryTable, model: keras.Model, summaries: Any) -> Evaluate:
         from panoptic_cli.training.validation import averages_in_place
 
-        def evaluate(step):
+        def evaluate(step: int) -> dict[str, Any]:
             with averages_in_place(model):
                 self.seen[step] = [v.numpy().copy() for v in model.network.trainable_variables]
-            return figures(self.quality.get(step, 0.1))
+            quality = self.quality.get(step, 0.1)
+            return {"PQ": quality, "box_AP": quality / 2, "mask_AP": None, "images": 3}
 
         return evaluate
 
 
-def run(experiment, directory, evaluation=None):
-    return trainer.train(
-        experiment, directory, TABLE, build_model=build_model, build_dataset=build_dataset, build_validator=evaluation
-    )
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Trains the tiny network, with something else in the Validator's place."""
+
+    def train(experiment: Experiment, directory: Path, evaluation: Any = None) -> TrainResult:
+        from panoptic_cli.training import validation
+
+        use_fakes(monkeypatch)
+        if evaluation is not None:
+            monkeypatch.setattr(validation, "Validator", evaluation)
+        return trainer.train(experiment, directory, TABLE)
+
+    return train
 
 
-def losses(directory):
-    return [(line["step"], line["total_loss"]) for line in read_metrics(directory)]
-
-
-def lines(directory):
+def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "evaluations.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("settings", [{}, EMA], ids=["weights", "averages"])
-def test_evaluation_does_not_change_training(tmp_path, settings):
+def test_evaluation_does_not_change_training(run: Run, tmp_path: Path, settings: dict[str, Any]) -> None:
     run(tiny_experiment(**settings), tmp_path / "without")
     evaluation = Evaluation()
     run(tiny_experiment(**settings, trainer__validation_interval=4), tmp_path / "with", evaluation)
-    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert read_losses(tmp_path / "with") == read_losses(tmp_path / "without")
     assert sorted(evaluation.seen) == [4, 8, 12]
     assert [line["step"] for line in lines(tmp_path / "with")] == [4, 8, 12]
 
 
-def test_averages_are_evaluated_and_the_weights_come_back(tmp_path):
+def test_averages_are_evaluated_and_the_weights_come_back(run: Run, tmp_path: Path) -> None:
     import tensorflow as tf
 
     evaluation = Evaluation()
@@ -76,7 +92,7 @@ def test_averages_are_evaluated_and_the_weights_come_back(tmp_path):
     assert np.abs(reader.get_tensor(network) - kernel).max() > 1e-4
 
 
-def test_the_best_checkpoint_is_kept_when_its_turn_has_come_to_go(tmp_path):
+def test_the_best_checkpoint_is_kept_when_its_turn_has_come_to_go(run: Run, tmp_path: Path) -> None:
     quality = {2: 0.1, 4: 0.5, 6: 0.3, 8: 0.2, 10: 0.4, 12: 0.4}
     settings = {"trainer.checkpoint_interval": 2, "trainer.max_to_keep": 2}
     run(tiny_experiment(**settings, trainer__validation_interval=2), tmp_path, Evaluation(quality))
@@ -88,7 +104,7 @@ def test_the_best_checkpoint_is_kept_when_its_turn_has_come_to_go(tmp_path):
     assert find_checkpoint(tmp_path / "best") == f"{tmp_path}/best/ckpt-4"
 
 
-def test_evaluations_of_other_pictures_are_not_compared(tmp_path):
+def test_evaluations_of_other_pictures_are_not_compared(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     (tmp_path / "ckpt-1.index").write_text("one")
     (tmp_path / "ckpt-2.index").write_text("two")
@@ -101,19 +117,18 @@ def test_evaluations_of_other_pictures_are_not_compared(tmp_path):
     assert not (tmp_path / "best" / "ckpt-1.index").exists()
 
 
-def test_a_checkpoint_that_is_gone_does_not_replace_the_best(tmp_path):
-    from panoptic_cli.errors import RunError
-
+def test_a_checkpoint_that_is_gone_does_not_replace_the_best(tmp_path: Path) -> None:
     (tmp_path / "ckpt-1.index").write_text("one")
     keep(f"{tmp_path}/ckpt-1", f"{tmp_path}/best")
-    with pytest.raises(RunError, match="ckpt-9 is gone"):
+    with pytest.raises(RunError, match="ckpt-9 no longer exists"):
         keep(f"{tmp_path}/ckpt-9", f"{tmp_path}/best")
     assert (tmp_path / "best" / "ckpt-1.index").exists()
 
 
-def test_a_checkpoint_that_goes_while_it_is_copied_does_not_replace_the_best(tmp_path, monkeypatch):
+def test_a_checkpoint_that_goes_while_it_is_copied_does_not_replace_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from panoptic_cli import storage
-    from panoptic_cli.errors import RunError
 
     for step in (1, 2):
         for part in ("index", "data-00000-of-00001"):
@@ -121,46 +136,44 @@ def test_a_checkpoint_that_goes_while_it_is_copied_does_not_replace_the_best(tmp
     keep(f"{tmp_path}/ckpt-1", f"{tmp_path}/best")
     copy = storage.copy
 
-    def copy_and_remove(source, target):
+    def copy_and_remove(source: str, target: str) -> None:
         copy(source, target)
         for path in tmp_path.glob("ckpt-2.*"):
             path.unlink()
 
     monkeypatch.setattr(storage, "copy", copy_and_remove)
-    with pytest.raises(RunError, match="ckpt-2 is gone"):
+    with pytest.raises(RunError, match="ckpt-2 no longer exists"):
         keep(f"{tmp_path}/ckpt-2", f"{tmp_path}/best")
     assert '"ckpt-1"' in (tmp_path / "best" / "checkpoint").read_text()
     assert (tmp_path / "best" / "ckpt-1.index").exists()
 
 
-def test_a_missing_annotation_file_is_told_before_the_first_step(tmp_path):
-    from panoptic_cli.errors import DataError
-
+def test_a_missing_annotation_file_is_found_before_the_first_step(run: Run, tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere.json")
     with pytest.raises(DataError, match=r"nowhere\.json do not exist"):
         run(tiny_experiment(trainer__validation_interval=4, task__annotation_file=missing), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_signal_while_tensorflow_traces_stays_what_it_is():
+def test_a_signal_while_tensorflow_traces_stays_what_it_is() -> None:
     import tensorflow as tf
 
     from panoptic_cli.training.callbacks import Stopped
 
-    def network():
+    def network() -> None:
         raise Stopped(signal.SIGTERM)
 
     @tf.function
-    def traced():
+    def traced() -> None:
         network()
 
     with pytest.raises(Stopped):  # TensorFlow's own error would look like a mistake of ours
         traced()
 
 
-def test_a_signal_interrupts_an_evaluation_and_it_is_done_after_the_restart(tmp_path):
-    def interrupted(experiment, table, model, summaries):
-        def evaluate(step):
+def test_a_signal_interrupts_an_evaluation_and_it_is_done_after_the_restart(run: Run, tmp_path: Path) -> None:
+    def interrupted(*arguments: Any) -> Evaluate:
+        def evaluate(step: int) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGTERM)
             for _ in range(1000):
                 pass
@@ -176,24 +189,23 @@ def test_a_signal_interrupts_an_evaluation_and_it_is_done_after_the_restart(tmp_
     assert run(experiment, tmp_path, evaluation).start_step == 4
     assert sorted(evaluation.seen) == [4, 8, 12]
     run(tiny_experiment(**EMA), tmp_path / "whole")
-    assert losses(tmp_path) == losses(tmp_path / "whole")
+    assert read_losses(tmp_path) == read_losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["TPUStrategy", "MultiWorkerMirroredStrategy"])
-def test_devices_that_cannot_evaluate_say_so_once(tmp_path, capsys, monkeypatch, name):
+def test_devices_that_cannot_evaluate_say_so_once(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from panoptic_cli.training import validation
 
-    reasons = []
-    monkeypatch.setattr(validation, "obstacle", lambda strategy: reasons.append(strategy) or f"{name} cannot")
+    monkeypatch.setattr(validation, "obstacle", lambda strategy: "these devices cannot")
     run(tiny_experiment(trainer__validation_interval=4), tmp_path, lambda *_: pytest.fail("evaluated"))
-    told = capsys.readouterr().err
-    assert told.count(f"{name} cannot") == 1
-    assert f"panoptic evaluate --watch --model-dir {tmp_path}" in told
+    printed = capsys.readouterr().err
+    assert printed.count("these devices cannot") == 1
+    assert f"panoptic evaluate --watch --model-dir {tmp_path}" in printed
     assert (tmp_path / "checkpoints" / "ckpt-12.index").exists()
-    assert len(reasons) == 1
 
 
-def test_a_tpu_is_an_obstacle(monkeypatch):
+def test_a_tpu_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
     from panoptic_cli.training.validation import obstacle
@@ -205,13 +217,15 @@ def test_a_tpu_is_an_obstacle(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_panoptic_network_is_evaluated_and_drawn(tmp_path, shapes_records, tiny_network):
+def test_the_panoptic_network_is_evaluated_and_drawn(
+    tmp_path: Path, shapes_records: Path, tiny_network: tuple[str, ...]
+) -> None:
     import tensorflow as tf
 
     from panoptic_cli.config import load_experiment
     from panoptic_cli.runs.categories import load_categories
 
-    def train(directory, interval):
+    def train(directory: Path, interval: int | None) -> None:
         experiment = load_experiment(
             "panoptic_fpn_shapes",
             settings=[*tiny_network, "trainer.optimizer_config.ema.average_decay=0.9", "trainer.summary_interval=1"],
@@ -230,11 +244,12 @@ def test_the_panoptic_network_is_evaluated_and_drawn(tmp_path, shapes_records, t
 
     train(tmp_path / "with", 1)
     train(tmp_path / "without", None)
-    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert read_losses(tmp_path / "with") == read_losses(tmp_path / "without")
     found = lines(tmp_path / "with")
     assert [(line["step"], line["images"]) for line in found] == [(1, 2), (2, 2)]
     assert all(0 <= line["PQ"] <= 1 for line in found)
-    pictures, tags = {}, set()
+    pictures: dict[tuple[int, str], Any] = {}
+    tags = set()
     for path in (tmp_path / "with" / "logs").glob("events*"):
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
