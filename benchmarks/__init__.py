@@ -1,1 +1,1 @@
-"""Speed and memory, run by `make bench`; nothing here is asserted in tests."""
+"""Benchmarks of speed and memory, run by `make bench`; tests assert none of these figures."""

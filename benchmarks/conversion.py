@@ -1,6 +1,6 @@
-"""Benchmark of make-tfrecords: COCO's pictures where they are at hand, generated ones elsewhere.
+"""Benchmark of make-tfrecords: on COCO's pictures if they exist, otherwise on generated ones.
 
-python -m benchmarks.conversion [COUNT ...] takes other numbers of pictures, 10000 for example.
+`python -m benchmarks.conversion [COUNT ...]` takes other numbers of pictures, for example 10000.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ _COUNTS = (1000, 3000)
 _WORKERS = 2
 _GENERATED = 40
 _PLAIN_PICTURES = 30
-_INTERVAL = 0.05  # seconds between looks at the memory
+_INTERVAL = 0.05  # seconds between measurements of the memory
 
 
 def conversion(folder: Path, counts: tuple[int, ...] = _COUNTS) -> Iterator[Row]:
-    """Pictures to records: lists of several lengths that name the same files again and again."""
-    source = _COCO if _COCO.is_dir() else _generate(folder / "pictures")
-    kind = "coco100" if _COCO.is_dir() else "generated 640x480"
+    """Pictures to records: lists of several lengths that repeat the same files."""
+    source, kind = source_pictures(folder)
     beside = f"plain Pillow and json, one process: {_plain_rate(coco_files(source, 'train')):.3g} images/s"
     for count in counts:
         data = folder / f"list{count}"
@@ -51,6 +50,16 @@ def conversion(folder: Path, counts: tuple[int, ...] = _COUNTS) -> Iterator[Row]
         yield f"{what}: from then on", count / (seconds - start), "images/s", beside
         yield f"{what}: read", megabytes / (seconds - start), "MB/s", "pictures and panoptic PNGs"
         yield f"{what}: peak memory of all processes", memory, "MB", "sum of proportional set sizes"
+
+
+def source_pictures(folder: Path) -> tuple[Path, str]:
+    """Returns the data folder, COCO's or one generated in `folder`, and what it contains."""
+    if _COCO.is_dir():
+        return _COCO, "coco100"
+    target = folder / "pictures"
+    if not target.is_dir():
+        _generate(target)
+    return target, "generated 640x480"
 
 
 def _run(data: Path) -> tuple[float, float]:
@@ -71,7 +80,7 @@ def _run(data: Path) -> tuple[float, float]:
 
 
 def _memory(pid: int) -> float:
-    """Sums the proportional set sizes of a process and all below it, in MB; pages they share count once."""
+    """Returns the proportional set sizes of a process and its descendants, in MB; shared pages count once."""
     total, waiting = 0.0, [pid]
     while waiting:
         folder = Path("/proc") / str(waiting.pop())
@@ -80,13 +89,13 @@ def _memory(pid: int) -> float:
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
             for task in (folder / "task").iterdir():
                 waiting += [int(child) for child in (task / "children").read_text().split()]
-        except (OSError, ValueError):  # it has ended
+        except (OSError, ValueError):  # the process has ended
             continue
     return total
 
 
 def _repeat(source: Path, target: Path, count: int) -> int:
-    """Makes a data set of `count` pictures that all are links to those of `source`; returns their bytes."""
+    """Makes a data set of `count` pictures that reuses the files of `source`; returns their size in bytes."""
     read, write = coco_files(source, "train"), coco_files(target, "train")
     (target / "annotations").mkdir(parents=True)
     write.image_dir.symlink_to(read.image_dir)
@@ -119,7 +128,7 @@ def _repeat(source: Path, target: Path, count: int) -> int:
     return sum(sizes[path] for path in names)
 
 
-def _generate(target: Path) -> Path:
+def _generate(target: Path) -> None:
     """Makes pictures of 640x480 with seven blobs each on two kinds of stuff."""
     files = coco_files(target, "train")
     for folder in (files.image_dir, files.panoptic_masks, target / "annotations"):
@@ -155,11 +164,10 @@ def _generate(target: Path) -> Path:
     files.panoptic_annotations.write_text(json.dumps(value))
     assert files.object_annotations is not None
     files.object_annotations.write_text(json.dumps({"annotations": objects}))
-    return target
 
 
 def _plain_rate(files: SplitFiles) -> float:
-    """Images a second of the same records made one by one with Pillow and pycocotools, JSON reading left out."""
+    """Returns images per second for records made one by one with Pillow and pycocotools, without reading the JSON."""
     assert files.object_annotations is not None
     panoptic = json.loads(files.panoptic_annotations.read_text())
     annotations = {a["image_id"]: a for a in panoptic["annotations"]}

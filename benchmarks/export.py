@@ -1,12 +1,11 @@
-"""Benchmark of the SavedModel beside the plain model, each in a process of its own.
+"""Benchmark of the SavedModel beside the plain model, each in its own process.
 
-python -m benchmarks.export [SIDE] runs it alone, with a network input of SIDE x SIDE pixels.
+`python -m benchmarks.export [SIDE]` runs it alone, with a network input of SIDE x SIDE pixels.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Row, coco_like, peak_memory_mb, seconds
+from benchmarks.common import Row, coco_like, coco_network, peak_memory_mb, run_in_process, seconds
 from panoptic_cli import config
 
 _SIDE = 512
@@ -25,12 +24,12 @@ _REPEATS = 3
 
 
 def export(folder: Path, side: int = _SIDE) -> Iterator[Row]:
-    """panoptic_fpn_coco on a 640x480 picture, batch 1: from pixels to maps, and to COCO's PNG as well."""
+    """panoptic_fpn_coco on a 640x480 picture, batch 1: from pixels to segments and masks, and to COCO's PNG as well."""
     folder = folder / "export"
-    _run("write", folder, side)
-    plain = _run("plain", folder, side)
+    run_in_process("benchmarks.export", "write", folder, side)
+    plain = run_in_process("benchmarks.export", "plain", folder, side)
     for name, what in (("plain", "plain model"), ("image_tensor", "SavedModel"), ("compact", "SavedModel, compact")):
-        found = plain if name == "plain" else _run(name, folder, side)
+        found = plain if name == "plain" else run_in_process("benchmarks.export", name, folder, side)
         beside = "" if name == "plain" else f"{found['wall'] / plain['wall']:.2f} of the plain model's"
         head = f"640x480 picture, input {side}x{side}, {what}"
         yield head, found["wall"], "s", f"{found['cpu']:.2f} s of CPU time; {beside}".rstrip("; ")
@@ -38,22 +37,14 @@ def export(folder: Path, side: int = _SIDE) -> Iterator[Row]:
         yield f"{head}: peak memory", found["memory"], "MB", f"{found['import']:.0f} MB with TensorFlow imported"
 
 
-def _run(name: str, folder: Path, side: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.export", name, str(folder), str(side)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    return dict(json.loads(output.splitlines()[-1]))
-
-
 def _model(side: int) -> Any:
     import keras
 
     from panoptic_cli.inference.predictor import LoadedModel
-    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     keras.utils.set_random_seed(0)
     experiment = config.load_experiment(settings=[f"task.model.input_size=[{side},{side},3]"])
-    space = coco_like()
-    return LoadedModel(experiment, space.table, PanopticFPN(experiment.task.model, space), "random weights", None)
+    return LoadedModel(experiment, coco_like(), coco_network(experiment), "random weights", None)
 
 
 def _predictor(name: str, folder: Path, side: int) -> Callable[[], Any]:
@@ -68,11 +59,11 @@ def _predictor(name: str, folder: Path, side: int) -> Callable[[], Any]:
     loaded = tf.saved_model.load(str(folder))
     serve = loaded.signatures["compact" if name == "compact" else "serving_default"]
     batch = tf.constant(pixels[None])
-    return lambda: (loaded, serve(batch))  # what was loaded owns the variables
+    return lambda: (loaded, serve(batch))  # the loaded object owns the variables
 
 
 def _measure(name: str, folder: Path, side: int) -> dict[str, float]:
-    """Seconds of wall and CPU time a picture, to the first answer, and peak memory in MB."""
+    """Returns seconds of wall and CPU time per picture, seconds to the first answer, and peak memory in MB."""
     import tensorflow  # noqa: F401
 
     if name == "write":

@@ -7,31 +7,34 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Row, coco_like, peak_memory_mb, seconds
+from benchmarks.common import Row, coco_network, peak_memory_mb, platform, seconds
 from benchmarks.evaluation import make_confident
 from panoptic_cli import config
+
+_SIZE = 512
 
 
 def network(folder: Path) -> Iterator[Row]:
     """panoptic_fpn_coco without fusion, with a hundred detections."""
     import tensorflow as tf
 
-    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+    from panoptic_cli.pipeline.preprocessing import Geometry
 
-    model = PanopticFPN(config.load_experiment().task.model, coco_like())
+    model = coco_network(config.load_experiment())
     make_confident(model)
-    forward = tf.function(lambda images, info: model(images, info))
-    size = 512
-    images = tf.random.stateless_normal([1, size, size, 3], [0, 0])
-    info = tf.constant([[[size, size], [size, size], [1, 1], [0, 0]]], tf.float32)
-    features = tf.function(lambda x: model.pyramid(x, training=False))
-    whole = seconds(lambda: forward(images, info), 3)
-    found = int(forward(images, info)["num_detections"][0])
+    target = platform()
+    forward = tf.function(lambda images, geometry: model(images, geometry, platform=target))
+    features = tf.function(lambda images: model.pyramid(images, training=False))
+    images = tf.random.stateless_normal([1, _SIZE, _SIZE, 3], [0, 0])
+    size = tf.constant([[_SIZE, _SIZE]], tf.float32)
+    geometry = Geometry(original_size=size, input_size=size, scale=tf.ones([1, 2]), offset=tf.zeros([1, 2]))
+    whole = seconds(lambda: forward(images, geometry), 3)
+    found = int(forward(images, geometry)["num_detections"][0])
     shared = f"{found} detections; backbone and FPN {seconds(lambda: features(images), 3):.2f} s"
-    yield f"network {size}x{size}, batch 1, float32", whole, "s", shared
+    yield f"network {_SIZE}x{_SIZE}, batch 1, float32", whole, "s", shared
     crops = tf.constant(np.random.default_rng(0).random((1, 1000, 7, 7, 256), np.float32))
     box_head = tf.function(lambda x, winograd: model.detection_head(x, training=False, winograd=winograd))
     fewer = seconds(lambda: box_head(crops, True), 3)
     plain = seconds(lambda: box_head(crops, False), 3)
-    yield "of it box head, 1000 proposals", fewer, "s", f"{plain / fewer:.1f}x as fast as plain convolutions"
+    yield "box head alone, 1000 proposals", fewer, "s", f"{plain / fewer:.1f}x as fast as plain convolutions"
     yield "peak memory after it", peak_memory_mb(), "MB", ""

@@ -1,23 +1,26 @@
-"""The input pipeline as one would first write it: the yardstick of the pipeline's benchmark."""
+"""A plain input pipeline for training, to compare the package's own with."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.categories import LabelSpace
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.schema import Experiment, Parser
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
-from panoptic_cli.pipeline.parsing import decode_label_png, parse_record
-from panoptic_cli.pipeline.preprocessing import MEAN, STDDEV, Resizing, plan_resizing
+from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
+from panoptic_cli.pipeline.parsing import decode_label_png, look_up, parse_record
+from panoptic_cli.pipeline.preprocessing import Preprocessing, Resizing
 from panoptic_cli.records.files import find_record_files
 
 
-def plain_dataset(experiment: Experiment, labels: LabelSpace, batch_size: int) -> tf.data.Dataset:
-    """Batches of what `training_dataset` gives: whole masks in float32, overlaps of all anchors with all boxes."""
+def plain_dataset(experiment: Experiment, table: CategoryTable, batch_size: int) -> tf.data.Dataset:
+    """Makes batches as `training_dataset` does, with whole masks in float32, and overlaps of all anchors and boxes."""
     model, parser = experiment.task.model, experiment.task.train_data.parser
+    space = label_space_of(experiment, table)
     height, width = model.input_size[:2]
+    preprocessing = Preprocessing((height, width))
     anchors = anchor_boxes(model.anchor, (height, width), model.min_level, model.max_level)
     flat = np.concatenate([boxes.reshape(-1, 4) for boxes in anchors.values()])
 
@@ -31,31 +34,30 @@ def plain_dataset(experiment: Experiment, labels: LabelSpace, batch_size: int) -
         return tf.pad(values, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]], constant_values=value)
 
     def make(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        record = parse_record(serialized, labels)
-        image, boxes = record["image"], record["boxes"]
-        semantic = tf.gather(
-            record["label_classes"], tf.cast(decode_label_png(record["labels"], wide=False), tf.int32)
-        )[..., None]
-        real = (record["classes"] > 0) & ~record["is_crowd"]
-        boxes, classes = boxes[real], record["classes"][real]
+        record = parse_record(serialized)
+        image, classes = record.image, look_up(space.thing_class_of_id, record.category_ids)
+        label_classes = look_up(space.semantic_class_of_id, record.label_ids)
+        semantic = tf.gather(label_classes, tf.cast(decode_label_png(record.labels, wide=False), tf.int32))[..., None]
+        real = (classes > 0) & ~record.is_crowd
+        boxes, classes = record.boxes[real], classes[real]
         size = tf.shape(image)[:2]
         masks = tf.zeros([0, size[0], size[1], 1])
         if tf.reduce_any(real):
             masks = tf.map_fn(
                 lambda png: tf.cast(tf.io.decode_png(png, channels=1), tf.float32),
-                record["masks"][real],
+                record.masks[real],
                 fn_output_signature=tf.TensorSpec([None, None, 1], tf.float32),
             )
         if tf.random.uniform([]) < 0.5:
             image, semantic, masks = image[:, ::-1], semantic[:, ::-1], masks[:, :, ::-1]
             boxes = tf.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=-1)
         scale = tf.random.uniform([], parser.aug_scale_min, parser.aug_scale_max)
-        resizing = plan_resizing(size, (height, width), scale, tf.random.uniform([2]))
+        resizing = preprocessing.plan(size, scale, tf.random.uniform([2]))
         images = resize(image, resizing, "bilinear")
-        images = pad((images / 255 - tf.constant(MEAN)) / tf.constant(STDDEV))
+        images = pad((images / 255 - tf.constant(preprocessing.mean)) / tf.constant(preprocessing.stddev))
         semantic = pad(resize(semantic, resizing, "nearest"), 255)
 
-        pixels = boxes * tf.tile(tf.cast(size, tf.float32) * resizing.scale, [2])
+        pixels = boxes * tf.tile(tf.cast(size, tf.float32) * resizing.geometry.scale, [2])
         boxes = tf.clip_by_value(pixels - tf.tile(tf.cast(resizing.offset, tf.float32), [2]), 0.0, float(height))
         masks = tf.cond(
             tf.shape(boxes)[0] > 0,
@@ -87,7 +89,7 @@ def plain_dataset(experiment: Experiment, labels: LabelSpace, batch_size: int) -
 
 
 def _anchors(anchors: tf.Tensor, boxes: tf.Tensor, parser: Parser) -> tuple[tf.Tensor, tf.Tensor]:
-    # A box that nothing overlaps stands for none: it keeps the reductions away from an empty axis.
+    # A box that overlaps no anchor, so that the reductions never have an empty axis.
     boxes = tf.concat([boxes, [[-2.0, -2.0, -1.0, -1.0]]], axis=0)
     overlaps = box_ops.iou(anchors, boxes)
     best = tf.reduce_max(overlaps, axis=1)

@@ -1,7 +1,7 @@
-"""`make bench`: where the time goes, each figure beside a plain way of doing the same in the same run.
+"""`make bench`: times and memory, each figure beside that of a plain alternative in the same run.
 
-python -m benchmarks.run [name ...] runs some of: conversion, pipeline, scoring, fusion, training, network, evaluation,
-export, upload.
+`python -m benchmarks.run NAME ...` runs only some of: conversion, pipeline, scoring, fusion, training, network,
+evaluation, export, upload.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ALL: dict[str, Callable[[Path], Iterator[Row]]] = {
 
 
 def main() -> None:
-    """Runs the named benchmarks, or all."""
+    """Runs the named benchmarks; all if none are named."""
     names = sys.argv[1:] or list(ALL)
     import_tensorflow()
     rows = []

@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Row, peak_memory_mb, seconds, shapes_records
-from panoptic_cli import config
-from panoptic_cli.categories import LabelSpace, read_categories
+from benchmarks.common import Row, peak_memory_mb, platform, run_in_process, seconds, shapes_records
+from panoptic_cli import config, models
+from panoptic_cli.categories import read_categories
+
+if TYPE_CHECKING:
+    from panoptic_cli.models.panoptic_fpn.nms import Suppression
 
 
-def _proposals(compiled: bool) -> Callable[[], Any]:
-    """The proposal step of eight 128 px pictures."""
+def training(folder: Path) -> Iterator[Row]:
+    """The training step of the shapes preset, its proposals, and the step of panoptic_fpn_coco."""
+    import tensorflow as tf
+
+    from panoptic_cli.pipeline.batches import training_dataset
+    from panoptic_cli.training.schedules import build_optimizer
+    from panoptic_cli.training.step import TrainingModel
+
+    data = shapes_records(folder)
+    table = read_categories(data / "tfrecords" / "categories.json")
+    experiment = config.load_experiment(
+        "panoptic_fpn_shapes", settings=[f"task.train_data.input_path={data}/tfrecords/train-*"]
+    )
+    targets = models.training_targets(experiment, table)
+    batch = next(iter(training_dataset(experiment, targets, batch_size=8, seed=0)))
+    model = TrainingModel(models.create_network(experiment, table), experiment, platform())
+    model.compile(optimizer=build_optimizer(experiment.trainer.optimizer_config, 100, "float32"))
+    model.optimizer.build(model.network.trainable_variables)
+    step = tf.function(model.train_step)
+    yield "training step, shapes preset, batch 8", seconds(lambda: step(batch)), "s", ""
+
+    kernel, padded = seconds(_proposals("kernel")), seconds(_proposals("padded"))
+    ratio = f"{padded / kernel:.0f}x as fast as the suppression that XLA needs"
+    yield "proposals of such a step, from random boxes", kernel * 1000, "ms", ratio
+    yield "peak memory", peak_memory_mb(), "MB", ""
+    yield from _coco_step("float32")
+    if _has_bfloat16():
+        yield from _coco_step("bfloat16")
+
+
+def _proposals(suppression: Suppression) -> Callable[[], Any]:
+    """Returns the proposal step of eight 128 px pictures."""
     import tensorflow as tf
 
     from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
@@ -34,47 +64,13 @@ def _proposals(compiled: bool) -> Callable[[], Any]:
 
     @tf.function
     def step(scores: Any, offsets: Any) -> Any:
-        return propose(scores, offsets, anchors, size, model.roi_generator, True, compiled)
+        return propose(scores, offsets, anchors, size, model.roi_generator, training=True, suppression=suppression)
 
     return functools.partial(step, scores, offsets)
 
 
-def training(folder: Path) -> Iterator[Row]:
-    """The training step of the shapes preset."""
-    import tensorflow as tf
-
-    from panoptic_cli.pipeline.batches import training_dataset
-    from panoptic_cli.training.schedules import build_optimizer
-    from panoptic_cli.training.step import PanopticTrainingModel
-
-    data = shapes_records(folder)
-    table = read_categories(data / "tfrecords" / "categories.json")
-    experiment = config.load_experiment(
-        "panoptic_fpn_shapes", settings=[f"task.train_data.input_path={data}/tfrecords/train-*"]
-    )
-    space = LabelSpace.create(table)
-    batch = next(iter(training_dataset(experiment, space, batch_size=8, seed=0)))
-    model = PanopticTrainingModel(experiment, space)
-    model.compile(optimizer=build_optimizer(experiment.trainer.optimizer_config, 100, "float32"))
-    model.optimizer.build(model.network.trainable_variables)
-    yield (
-        "training step, shapes preset, batch 8",
-        seconds(functools.partial(tf.function(model.train_step), batch)),
-        "s",
-        "",
-    )
-
-    kernel, static = (seconds(_proposals(compiled)) for compiled in (False, True))
-    ratio = f"{static / kernel:.0f}x as fast as the suppression that XLA needs"
-    yield "proposals of it, from random boxes", kernel * 1000, "ms", ratio
-    yield "peak memory", peak_memory_mb(), "MB", ""
-    yield from _coco_step("float32")
-    if _has_bfloat16():
-        yield from _coco_step("bfloat16")
-
-
 def _has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; others emulate it, in minutes a step."""
+    """Returns whether the processor computes in bfloat16; others emulate it, and a step takes minutes."""
     try:
         return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()) is not None
     except OSError:
@@ -82,12 +78,10 @@ def _has_bfloat16() -> bool:
 
 
 def _coco_step(precision: str) -> Iterator[Row]:
-    """The step of panoptic_fpn_coco at 256 px, batch 2, in a process of its own: memory is told apart."""
-    command = [sys.executable, "-m", "benchmarks.training_step", precision]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    told = json.loads(done.stdout.splitlines()[-1])
-    parts = f"forward {told['forward']:.2f} s, with gradients {told['gradients']:.2f} s"
-    yield f"panoptic_fpn_coco, 256 px, batch 2, {precision}", told["step"], "s", parts
-    speed = told["operations"] / told["step"] / 1e9
-    yield "its speed", speed, "GFLOP/s", f"a 3x3 convolution in the same run: {told['convolution'] / 1e9:.0f}"
-    yield "peak memory of its process", told["peak_memory_mb"], "MB", ""
+    """The step of panoptic_fpn_coco at 256 px, batch 2."""
+    found = run_in_process("benchmarks.training_step", precision)
+    parts = f"forward {found['forward']:.2f} s, with gradients {found['gradients']:.2f} s"
+    yield f"panoptic_fpn_coco, 256 px, batch 2, {precision}", found["step"], "s", parts
+    speed = found["operations"] / found["step"] / 1e9
+    yield "its speed", speed, "GFLOP/s", f"a 3x3 convolution in the same run: {found['convolution'] / 1e9:.0f}"
+    yield "peak memory of its process", found["peak_memory_mb"], "MB", ""

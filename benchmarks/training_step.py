@@ -1,6 +1,6 @@
-"""One process that times the training step of panoptic_fpn_coco; python -m benchmarks.training_step PRECISION.
+"""The process that times the training step of panoptic_fpn_coco: python -m benchmarks.training_step PRECISION.
 
-Prints JSON: seconds of the whole step and of its parts, floating-point operations of the step, the speed of a large
+It prints JSON: seconds of the whole step and of its parts, floating-point operations of the step, the speed of a large
 convolution in the same process, and the peak memory.
 """
 
@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import coco_like, peak_memory_mb, seconds
+from benchmarks.common import coco_network, peak_memory_mb, platform, seconds
 from panoptic_cli import config, devices
 from panoptic_cli.config import Experiment
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+from panoptic_cli.pipeline.preprocessing import Geometry
 from panoptic_cli.training.schedules import build_optimizer
-from panoptic_cli.training.step import PanopticTrainingModel
+from panoptic_cli.training.step import TrainingModel
 
 SIZE, BATCH, OBJECTS = 256, 2, 8
 
 
 def random_batch(experiment: Experiment) -> dict[str, Any]:
-    """A batch as the pipeline makes it, with random pictures and boxes."""
+    """Makes a batch like the pipeline's, with random pictures and boxes."""
     generator = np.random.default_rng(0)
     model, parser = experiment.task.model, experiment.task.train_data.parser
     most, crop = parser.max_num_instances, parser.mask_crop_size
@@ -35,9 +36,10 @@ def random_batch(experiment: Experiment) -> dict[str, Any]:
     classes[:, :OBJECTS] = generator.integers(1, 91, (BATCH, OBJECTS))
     anchors = anchor_boxes(model.anchor, (SIZE, SIZE), model.min_level, model.max_level)
     places = {level: boxes_.shape[:3] for level, boxes_ in anchors.items()}
+    size = tf.fill([BATCH, 2], float(SIZE))
     return {
         "images": tf.constant(generator.standard_normal((BATCH, SIZE, SIZE, 3)), tf.float32),
-        "image_info": tf.constant([[[SIZE, SIZE], [SIZE, SIZE], [1, 1], [0, 0]]] * BATCH, tf.float32),
+        "geometry": Geometry(original_size=size, input_size=size, scale=tf.ones_like(size), offset=tf.zeros_like(size)),
         "gt_boxes": tf.constant(boxes),
         "gt_classes": tf.constant(classes),
         "gt_masks": tf.constant(generator.integers(0, 2, (BATCH, most, crop, crop)), tf.uint8),
@@ -49,12 +51,12 @@ def random_batch(experiment: Experiment) -> dict[str, Any]:
             str(level): tf.constant(0.1 * generator.standard_normal((BATCH, h, w, 4 * a)), tf.float32)
             for level, (h, w, a) in places.items()
         },
-        "semantic_labels": tf.constant(generator.integers(0, 111, (BATCH, SIZE, SIZE, 1)), tf.int32),
+        "semantic_labels": tf.constant(generator.integers(0, 111, (BATCH, SIZE, SIZE)), tf.int32),
     }
 
 
 def convolution_speed(dtype: str) -> float:
-    """Operations a second of a 3x3 convolution of 256 channels, forward."""
+    """Returns the operations a second of a 3x3 convolution of 256 channels, forward."""
     x = tf.cast(tf.random.stateless_normal([16, 64, 64, 256], [0, 0]), dtype)
     kernel = tf.cast(tf.random.stateless_normal([3, 3, 256, 256], [0, 1]), dtype)
     convolve = tf.function(lambda: tf.reduce_sum(tf.nn.conv2d(x, kernel, 1, "SAME")[0, 0, 0]))
@@ -62,7 +64,7 @@ def convolution_speed(dtype: str) -> float:
 
 
 def operations(function: Any, batch: dict[str, Any]) -> float:
-    """Floating-point operations of a traced function, counted by TensorFlow's profiler."""
+    """Returns the floating-point operations of a traced function, counted by TensorFlow's profiler."""
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     graph = function.get_concrete_function(batch).graph
     counted = tf.compat.v1.profiler.profile(
@@ -72,7 +74,7 @@ def operations(function: Any, batch: dict[str, Any]) -> float:
 
 
 def main(precision: str) -> None:
-    """Times the step in one precision."""
+    """Times the step in one precision, and prints the figures."""
     experiment = config.load_experiment(
         settings=[
             f"task.model.input_size=[{SIZE},{SIZE},3]",
@@ -81,7 +83,8 @@ def main(precision: str) -> None:
         ]
     )
     devices.set_precision(experiment.runtime)
-    model = PanopticTrainingModel(experiment, coco_like())
+    target = platform()
+    model = TrainingModel(coco_network(experiment), experiment, target)
     optimizer = build_optimizer(experiment.trainer.optimizer_config, 100, precision)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
@@ -91,12 +94,12 @@ def main(precision: str) -> None:
 
     @tf.function
     def forward(data: dict[str, Any]) -> tf.Tensor:
-        return model.batch_losses(data, seed)["total_loss"]
+        return model.network.losses(data, seed, target)["total_loss"]
 
     @tf.function
     def gradients(data: dict[str, Any]) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = model.batch_losses(data, seed)["total_loss"]
+            loss = model.network.losses(data, seed, target)["total_loss"]
         return tf.linalg.global_norm(tape.gradient(loss, [v.value for v in variables]))
 
     step = tf.function(model.train_step)

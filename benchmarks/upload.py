@@ -73,7 +73,7 @@ def upload(folder: Path) -> Iterator[Row]:
 
 
 def _rate(send: Callable[[str], None], prefix: str) -> float:
-    """The best of two, each under its own prefix so that nothing is there already."""
+    """Returns MB/s, the better of two uploads, each with its own prefix so that no object exists before."""
     best = float("inf")
     for turn in ("a", "b"):
         begun = time.perf_counter()
@@ -84,7 +84,7 @@ def _rate(send: Callable[[str], None], prefix: str) -> float:
 
 @contextlib.contextmanager
 def _emulator() -> Iterator[None]:
-    """Runs the emulator in a process of its own, so that its work is not done in ours."""
+    """Runs the emulator in its own process, so that it does not slow down the client."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
