@@ -9,23 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import ConfigError, DataError, UsageError
+from panoptic_cli.errors import UsageError
 
 from . import custom_data as custom
 from . import options as o
 
 if TYPE_CHECKING:
-    from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.config import Experiment
     from panoptic_cli.inspection.inspection import Source
 
 _DRAWING = "Drawing"
-# Classes counted from the table: the default preset's classes are for COCO.
-_ANY_CATEGORIES = [
-    "task.model.stuff_classes_offset=null",
-    "task.model.num_classes=null",
-    "task.model.segmentation_model.num_classes=null",
-]
 
 
 def inspect(
@@ -84,6 +76,7 @@ def inspect(
     """
     from panoptic_cli.coco.layout import OwnFiles
     from panoptic_cli.inspection.inspection import find_source, inspect_source
+    from panoptic_cli.training.examples import find_examples
 
     from .inspection_report import inspection_lines
 
@@ -91,12 +84,14 @@ def inspect(
     _check_drawing(draw, output, augmented, configured)
     own = OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations)
     source = find_source([str(path) for path in data or ()], own, o.DEFAULT_DATA_DIR)
-    examples = _training_examples(source, experiment, config_file, settings, categories) if augmented else None
+    examples = None
+    if augmented:
+        examples = find_examples(_training_records(source), categories, experiment, config_file, settings)
     table_file = Path(categories) if categories else None
     found = inspect_source(source, workers or os.cpu_count() or 1, 0 if augmented else draw, table_file)
     value, shown = found.to_dict(), inspection_lines(found)
     if draw and output is not None:
-        drawn = found.draw(draw, output) if examples is None else _draw_augmented(*examples, draw, output)
+        drawn = (examples or found).draw(draw, output)
         value["drawn"] = [str(path) for path in drawn]
         shown.append(f"{len(drawn)} samples drawn in {output}")
     console.result(value, *shown)
@@ -115,56 +110,12 @@ def _check_drawing(draw: int, output: Path | None, augmented: bool, configured: 
         raise UsageError(f"--output {output} is a file.", "Give a folder.")
 
 
-def _training_examples(
-    source: Source,
-    name: str | None,
-    config_file: Path | None,
-    settings: list[str] | None,
-    categories: str | None,
-) -> tuple[Experiment, CategoryTable]:
-    """Returns the configuration and the categories of the training whose examples --augmented draws."""
-    from panoptic_cli import config, models
-    from panoptic_cli.categories import read_categories
-    from panoptic_cli.coco.layout import CATEGORIES_FILE
-    from panoptic_cli.config.load import DEFAULT_EXPERIMENT
+def _training_records(source: Source) -> list[str]:
+    from panoptic_cli import config
     from panoptic_cli.records.files import find_record_files
 
-    paths = [str(path) for path in source.records] or find_record_files(
+    return [str(path) for path in source.records] or find_record_files(
         config.default_records(source.paths[0])[0],
         what="training records",
         hint="--augmented draws from records: run panoptic make-tfrecords first, or give the records.",
     )
-    file = Path(categories) if categories else Path(paths[0]).parent / CATEGORIES_FILE
-    if not file.is_file():
-        raise DataError(f"The category table {file} does not exist.", "Give the panoptic JSON with --categories.")
-    table = read_categories(file)
-
-    def load(more: list[str]) -> Experiment:
-        loaded = config.load_experiment(
-            name or DEFAULT_EXPERIMENT,
-            config_file=config_file,
-            settings=[*more, *(settings or ())],
-            options=[("task.train_data.input_path", ",".join(paths))],
-        )
-        models.check(loaded, table)
-        return loaded
-
-    try:
-        return load([]), table
-    except ConfigError:
-        if name or config_file or settings:
-            raise
-        return load(_ANY_CATEGORIES), table
-
-
-def _draw_augmented(experiment: Experiment, table: CategoryTable, count: int, output: Path) -> list[Path]:
-    from panoptic_cli import models
-    from panoptic_cli.startup import import_tensorflow
-
-    import_tensorflow()
-    from panoptic_cli.inspection.augmented_samples import draw_augmented
-    from panoptic_cli.pipeline.batches import training_dataset
-
-    dataset = training_dataset(experiment, models.training_targets(experiment, table), batch_size=1, seed=0)
-    draw_example = models.example_drawer(experiment, table)
-    return draw_augmented(dataset, draw_example, count, output, experiment.task.train_data.input_path)

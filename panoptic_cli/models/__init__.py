@@ -1,6 +1,6 @@
-"""The networks, one folder for each model family. `task.model.type` names the family.
+"""The networks, with one folder for each model family. `task.model.type` names the family.
 
-This module does not import TensorFlow until a network or its targets are made.
+This module does not import TensorFlow until a network or its targets are created.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.schema import Experiment
-from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
+from panoptic_cli.models.panoptic_fpn.label_space import derive_classes, label_space_of
 from panoptic_cli.models.platform import Platform
 
 if TYPE_CHECKING:
@@ -19,23 +19,28 @@ if TYPE_CHECKING:
     from panoptic_cli.models.network import PanopticNetwork
     from panoptic_cli.pipeline.batches import Targets
 
-__all__ = ["Platform", "check", "create_network", "example_drawer", "training_targets"]
+__all__ = ["Platform", "check_categories", "create_network", "example_drawer", "training_targets", "with_derived_classes"]
 
 
-def check(experiment: Experiment, table: CategoryTable) -> None:
+def check_categories(experiment: Experiment, table: CategoryTable) -> None:
     """Checks that the network has a class for every category.
 
     Raises:
-        ConfigError: it does not; lists the categories.
+        ConfigError: categories have no class; lists all of them.
     """
     label_space_of(experiment, table)
 
 
+def with_derived_classes(experiment: Experiment) -> Experiment:
+    """Returns the configuration with a network that takes its classes from the category table, whatever that is."""
+    return experiment.model_copy(update={"task": derive_classes(experiment.task)})
+
+
 def create_network(experiment: Experiment, table: CategoryTable) -> PanopticNetwork:
-    """Builds the network with random weights.
+    """Creates the network with random weights.
 
     Raises:
-        ConfigError: see `check`.
+        ConfigError: see `check_categories`.
     """
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
@@ -43,10 +48,10 @@ def create_network(experiment: Experiment, table: CategoryTable) -> PanopticNetw
 
 
 def training_targets(experiment: Experiment, table: CategoryTable) -> Targets:
-    """Returns what computes the training targets of a picture, for `pipeline.batches.training_dataset`.
+    """Returns the callable that computes a picture's training targets, for `pipeline.batches.training_dataset`.
 
     Raises:
-        ConfigError: see `check`.
+        ConfigError: see `check_categories`.
     """
     from panoptic_cli.models.panoptic_fpn.targets import PanopticFPNTargets
 
@@ -54,10 +59,10 @@ def training_targets(experiment: Experiment, table: CategoryTable) -> Targets:
 
 
 def example_drawer(experiment: Experiment, table: CategoryTable) -> Callable[[Mapping[str, Any]], Image.Image]:
-    """Returns a function that draws a training example: a batch of one, as NumPy arrays, with its targets.
+    """Returns a callable that draws a training example, given as a batch of one with its targets, in NumPy arrays.
 
     Raises:
-        ConfigError: see `check`.
+        ConfigError: see `check_categories`.
     """
     from panoptic_cli.models.panoptic_fpn.drawing import ExampleDrawer
 

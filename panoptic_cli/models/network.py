@@ -1,4 +1,4 @@
-"""What a model family offers to the stages behind it; models/panoptic_fpn is one."""
+"""The interface between a model family, such as models/panoptic_fpn, and the later stages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 
 
 class TensorDescription(NamedTuple):
-    """A tensor in words, for those who use an exported model.
+    """A description of a tensor for users of an exported model.
 
     Attributes:
-        dtype: TensorFlow's name of it.
-        shape: letters stand for sizes that the picture or the network decides.
+        dtype: its name in TensorFlow.
+        shape: strings stand for sizes that depend on the pictures or the network.
         meaning: content, unit and range.
     """
 
@@ -28,11 +28,11 @@ class TensorDescription(NamedTuple):
 
 
 class PanopticNetwork(keras.Model):
-    """A panoptic network; its variables exist from construction on.
+    """A panoptic network. The constructor creates its variables.
 
     Attributes:
-        preprocessing: how its pictures are prepared.
-        max_detections: the most detections that `finish` returns.
+        preprocessing: how pictures are prepared for it.
+        max_detections: the largest number of detections that `finish` returns.
         has_semantic_map: whether `finish` returns a semantic map.
     """
 
@@ -41,12 +41,12 @@ class PanopticNetwork(keras.Model):
     has_semantic_map: bool = False
 
     def call(self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu") -> dict[str, tf.Tensor]:
-        """Runs the network for inference; static shapes up to the batch size.
+        """Runs the network for inference. All sizes except the batch size are static.
 
         Args:
             images: float32 [batch, height, width, 3], prepared by `preprocessing`.
-            geometry: of the batch.
-            platform: what the graph is for.
+            geometry: the geometry of the batch.
+            platform: what the graph is traced for.
 
         Returns:
             Tensors with a leading batch dimension, for `finish`.
@@ -58,11 +58,11 @@ class PanopticNetwork(keras.Model):
 
         Args:
             batch: one batch of the training pipeline.
-            seed: int32 [2], of the random numbers of this step; the same on every replica.
-            platform: what the graph is for: cpu, gpu or xla.
+            seed: int32 [2], the seed of this step's random numbers; the same on every replica.
+            platform: what the graph is traced for: cpu, gpu or xla.
 
         Returns:
-            Scalars float32: "total_loss", which is weighted, and its parts, which are not.
+            float32 scalars: "total_loss", which is weighted, and its parts, which are not.
         """
         raise NotImplementedError
 
@@ -72,9 +72,9 @@ class PanopticNetwork(keras.Model):
         """Turns the network's outputs for one picture into segments at the picture's own size.
 
         Args:
-            outputs: of `call`, without the batch dimension.
-            geometry: of the picture.
-            score_threshold: detections with a greater score become segments, 0..1; None: as configured.
+            outputs: the outputs of `call`, without the batch dimension.
+            geometry: the geometry of the picture.
+            score_threshold: detections with a higher score become segments, 0..1; None: as configured.
         """
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class PanopticNetwork(keras.Model):
         raise NotImplementedError
 
     def describe_classes(self) -> dict[str, list[int]]:
-        """Returns the category id of each class that `call` predicts, for whoever uses its outputs directly."""
+        """Returns the category id of each class that `call` predicts, for users of its raw outputs."""
         raise NotImplementedError
 
     def freeze_backbone(self) -> None:
@@ -102,6 +102,6 @@ class PanopticNetwork(keras.Model):
     def model_garden_variables(self) -> dict[str, dict[str, Any]]:
         """Maps each part of the network to {path in a checkpoint of tensorflow/models: variable}.
 
-        The part "backbone" is there for families that the Model Garden has; others return nothing.
+        Families that the Model Garden has include a part "backbone"; other families return an empty dictionary.
         """
         return {}

@@ -1,4 +1,4 @@
-"""What every model family returns for one picture, in TensorFlow; `results.prediction` has the same in NumPy."""
+"""The result of any model family for one picture, as tensors; `results.prediction` has the same in NumPy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import tensorflow as tf
 class Segments(NamedTuple):
     """The segments of one picture at its own size, and the detections behind them.
 
-    Every category id is one of the data set's table.
+    All category ids are in the data set's table. Segments are ordered by category, then by detection.
 
     Attributes:
-        segment_map: int32 [height, width], id 1 .. s of each pixel's segment, 0 where void.
-        category_ids: int32 [s], by segment. Segments are ordered by category, then by detection.
-        detection_of_segment: int32 [s], 1-based place of a thing's detection, 0 for stuff.
-        areas: int32 [s], pixels, at least 1.
+        segment_map: int32 [height, width], the id 1 .. s of each pixel's segment; 0 for void.
+        category_ids: int32 [s], the category of each segment.
+        detection_of_segment: int32 [s], the 1-based index of a thing's detection; 0 for stuff.
+        areas: int32 [s], in pixels, at least 1.
         boxes: float32 [n, 4], (y1, x1, y2, x2) of the detections in pixels of the picture.
         scores: float32 [n], 0..1, descending.
         detection_category_ids: int32 [n].
-        masks: ragged int32 [n, (runs)], COCO's run lengths: pixels of 0 and 1 in turn, starting with 0, down the
-            columns of the picture.
-        semantic_map: int32 [height, width], category ids of stuff, ANY_THING for any thing, 0 for void: what a semantic
-            head alone says; None for a family without such a head.
+        masks: ragged int32 [n, (runs)], COCO's run lengths: the lengths of alternating runs of 0 and 1, starting with 0,
+            in column-major order.
+        semantic_map: int32 [height, width], the result of a semantic head alone: category ids of stuff, ANY_THING for any
+            thing, 0 for void. None for a family without such a head.
     """
 
     segment_map: tf.Tensor
@@ -40,20 +40,20 @@ class Segments(NamedTuple):
 def number_segments(
     category_map: tf.Tensor, detection_map: tf.Tensor, detection_category_ids: tf.Tensor, stuff_ids: list[int]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Gives every segment of a fused picture an id.
+    """Numbers the segments of a fused picture.
 
     Args:
-        category_map: int32 [height, width], category ids, 0 where void.
-        detection_map: int32 [height, width], 1-based place of the detection, 0 for stuff and void.
+        category_map: int32 [height, width], category ids; 0 for void.
+        detection_map: int32 [height, width], the 1-based index of the detection; 0 for stuff and void.
         detection_category_ids: int32 [n].
-        stuff_ids: the categories of stuff.
+        stuff_ids: the category ids of stuff.
 
     Returns:
         The first four fields of `Segments`.
     """
     stuff = sorted(stuff_ids)
-    first = len(stuff) + 1  # of the detections' slots
-    # Every segment that is possible has a slot: void, the kinds of stuff, the detections.
+    first = len(stuff) + 1  # the first slot of the detections
+    # Every possible segment has a slot: void, then the stuff categories, then the detections.
     slot_of_id = tf.scatter_nd([[i] for i in stuff], tf.range(1, first), [max(stuff, default=0) + 1])
     is_thing = detection_map > 0
     slots = tf.where(is_thing, detection_map + (first - 1), tf.gather(slot_of_id, tf.where(is_thing, 0, category_map)))

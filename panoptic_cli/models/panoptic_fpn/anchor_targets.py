@@ -1,4 +1,4 @@
-"""Training targets of the region proposal head: which anchors stand for which ground truth."""
+"""Training targets of the region proposal head: the assignment of anchors to ground-truth boxes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from panoptic_cli.config.panoptic_fpn import PanopticFPNTargetSettings
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
-_SLACK = 1e-3  # how far below a threshold a pair may seem to lie before its overlap is not computed exactly
+_SLACK = 1e-3  # relative margin below a threshold within which overlaps are still computed exactly
 
 
 class _Grid(NamedTuple):
-    """The anchors as rows and columns: those of one shape have their sides in common.
+    """The anchors as rows and columns: those of one shape share their intervals.
 
-    A shape is one of the anchors of a place of one level: s in all, of h x w places at most.
+    A shape is one of the anchors per location of one level. There are s shapes with at most h x w locations each.
 
     Attributes:
-        rows: float32 [s, h, 2], (y1, y2) of each row of places; empty intervals behind the level's last.
-        columns: float32 [s, w, 2], (x1, x2).
+        rows: float32 [s, h, 2], (y1, y2) of each row of locations; empty intervals after the level's last row.
+        columns: float32 [s, w, 2], (x1, x2), likewise.
         areas: float32 [s].
-        first: int32 [s, h], place of a row's first anchor among all; `per_place` lie between two of a row.
-        per_place: anchors of a place.
-        number: anchors in all.
+        first: int32 [s, h], index of each row's first anchor among all anchors; the next one of the row is `per_place`
+            further on.
+        per_place: number of anchors per location.
+        number: total number of anchors.
     """
 
     rows: np.ndarray
@@ -66,29 +67,29 @@ def _overlap(low: tf.Tensor, high: tf.Tensor, others_low: tf.Tensor, others_high
 
 
 def _close_pairs(grid: _Grid, gt_boxes: tf.Tensor, threshold: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Finds the pairs whose overlap can matter: about a thousand of the millions of a picture.
+    """Finds the pairs whose overlap can matter: about a thousand of the millions in a picture.
 
     Args:
         grid: the anchors.
         gt_boxes: float32 [m, 4].
-        threshold: overlaps below it do not matter, but for the best of each box.
+        threshold: overlaps below it do not matter, except the best of each box.
 
     Returns:
-        int32 [p] anchors, int32 [p] boxes and float32 [p] their intersection over union.
+        Indices int32 [p] of the anchors and of the boxes, and their intersection over union, float32 [p].
     """
     y1, x1, y2, x2 = tf.unstack(gt_boxes, axis=-1)
     height = _overlap(grid.rows[..., 0], grid.rows[..., 1], y1[:, None, None], y2[:, None, None])  # [m, s, h]
     width = _overlap(grid.columns[..., 0], grid.columns[..., 1], x1[:, None, None], x2[:, None, None])  # [m, s, w]
 
-    # Among the anchors of a shape the overlap grows with the intersection, which is a height times a width.
+    # Among the anchors of one shape, the overlap grows with the intersection, which is a height times a width.
     sizes = grid.areas + ((y2 - y1) * (x2 - x1))[:, None]  # [m, s]
     widest = tf.reduce_max(width, axis=-1)
     largest = tf.reduce_max(height, axis=-1) * widest
     best = tf.reduce_max(largest / (sizes - largest), axis=-1, keepdims=True)
     limit = tf.minimum(best, threshold) * (1.0 - _SLACK)
-    needed = limit / (1.0 + limit) * sizes  # the smallest intersection of that overlap
+    needed = limit / (1.0 + limit) * sizes  # the smallest intersection with that overlap
 
-    # First the rows of places that can reach it, then the places of these rows.
+    # First find the rows that can reach it, then the locations in these rows.
     reach = height * widest[..., None]
     of_row = tf.where((reach >= needed[..., None]) & (reach > 0.0))
     box_and_shape = of_row[:, :2]
@@ -111,18 +112,19 @@ def match_anchors(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Matches anchors to ground truth (arXiv 1506.01497, section 3.1.2).
 
-    Positive: IoU of at least `match_threshold` with a box, or the best anchor of a box whatever its IoU (the first
-    of equals; of boxes that share it, the first). Negative: best IoU below `unmatched_threshold`.
+    An anchor is positive if its IoU with a box is at least `match_threshold`, or if it is the best anchor of a box,
+    whatever its IoU. Of equally good anchors, the first is the best; an anchor that is the best of several boxes goes to
+    the first of them. An anchor is negative if its best IoU is below `unmatched_threshold`.
 
     Args:
-        anchors: {level: float32 [h, w, a, 4]}, those of `anchor_boxes`.
-        gt_boxes: float32 [m, 4], m may be 0.
+        anchors: {level: float32 [h, w, a, 4]}, as `anchor_boxes` returns them.
+        gt_boxes: float32 [m, 4]; m may be 0.
         match_threshold: see above.
         unmatched_threshold: see above.
 
     Returns:
-        int32 [n] labels (1, 0, -1) and int32 [n] index of the matched box (0 where not positive), n anchors in the
-        order of levels, rows, columns, anchors of a place.
+        Labels int32 [n] (1, 0 or -1) and indices int32 [n] of the matched boxes (0 unless positive), for the n anchors
+        ordered by level, row, column and anchor of a location.
     """
     grid = _grid(anchors)
     count, boxes = grid.number, tf.shape(gt_boxes)[0]
@@ -138,8 +140,8 @@ def match_anchors(
         forced = tf.math.unsorted_segment_min(
             tf.where(overlap == tf.gather(best_of_box, box), anchor, count), box, boxes
         )
-        forced = tf.where(forced < count, forced, 0)  # a box that meets no anchor: all are equally good
-        # The minimum over the boxes that force an anchor: the first of them wins.
+        forced = tf.where(forced < count, forced, 0)  # for a box without overlap, all anchors are equally good
+        # If several boxes force an anchor, the first of them wins.
         forced_box = tf.math.unsorted_segment_min(tf.range(boxes), forced, count)
         is_forced = forced_box < boxes
         labels = tf.where(is_forced, POSITIVE, labels)
@@ -153,18 +155,18 @@ def match_anchors(
 
 
 def subsample_labels(labels: tf.Tensor, num_samples: int, positive_fraction: float, seed: tf.Tensor) -> tf.Tensor:
-    """Keeps a random part of the labels and ignores the rest.
+    """Keeps a random sample of the labels and marks the others as ignored.
 
     Args:
-        labels: int32 [n]: 1, 0 or -1.
-        num_samples: how many to keep at most.
-        positive_fraction: at most this part of them positive.
+        labels: int32 [n], 1, 0 or -1.
+        num_samples: the maximum number of labels to keep.
+        positive_fraction: the maximum fraction of positives among them.
         seed: int32 [2].
 
     Returns:
-        int32 [n].
+        The new labels, int32 [n].
     """
-    # One random key for every anchor; the smallest keys of a kind are kept, which is a draw without replacement.
+    # Every anchor gets a random key. Keeping the smallest keys of a kind is a draw without replacement.
     keys = tf.random.stateless_uniform(tf.shape(labels), seed)
 
     def draw(kind: int, most: tf.Tensor) -> tf.Tensor:
@@ -186,21 +188,21 @@ def anchor_targets(
     config: PanopticFPNTargetSettings,
     seed: tf.Tensor,
 ) -> tuple[dict[int, tf.Tensor], dict[int, tf.Tensor]]:
-    """Training targets of the region proposal head.
+    """Computes the training targets of the region proposal head.
 
     Args:
         anchors: {level: float32 [h, w, a, 4]}.
         gt_boxes: float32 [m, 4].
         config: thresholds and sample sizes.
-        seed: int32 [2] of the sampling.
+        seed: int32 [2], the seed of the sampling.
 
     Returns:
-        Score targets {level: int32 [h, w, a]} (1, 0; -1 ignored) and box targets {level: float32 [h, w, a * 4]},
-        zero where not positive.
+        Score targets {level: int32 [h, w, a]} (1 or 0; -1 is ignored) and box targets
+        {level: float32 [h, w, a * 4]}, zero unless positive.
     """
     flat = tf.constant(np.concatenate([boxes.reshape(-1, 4) for _, boxes in sorted(anchors.items())]))
     labels, matched = match_anchors(anchors, gt_boxes, config.rpn_match_threshold, config.rpn_unmatched_threshold)
-    # Only positives have a box target, so only they are encoded and written into zeros.
+    # Only positive anchors have a box target: encode these and leave the others at zero.
     positives = tf.where(labels == POSITIVE)
     encoded = box_ops.encode(tf.gather(gt_boxes, tf.gather_nd(matched, positives)), tf.gather_nd(flat, positives))
     boxes = tf.scatter_nd(positives, encoded, tf.cast(tf.shape(flat), tf.int64))

@@ -17,14 +17,14 @@ def anchor_boxes(config: Anchor, image_size: tuple[int, int], min_level: int, ma
         max_level: highest level of the pyramid.
 
     Returns:
-        {level: float32 [height / 2^level, width / 2^level, anchors per place, 4]}, boxes centred on the cells;
-        a place's anchors run over the scales, and within a scale over the aspect ratios.
+        {level: float32 [height / 2^level, width / 2^level, anchors per location, 4]}, boxes centred on the cells.
+        The anchors of a location are ordered by scale, then by aspect ratio.
     """
     height, width = image_size
     levels: dict[int, np.ndarray] = {}
     for level in range(min_level, max_level + 1):
         stride = 2**level
-        halves = []  # float32 throughout, as the reference computes them: equal to the last bit
+        halves = []  # float32 throughout, as in the reference, so that they are equal to the last bit
         for scale in range(config.num_scales):
             size = np.float32(stride * 2 ** (scale / config.num_scales) * config.anchor_size)
             for ratio in config.aspect_ratios:
@@ -38,5 +38,5 @@ def anchor_boxes(config: Anchor, image_size: tuple[int, int], min_level: int, ma
 
 
 def anchors_per_place(config: Anchor) -> int:
-    """How many anchors stand at one place of a level."""
+    """Returns the number of anchors at each location of a level."""
     return config.num_scales * len(config.aspect_ratios)

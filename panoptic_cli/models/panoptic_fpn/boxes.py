@@ -1,4 +1,4 @@
-"""Boxes: always (y1, x1, y2, x2), float32, in pixels of the network's input unless a name says otherwise."""
+"""Operations on boxes: (y1, x1, y2, x2), float32, in pixels of the network's input unless a name says otherwise."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] | None
 
     Args:
         boxes: float [..., 4].
-        anchors: [..., 4] of the same type, broadcastable to the boxes.
-        weights: four factors of (dy, dx, dh, dw).
+        anchors: [..., 4] in the same dtype, broadcastable to the boxes.
+        weights: four factors for (dy, dx, dh, dw).
 
     Returns:
-        [..., 4] of that type, (dy, dx, dh, dw): centre offsets in anchor sizes and logarithms of the size ratios.
+        [..., 4] in the same dtype, (dy, dx, dh, dw): centre offsets in anchor sizes, and logarithms of the size ratios.
     """
     centre, size = _centres_and_sizes(boxes)
     anchor_centre, anchor_size = _centres_and_sizes(anchors)
@@ -41,11 +41,11 @@ def decode(encoded: tf.Tensor, anchors: tf.Tensor, weights: Sequence[float] | No
 
     Args:
         encoded: float [..., 4], (dy, dx, dh, dw).
-        anchors: [..., 4] of the same type, broadcastable to `encoded`.
-        weights: the factors that `encode` was given.
+        anchors: [..., 4] in the same dtype, broadcastable to `encoded`.
+        weights: the factors passed to `encode`.
 
     Returns:
-        [..., 4] boxes of that type.
+        Boxes [..., 4] in the same dtype.
     """
     if weights is not None:
         encoded = encoded / tf.constant(weights, encoded.dtype)
@@ -61,10 +61,10 @@ def clip(boxes: tf.Tensor, image_shape: tf.Tensor) -> tf.Tensor:
 
     Args:
         boxes: float [batch, ..., 4].
-        image_shape: [batch, 2], (height, width) of each image in the boxes' pixels.
+        image_shape: [batch, 2], (height, width) of each image in the pixels of the boxes.
 
     Returns:
-        The clipped boxes, shape and type as given.
+        The clipped boxes, in the same shape and dtype.
     """
     limits = tf.cast(tf.concat([image_shape, image_shape], axis=-1), boxes.dtype)
     limits = tf.reshape(limits, [-1] + [1] * (len(boxes.shape) - 2) + [4])
@@ -72,14 +72,14 @@ def clip(boxes: tf.Tensor, image_shape: tf.Tensor) -> tf.Tensor:
 
 
 def iou(boxes: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Pairwise intersection over union.
+    """Computes the pairwise intersection over union.
 
     Args:
-        boxes: any numbers, [..., n, 4].
-        others: any numbers, [..., m, 4].
+        boxes: [..., n, 4], any numeric dtype.
+        others: [..., m, 4], any numeric dtype.
 
     Returns:
-        float32 [..., n, m] in 0..1; 0 where the boxes do not meet.
+        float32 [..., n, m] in 0..1; 0 where the boxes do not overlap.
     """
     boxes, others = tf.cast(boxes, tf.float32), tf.cast(others, tf.float32)
     y1, x1, y2, x2 = tf.unstack(boxes[..., :, None, :], axis=-1)

@@ -1,4 +1,4 @@
-"""Where the variables of Panoptic FPN lie in checkpoints of tensorflow/models: paths in their object graphs."""
+"""The variables of Panoptic FPN in checkpoints of tensorflow/models: their paths in the object graphs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _weights(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _backbone(backbone: ResNet) -> Iterator[tuple[str, Any]]:
-    """Yields (path in the checkpoint, our variable) of the ResNet: stem, then the blocks in order."""
+    """Yields (path in the checkpoint, our variable) for the ResNet: the stem, then the blocks in order."""
     yield from _weights(backbone.stem_conv, "backbone/layer_with_weights-0")
     yield from _weights(backbone.stem_norm, "backbone/layer_with_weights-1")
     for place, block in enumerate(backbone.blocks, start=2):
@@ -53,7 +53,7 @@ def _backbone(backbone: ResNet) -> Iterator[tuple[str, Any]]:
 
 
 def _heads(network: Parts) -> Iterator[tuple[str, Any]]:
-    """Yields (path in the checkpoint, our variable) of everything behind the backbone."""
+    """Yields (path in the checkpoint, our variable) for everything after the backbone."""
     for place, layer in enumerate(_decoder_order(network.decoder)):
         yield from _weights(layer, f"decoder/layer_with_weights-{place}")
 
@@ -88,8 +88,8 @@ def _heads(network: Parts) -> Iterator[tuple[str, Any]]:
 
 
 # The reference's pyramid and its semantic fusion are functional Keras models. Their layers are numbered by depth (the
-# longest path to an output), deepest first, and within a depth in the order in which a walk back from the outputs,
-# lowest level first, reaches them.
+# longest path to an output), deepest first, and within a depth in the order in which a search backwards from the
+# outputs, lowest level first, reaches them.
 
 
 def _decoder_order(decoder: FeaturePyramid) -> list[keras.layers.Layer]:
@@ -97,7 +97,7 @@ def _decoder_order(decoder: FeaturePyramid) -> list[keras.layers.Layer]:
     top = max(laterals)
     order = [laterals[level] for level in sorted(laterals, reverse=True)]
     if coarser:
-        # Each coarser level depends on the one before, so the output at the top and the lower levels lie deeper.
+        # Each coarser level depends on the previous one, so the output at the top and the lower levels are deeper.
         order.append(outputs[top])
         order.extend(coarser[level] for level in sorted(coarser)[:-1])
         order.extend(outputs[level] for level in sorted(outputs) if level != top)
@@ -110,14 +110,14 @@ def _decoder_order(decoder: FeaturePyramid) -> list[keras.layers.Layer]:
 def _semantic_order(head: SemanticHead) -> list[keras.layers.Layer]:
     """Orders the layers as the reference does.
 
-    Every step of a branch is convolution, norm, ReLU and, except at the target level, the operations of upsampling. The
-    number of these operations does not matter as long as there are at least two.
+    Every step of a branch is a convolution, a norm, a ReLU and, except at the target level, the operations of
+    upsampling. The number of these operations does not matter as long as there are at least two.
     """
     placed: list[tuple[int, int, keras.layers.Layer]] = []
     for branch, (level, convs, norms) in enumerate(zip(head.levels, head.convs, head.norms, strict=True)):
         length = 3 if level == TARGET_LEVEL else 5
         for step, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
-            behind = (len(convs) - 1 - step) * length
-            placed.append((behind + length, branch, conv))
-            placed.append((behind + length - 1, branch, norm))
+            following = (len(convs) - 1 - step) * length
+            placed.append((following + length, branch, conv))
+            placed.append((following + length - 1, branch, norm))
     return [layer for _, _, layer in sorted(placed, key=lambda item: (-item[0], item[1]))]

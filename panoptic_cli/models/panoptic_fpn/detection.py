@@ -1,4 +1,4 @@
-"""From the box head's outputs to detections (Faster R-CNN, arXiv 1506.01497, section 3.3)."""
+"""Detections from the box head's outputs (Faster R-CNN, arXiv 1506.01497, section 3.3)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def detect(
     config: DetectionGenerator,
     suppression: Suppression = "kernel",
 ) -> dict[str, tf.Tensor]:
-    """Decodes every proposal for every class, suppresses within the classes and keeps the best.
+    """Decodes every proposal for every class, applies NMS within each class and keeps the best detections.
 
     Args:
-        logits: float32 [batch, n, classes], class 0 is background.
-        offsets: float32 [batch, n, classes, 4] to the proposals.
+        logits: float32 [batch, n, classes]; class 0 is background.
+        offsets: float32 [batch, n, classes, 4], relative to the proposals.
         proposals: float32 [batch, n, 4] in pixels of the input.
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
         config: numbers and thresholds.
-        suppression: which form to use; all of them keep the same boxes.
+        suppression: which form to use; all forms keep the same boxes.
 
     Returns:
         detection_boxes float32 [batch, k, 4], detection_scores [batch, k] descending, detection_classes
-        int32 [batch, k] (0 behind the last), num_detections int32 [batch].
+        int32 [batch, k] (0 after the last), num_detections int32 [batch].
     """
     boxes = box_ops.decode(offsets[:, :, 1:], proposals[:, :, None, :], box_ops.BOX_HEAD_WEIGHTS)
     boxes = box_ops.clip(boxes, image_shape)
@@ -53,7 +53,7 @@ def detect(
 
 
 def _best_of_classes(scores: tf.Tensor, top_k: int) -> tf.Tensor:
-    """Sets all but the `top_k` best scores of each class to 0: float32 [batch, n, classes]; equal ones stay."""
+    """Sets scores [batch, n, classes] below the `top_k` best of their class to 0; ties with the last are kept."""
     if scores.shape[1] is None or scores.shape[1] <= top_k:
         return scores
     least = tf.math.top_k(tf.transpose(scores, [0, 2, 1]), top_k).values[..., -1]
@@ -63,7 +63,7 @@ def _best_of_classes(scores: tf.Tensor, top_k: int) -> tf.Tensor:
 def _class_by_class(
     boxes: tf.Tensor, scores: tf.Tensor, config: DetectionGenerator, suppression: Suppression
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Suppresses each class as a list of its own, then keeps the best of all; static shapes.
+    """Applies NMS to each class separately, then keeps the best of all classes; all shapes are static.
 
     Args:
         boxes: float32 [batch, n, classes, 4], without the background.
@@ -73,7 +73,7 @@ def _class_by_class(
 
     Returns:
         Boxes float32 [batch, k, 4], scores [batch, k] descending and classes int32 [batch, k], 1 for the first class
-        given; 0 behind the last.
+        given; 0 after the last.
     """
     limit, num_classes = config.max_num_detections, int(scores.shape[2])
     considered = min(int(scores.shape[1]), config.pre_nms_top_k)
@@ -90,5 +90,5 @@ def _class_by_class(
     best, places = tf.math.top_k(flat, count, sorted=True)
     classes = tf.where(best > 0.0, places // each + 1, 0)
     chosen = tf.gather(tf.reshape(kept_boxes, [-1, num_classes * each, 4]), places, batch_dims=1)
-    behind = [[0, 0], [0, limit - count]]
-    return tf.pad(chosen, [*behind, [0, 0]]), tf.pad(best, behind), tf.pad(classes, behind)
+    padding = [[0, 0], [0, limit - count]]
+    return tf.pad(chosen, [*padding, [0, 0]]), tf.pad(best, padding), tf.pad(classes, padding)

@@ -1,4 +1,4 @@
-"""Drawing the training examples of Panoptic FPN."""
+"""Drawings of Panoptic FPN's training examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Example:
     """One training example.
 
     Attributes:
-        image: uint8 [height, width, 3], the network's input without its normalization.
+        image: uint8 [height, width, 3], the network's input without its normalisation.
         boxes: float32 [n, 4], (y1, x1, y2, x2) in pixels of the input.
         classes: int32 [n], classes of the box head.
         masks: uint8 [n, s, s] in 0..255, each cropped to its box.
@@ -46,8 +46,8 @@ class ExampleDrawer:
     """Draws training examples of Panoptic FPN.
 
     Args:
-        task: the configuration of network and data.
-        label_space: classes of the heads.
+        task: the configuration of the network and the data.
+        label_space: the classes of the heads.
     """
 
     def __init__(self, task: Task, label_space: LabelSpace) -> None:
@@ -55,12 +55,12 @@ class ExampleDrawer:
         self._label_space = label_space
 
     def __call__(self, batch: Mapping[str, Any]) -> Image.Image:
-        """Draws the one example of a batch, given as NumPy arrays."""
+        """Draws the only example of a batch, given as NumPy arrays."""
         return draw_example(read_example(batch, self._preprocessing), self._label_space)
 
 
 def read_example(batch: Mapping[str, Any], preprocessing: Preprocessing) -> Example:
-    """Reads the one example of a batch of `training_dataset` and undoes the normalization of its picture."""
+    """Reads the only example of a batch of `training_dataset` and undoes the normalisation of its picture."""
     normalized = batch["images"][0]
     geometry = Geometry(*(value[0] for value in batch["geometry"]))
     height, width = normalized.shape[:2]
@@ -113,20 +113,20 @@ def draw_example(example: Example, label_space: LabelSpace) -> Image.Image:
 
 
 def _paste(example: Example, label_space: LabelSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the cropped masks back: category ids and 1-based numbers of the objects, int32 [height, width]."""
+    """Pastes the cropped masks into maps of category ids and 1-based object numbers, int32 [height, width]."""
     height, width = example.semantic.shape
     categories = np.zeros((height, width), np.int32)
     instances = np.zeros((height, width), np.int32)
     areas = np.prod(example.boxes[:, 2:] - example.boxes[:, :2], axis=-1)
     for place in np.argsort(-areas):  # small objects on top of large ones
         y1, x1, y2, x2 = example.boxes[place]
-        # Pixels whose centres lie in the box.
+        # Pixels whose centres are in the box.
         rows = np.arange(int(np.ceil(y1 - 0.5)), min(int(np.floor(y2 - 0.5)) + 1, height))
         columns = np.arange(int(np.ceil(x1 - 0.5)), min(int(np.floor(x2 - 0.5)) + 1, width))
         if not (len(rows) and len(columns)):
             continue
         crop = example.masks[place]
-        # The crop's samples lie on the box's corners and evenly between them.
+        # The crop's samples are at the box's corners and evenly spaced between them.
         at_y = np.clip((rows + 0.5 - y1) / (y2 - y1) * (crop.shape[0] - 1), 0, crop.shape[0] - 1)
         at_x = np.clip((columns + 0.5 - x1) / (x2 - x1) * (crop.shape[1] - 1), 0, crop.shape[1] - 1)
         inside = crop[np.rint(at_y).astype(int)[:, None], np.rint(at_x).astype(int)] > _MASK_THRESHOLD
@@ -137,7 +137,7 @@ def _paste(example: Example, label_space: LabelSpace) -> tuple[np.ndarray, np.nd
 
 
 def _draw_boxes(picture: Image.Image, example: Example, label_space: LabelSpace, scale: int) -> None:
-    """Draws every box in its category's colour with the name at its top left corner."""
+    """Draws every box in its category's colour with the category's name at its top left corner."""
     by_id = label_space.table.by_id
     line = max(1, round(min(picture.size) / 300))
     font = ImageFont.load_default(size=max(11, round(min(picture.size) * 0.024)))

@@ -14,24 +14,25 @@ _BACKBONE_MAX_LEVEL = 5
 def upsample_nearest(x: tf.Tensor) -> tf.Tensor:
     """Doubles height and width by repeating pixels: [b, h, w, c] -> [b, 2h, 2w, c].
 
-    A broadcast instead of a resize: it has a gradient and an XLA kernel on every device, and keeps static shapes.
+    It uses a broadcast instead of a resize, because a broadcast has a gradient and an XLA kernel on every device, and
+    keeps static shapes.
     """
     batch, height, width, channels = x.shape
     if batch is None:
         batch = tf.shape(x)[0]
     if height is None or width is None:
         height, width = tf.shape(x)[1], tf.shape(x)[2]
-    x = tf.reshape(x, [batch, height, 1, width, 1, channels])  # TensorFlow Lite slices up to five axes only
+    x = tf.reshape(x, [batch, height, 1, width, 1, channels])  # TensorFlow Lite slices at most five axes
     x = tf.broadcast_to(x, [batch, height, 2, width, 2, channels])
     return tf.reshape(x, [batch, height * 2, width * 2, channels])
 
 
 class FeaturePyramid(keras.layers.Layer):
-    """1x1 laterals with nearest upsampling, a 3x3 on each sum, strided 3x3 beyond level 5, then batch norm.
+    """1x1 laterals with nearest upsampling, a 3x3 on each sum, strided 3x3 above level 5, then batch norm.
 
     Attributes:
-        laterals, outputs: {level: convolution} for the levels the backbone has.
-        coarser: {level: stride-2 convolution} for the levels above it, each computed from the level below
+        laterals, outputs: {level: convolution} for the levels of the backbone.
+        coarser: {level: stride-2 convolution} for the levels above the backbone's, each computed from the level below
             *before* its normalisation.
         norms: {level: normalisation} for every level.
     """
@@ -62,12 +63,12 @@ class FeaturePyramid(keras.layers.Layer):
 
     @property
     def laterals(self) -> dict[int, keras.layers.Conv2D]:
-        """{level: 1x1 convolution of the backbone's level}."""
+        """{level: 1x1 convolution} of the backbone's levels."""
         return dict(zip(self._shared, self._laterals, strict=True))
 
     @property
     def outputs(self) -> dict[int, keras.layers.Conv2D]:
-        """{level: 3x3 convolution of the sum}."""
+        """{level: 3x3 convolution} of the sums."""
         return dict(zip(self._shared, self._outputs, strict=True))
 
     @property
@@ -77,7 +78,7 @@ class FeaturePyramid(keras.layers.Layer):
 
     @property
     def norms(self) -> dict[int, keras.layers.BatchNormalization]:
-        """{level: normalisation}."""
+        """{level: normalisation} of all levels."""
         return dict(zip(self.levels, self._norms, strict=True))
 
     def build(self, input_shape: dict[int, tuple[int | None, ...]]) -> None:
@@ -93,7 +94,7 @@ class FeaturePyramid(keras.layers.Layer):
         """Computes the pyramid.
 
         Args:
-            features: {level: [batch, h, w, c]} of the backbone.
+            features: {level: [batch, h, w, c]} from the backbone.
             training: True updates the batch statistics.
 
         Returns:
@@ -106,7 +107,7 @@ class FeaturePyramid(keras.layers.Layer):
             top_down[level] = x if level + 1 not in top_down else x + upsample_nearest(top_down[level + 1])
         pyramid = {level: outputs[level](top_down[level]) for level in self._shared}
         for level, conv in self.coarser.items():
-            # From the second coarser level on the reference puts a ReLU before the convolution (P7 of RetinaNet).
+            # From the second coarser level on, the reference puts a ReLU before the convolution (P7 of RetinaNet).
             below = pyramid[level - 1]
             pyramid[level] = conv(below if level == _BACKBONE_MAX_LEVEL + 1 else tf.nn.relu(below))
         return {level: norms[level](pyramid[level], training=training) for level in self.levels}

@@ -1,7 +1,7 @@
 """The fusion of things and stuff into one panoptic map (arXiv 1801.00868, section 4; the reference's rules).
 
-Detections are placed in descending score. One that is at least half covered by better ones is dropped. Stuff fills the
-rest of the picture, where its class covers enough of the whole picture; the other pixels are void.
+Detections are placed in order of descending score. One that is at least half covered by better ones is dropped. Stuff
+fills the remaining pixels if its class covers enough of the whole picture. All other pixels are void.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from panoptic_cli.models.panoptic_fpn.masks import mask_runs, paste, source_posi
 from panoptic_cli.models.segments import Segments, number_segments
 from panoptic_cli.pipeline.preprocessing import Geometry
 
-_PIXELS_AT_ONCE = 1 << 15  # of the interpolated class scores: 15 MB at 111 classes
+_PIXELS_AT_ONCE = 1 << 15  # whose class scores are interpolated: 15 MB for 111 classes
 
 
 class FusedMaps(NamedTuple):
     """One fused picture.
 
     Attributes:
-        category: int32 [height, width], category ids; 0 is void.
-        instance: int32 [height, width], 1-based place of the detection; 0 for stuff and void.
+        category: int32 [height, width], category ids; 0 for void.
+        instance: int32 [height, width], 1-based index of the detection; 0 for stuff and void.
         semantic: int32 [height, width], classes of the semantic head alone.
     """
 
@@ -45,7 +45,7 @@ def place_things(
     config: PanopticSegmentationGenerator,
     score_threshold: tf.Tensor | float | None = None,
 ) -> tf.Tensor:
-    """Places the detections' masks in descending score.
+    """Places the detections' masks in order of descending score.
 
     Args:
         boxes: float32 [n, 4] in pixels of the picture.
@@ -54,10 +54,10 @@ def place_things(
         height: int32 scalar.
         width: int32 scalar.
         config: thresholds.
-        score_threshold: instead of the configured one.
+        score_threshold: used instead of the configured one.
 
     Returns:
-        int32 [height, width]: 1-based place of the detection that a pixel belongs to, 0 where there is none.
+        int32 [height, width], the 1-based index of the detection that each pixel belongs to; 0 for none.
     """
     threshold = config.score_threshold if score_threshold is None else score_threshold
     order = tf.argsort(scores, direction="DESCENDING", stable=True)
@@ -92,15 +92,15 @@ def semantic_labels(
 ) -> tf.Tensor:
     """Computes the class of each pixel: the argmax of the logits, resized bilinearly and cropped to the picture.
 
-    The result is exact, although most of it is not interpolated: where the four neighbouring cells agree on the best
+    The result is exact, although most of it is not interpolated: if the four neighbouring cells agree on the best
     class, every weighted mean of them has the same best class.
 
     Args:
         logits: float32 [h, w, classes].
-        resized_height: int32 scalar, height the logits are resized to, at least `height`.
-        resized_width: int32 scalar.
-        height: int32 scalar, height of the picture.
-        width: int32 scalar.
+        resized_height: int32 scalar, the height that the logits are resized to, at least `height`.
+        resized_width: int32 scalar, likewise.
+        height: int32 scalar, the height of the picture.
+        width: int32 scalar, likewise.
 
     Returns:
         int32 [height, width].
@@ -153,13 +153,13 @@ def fuse(
     """Fuses the network's outputs for one picture at the picture's own size.
 
     Args:
-        outputs: what `PanopticFPN.call` returns, without the batch dimension: detection_boxes float32 [n, 4] in
+        outputs: the outputs of `PanopticFPN.call`, without the batch dimension: detection_boxes float32 [n, 4] in
             pixels of the network's input, detection_classes int32 [n] (0 is no detection), detection_scores
             float32 [n], detection_masks float32 [n, m, m], semantic_logits float32 [h, w, c].
-        geometry: of the picture.
+        geometry: the geometry of the picture.
         config: thresholds.
-        label_space: from classes to category ids; pixels of a class without a category become void.
-        score_threshold: instead of the configured one.
+        label_space: maps classes to category ids; pixels of a class without a category become void.
+        score_threshold: used instead of the configured one.
 
     Returns:
         The maps at the original size.
@@ -192,10 +192,10 @@ def finish(
     label_space: LabelSpace,
     score_threshold: tf.Tensor | float | None = None,
 ) -> Segments:
-    """Fuses one picture, numbers its segments and encodes its masks; arguments as for `fuse`."""
+    """Fuses one picture, numbers its segments and encodes its masks. The arguments are those of `fuse`."""
     maps = fuse(outputs, geometry, config, label_space, score_threshold)
     ids = tf.gather(tf.constant(label_space.thing_id_of_class, tf.int32), outputs["detection_classes"])
-    listed = tf.where(ids > 0)[:, 0]  # without the padding, and without classes that have no category
+    listed = tf.where(ids > 0)[:, 0]  # without padding and without classes that have no category
     place_of = tf.concat([[0], tf.cumsum(tf.cast(ids > 0, tf.int32))], axis=0)
     boxes = tf.gather(outputs["detection_boxes"], listed) / tf.tile(geometry.scale, [2])
     category_ids = tf.gather(ids, listed)

@@ -1,4 +1,4 @@
-"""The box and mask heads (arXiv 1703.06870, section 3; four-convolution form of arXiv 1901.02446)."""
+"""The box and mask heads (arXiv 1703.06870, section 3; in the four-convolution form of arXiv 1901.02446)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def _convolve(
     training: bool | None,
     winograd: bool,
 ) -> tf.Tensor:
-    """The tower of convolutions: [n, crop, crop, channels] -> [n, crop, crop, filters].
+    """Applies the tower of convolutions: [n, crop, crop, channels] -> [n, crop, crop, filters].
 
-    With `winograd` (float32 only) they take fewer multiplications: on a CPU less than half of the time, for three times
-    the rounding of plain convolutions.
+    With `winograd` (float32 only), they need fewer multiplications: on a CPU, this takes less than half of the time and
+    has three times the rounding error of plain convolutions.
     """
     if not winograd:
         for conv, norm in zip(convs, norms, strict=True):
@@ -51,7 +51,7 @@ def _convolve(
     x = tf.transpose(x, [1, 2, 0, 3])
     for conv, norm in zip(convs, norms, strict=True):
         if training:
-            # What the gradient needs of the products' factors is computed again: they are 2.5 times the crops.
+            # The factors of the products are computed again for the gradient: they are 2.5 times as large as the crops.
             x = tf.recompute_grad(conv3x3)(x, tf.convert_to_tensor(conv.kernel)) + tf.convert_to_tensor(conv.bias)
             x = tf.nn.relu(norm(x, training=True))
         else:
@@ -65,9 +65,9 @@ class BoxHead(keras.layers.Layer):
 
     Attributes:
         convs, conv_norms: the convolutions and their normalisations.
-        fcs, fc_norms: the fully connected layers and theirs.
-        classifier: to num_classes logits (0 is background).
-        box_regressor: to num_classes * 4 offsets.
+        fcs, fc_norms: the fully connected layers and their normalisations.
+        classifier: computes num_classes logits (0 is background).
+        box_regressor: computes num_classes * 4 offsets.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class BoxHead(keras.layers.Layer):
         )
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Creates the variables for crops (crop, crop, channels)."""
+        """Creates the variables for crops of shape (crop, crop, channels)."""
         crop, _, channels = input_shape
         width = crop * crop * _build_tower(self.convs, self.conv_norms, channels)
         for fc, norm in zip(self.fcs, self.fc_norms, strict=True):
@@ -124,7 +124,7 @@ class BoxHead(keras.layers.Layer):
         x = _convolve(x, self.convs, self.conv_norms, training, winograd)
         x = tf.reshape(x, [-1, x.shape[1] * x.shape[2] * x.shape[3]])
         for fc, norm in zip(self.fcs, self.fc_norms, strict=True):
-            # rank 4 for the fused kernel
+            # The fused kernel needs rank 4.
             x = tf.nn.relu(norm(fc(x)[:, None, None, :], training=training)[:, 0, 0, :])
         logits = tf.cast(self.classifier(x), tf.float32)
         offsets = tf.cast(self.box_regressor(x), tf.float32)
@@ -135,12 +135,12 @@ class BoxHead(keras.layers.Layer):
 
 
 class MaskBranch(keras.layers.Layer):
-    """Convolutions, a transposed convolution that doubles the size, then one mask a class.
+    """Convolutions, a transposed convolution that doubles the size, then one mask per class.
 
     Attributes:
         convs, conv_norms: the convolutions and their normalisations.
-        deconv, deconv_norm: the transposed convolution and its own.
-        mask_regressor: 1x1 convolution to num_classes masks.
+        deconv, deconv_norm: the transposed convolution and its normalisation.
+        mask_regressor: 1x1 convolution that computes num_classes masks.
     """
 
     def __init__(self, config: MaskHead, num_classes: int, norm: NormActivation, name: str = "mask_head") -> None:
@@ -155,7 +155,7 @@ class MaskBranch(keras.layers.Layer):
         )
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Creates the variables for crops (crop, crop, channels)."""
+        """Creates the variables for crops of shape (crop, crop, channels)."""
         channels = _build_tower(self.convs, self.conv_norms, input_shape[-1])
         self.deconv.build((None, None, None, channels))
         self.deconv_norm.build((None, None, None, self.deconv.filters))
@@ -169,7 +169,7 @@ class MaskBranch(keras.layers.Layer):
 
         Args:
             crops: [batch, n, crop, crop, channels].
-            classes: int32 [batch, n], the class whose mask is wanted.
+            classes: int32 [batch, n], the class of each ROI.
             training: True updates the batch statistics.
             winograd: see `_convolve`.
 
@@ -180,25 +180,25 @@ class MaskBranch(keras.layers.Layer):
         x = tf.reshape(crops, [-1, *crops.shape[2:]])
         x = _convolve(x, self.convs, self.conv_norms, training, winograd)
         x = tf.nn.relu(self.deconv_norm(self._upsample(x), training=training))
-        # The 1x1 convolution is computed for the wanted class alone: one dot product a pixel instead of num_classes.
+        # The 1x1 convolution is computed only for the given class: one dot product per pixel instead of num_classes.
         chosen = tf.reshape(tf.maximum(classes, 0), [-1])
         kernel = tf.gather(tf.transpose(tf.cast(self.mask_regressor.kernel, tf.float32)[0, 0]), chosen)
         bias = tf.gather(tf.cast(self.mask_regressor.bias, tf.float32), chosen)
         logits = tf.einsum("nhwc,nc->nhw", tf.cast(x, tf.float32), kernel) + bias[:, None, None]
-        # Only now, when a pixel is one number, the four pixels of each place go to their two rows.
+        # Only now that a pixel is one number, the four pixels of each location move to their two rows.
         height, width = crops.shape[2], crops.shape[3]
         logits = tf.transpose(tf.reshape(logits, [-1, height, width, 2, 2]), [0, 1, 3, 2, 4])
         return tf.reshape(logits, [shape[0], -1, 2 * height, 2 * width])
 
     def _upsample(self, x: tf.Tensor) -> tf.Tensor:
-        """The transposed convolution as the matrix product that it is: its 2x2 patches do not overlap.
+        """Computes the transposed convolution as a matrix product, because its 2x2 patches do not overlap.
 
         Args:
             x: [n, h, w, c].
 
         Returns:
-            [n, h, 4 * w, filters]: the four pixels of a place (row by row) side by side. Normalisation, activation
-            and a 1x1 convolution do not mind where a pixel stands.
+            [n, h, 4 * w, filters]: the four pixels of a location (row by row) side by side. Normalisation, activation
+            and a 1x1 convolution do not depend on the position of a pixel.
         """
         filters, channels = self.deconv.filters, x.shape[-1]
         kernel = tf.transpose(tf.cast(self.deconv.kernel, x.dtype), [3, 0, 1, 2])

@@ -1,4 +1,4 @@
-"""The classes of Panoptic FPN's heads: how category ids become classes, and back."""
+"""The classes of Panoptic FPN's heads, and their category ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
-from panoptic_cli.config.schema import Experiment
+from panoptic_cli.config.schema import Experiment, Task
 from panoptic_cli.errors import ConfigError, summarize
 
 VOID_CLASS = 0  # of the semantic head: unlabelled pixels
@@ -17,21 +17,21 @@ THING_CLASS = 1  # of the semantic head: any thing
 
 @dataclass(frozen=True, eq=False)
 class LabelSpace:
-    """How category ids become the classes of the network's heads, and back.
+    """Maps category ids to the classes of the network's heads, and back.
 
-    Two kinds. With `stuff_classes_offset` (the reference's `panoptic_fpn_coco`: 90) a thing's class is its id and
-    a stuff's semantic class is its id minus the offset, so that published checkpoints keep their meaning. Without
-    it (None) classes are counted in table order: things from 1, stuff from 2 in the semantic head.
+    There are two kinds. With `stuff_classes_offset` (90 in the reference's `panoptic_fpn_coco`), the class of a thing is
+    its id and the semantic class of stuff is its id minus the offset, so that published checkpoints keep their meaning.
+    Without it (None), classes are numbered in table order: things from 1, stuff from 2 in the semantic head.
 
     Attributes:
         table: the categories.
         stuff_classes_offset: see above.
-        num_classes: classes of the box and mask heads, background included.
-        num_semantic_classes: classes of the semantic head: void, "thing" and the stuff.
+        num_classes: number of classes of the box and mask heads, background included.
+        num_semantic_classes: classes of the semantic head: void, thing and the stuff categories.
         thing_ids: int64 [num_classes], the category id of each class; 0 for the background.
         semantic_ids: int64 [num_semantic_classes], the stuff category id of each class; 0 for void and thing.
-            With an offset, classes between the table's categories keep the id that the offset gives them, as the
-            reference's do, although no category has it.
+            With an offset, classes between the table's categories keep the id that the offset gives them, as in the
+            reference, although no category has this id.
     """
 
     table: CategoryTable
@@ -53,19 +53,19 @@ class LabelSpace:
 
         Args:
             table: the data set's categories.
-            stuff_classes_offset: the offset, None for classes in table order.
-            num_classes: size of the box head, None to derive it.
-            num_semantic_classes: size of the semantic head, None to derive it.
+            stuff_classes_offset: the offset; None for classes in table order.
+            num_classes: number of classes of the box and mask heads; None to derive it.
+            num_semantic_classes: number of classes of the semantic head; None to derive it.
 
         Raises:
-            ConfigError: a category has no class in heads of these sizes (lists all of them), or an id is larger than
-                records hold.
+            ConfigError: categories have no class in heads of these sizes (lists all of them), or an id is larger than
+                records can hold.
         """
         largest = max((c.id for c in table.categories), default=0)
         if largest > MAX_CATEGORY_ID:
             raise ConfigError(
-                f"The categories have an id of {largest}; records hold ids up to {MAX_CATEGORY_ID}.",
-                "Number the categories anew.",
+                f"The category id {largest} is too large: records hold ids up to {MAX_CATEGORY_ID}.",
+                "Renumber the categories.",
             )
         offset = stuff_classes_offset
         if offset is None:
@@ -89,7 +89,7 @@ class LabelSpace:
         if problems:
             raise ConfigError(
                 f"The categories do not fit the configured heads: {summarize(problems)}.",
-                "For your own categories: --params-override 'task.model.stuff_classes_offset=null,"
+                "For your own categories, use --params-override 'task.model.stuff_classes_offset=null,"
                 "task.model.num_classes=null,task.model.segmentation_model.num_classes=null'.",
             )
         thing_ids = np.zeros(boxes, np.int64)
@@ -105,17 +105,17 @@ class LabelSpace:
 
     @cached_property
     def thing_id_of_class(self) -> np.ndarray:
-        """int64 [num_classes]: as `thing_ids`, but 0 for classes without a category in the table."""
+        """int64 [num_classes]: like `thing_ids`, but 0 for classes without a category in the table."""
         return np.where(np.isin(self.thing_ids, [c.id for c in self.table.things]), self.thing_ids, 0)
 
     @cached_property
     def stuff_id_of_class(self) -> np.ndarray:
-        """int64 [num_semantic_classes]: as `semantic_ids`, but 0 for classes without a category in the table."""
+        """int64 [num_semantic_classes]: like `semantic_ids`, but 0 for classes without a category in the table."""
         return np.where(np.isin(self.semantic_ids, [c.id for c in self.table.stuff]), self.semantic_ids, 0)
 
     @cached_property
     def thing_class_of_id(self) -> np.ndarray:
-        """int32 [max id + 1]: class of the box head by category id; 0 where the id is no thing."""
+        """int32 [max id + 1]: class of the box head by category id; 0 for ids that are not things."""
         return self._classes_of_ids(self.thing_ids, [c.id for c in self.table.things])
 
     @cached_property
@@ -125,23 +125,30 @@ class LabelSpace:
         lookup[[c.id for c in self.table.things]] = THING_CLASS
         return lookup
 
-    def _classes_of_ids(self, ids_of_classes: np.ndarray, wanted: list[int]) -> np.ndarray:
+    def _classes_of_ids(self, ids_of_classes: np.ndarray, category_ids: list[int]) -> np.ndarray:
         lookup = np.zeros(self.table.max_id + 1, np.int32)
         classes = {int(identifier): label for label, identifier in enumerate(ids_of_classes)}
-        for identifier in wanted:
+        for identifier in category_ids:
             lookup[identifier] = classes[identifier]
         return lookup
 
 
 def label_space_of(experiment: Experiment, table: CategoryTable) -> LabelSpace:
-    """Builds the classes of the heads.
+    """Builds the label space of an experiment.
 
     Args:
-        experiment: `task.model` has the offset and the sizes of the heads, where they are fixed.
+        experiment: `task.model` has the offset and, if they are fixed, the sizes of the heads.
         table: the data set's categories.
 
     Raises:
-        ConfigError: a category has no class in heads of the configured sizes; lists all of them.
+        ConfigError: categories have no class in heads of the configured sizes; lists all of them.
     """
     model = experiment.task.model
     return LabelSpace.create(table, model.stuff_classes_offset, model.num_classes, model.segmentation_model.num_classes)
+
+
+def derive_classes(task: Task) -> Task:
+    """Returns the configuration without fixed class counts: classes are counted in table order."""
+    branch = task.model.segmentation_model.model_copy(update={"num_classes": None})
+    changes = {"stuff_classes_offset": None, "num_classes": None, "segmentation_model": branch}
+    return task.model_copy(update={"model": task.model.model_copy(update=changes)})
