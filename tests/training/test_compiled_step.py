@@ -1,4 +1,4 @@
-"""The training step as XLA compiles it, which is what a TPU runs: static shapes, no operation without a kernel."""
+"""The training step compiled by XLA, as a TPU runs it: static shapes, and a kernel for every operation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli import models
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.pipeline.batches import training_dataset
 from panoptic_cli.training.schedules import build_optimizer
-from panoptic_cli.training.step import PanopticTrainingModel
+from panoptic_cli.training.step import TrainingModel
 
-LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
-# All proposals and boxes are taken: one that rounding puts in another place would be another sample.
+TABLE = CategoryTable.from_list(CATEGORIES, "shapes")
+# All proposals and boxes are used. Otherwise rounding would choose other samples.
 EVERYTHING = {
     "panoptic_fpn_shapes": (
         "task.model.input_size=[64,64,3]",
@@ -38,7 +39,7 @@ Step = tuple[dict[str, float], list[np.ndarray], list[str]]
 
 
 def one_step(preset: str, records: Path, compiled: bool, brighter: float = 1.0) -> Step:
-    """The logs of one step from the same start, how much it moved each variable, and the variables' names."""
+    """Returns the logs of one step from fixed weights, the change of each variable, and the variables' names."""
     settings = [
         *EVERYTHING[preset],
         "task.model.roi_sampler.foreground_fraction=1.0",
@@ -46,13 +47,13 @@ def one_step(preset: str, records: Path, compiled: bool, brighter: float = 1.0) 
         f"runtime.enable_xla={compiled}",
     ]
     experiment = load_experiment(preset, settings=settings)
-    batch = next(iter(training_dataset(experiment, LABELS, batch_size=2, seed=1)))
+    batch = next(iter(training_dataset(experiment, models.training_targets(experiment, TABLE), batch_size=2, seed=1)))
     keras.utils.set_random_seed(0)
-    model = PanopticTrainingModel(experiment, LABELS)
+    model = TrainingModel(models.create_network(experiment, TABLE), experiment, "xla" if compiled else "cpu")
     optimizer = build_optimizer(experiment.trainer.optimizer_config, 100)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
-    # Anchors' scores far apart: at the start all are nearly equal, and rounding would choose the proposals.
+    # Spreads the anchors' scores: at the start all are nearly equal, and rounding would choose the proposals.
     kernel = model.network.rpn_head.classifier.kernel
     kernel.assign(kernel * 100.0)
     before = [v.numpy().copy() for v in model.network.variables]
@@ -63,11 +64,11 @@ def one_step(preset: str, records: Path, compiled: bool, brighter: float = 1.0) 
 
 
 @pytest.mark.slow
-def test_the_compiled_step_is_the_plain_one(shapes_records: Path) -> None:
+def test_the_compiled_step_equals_the_plain_one(shapes_records: Path) -> None:
     (plain, changes, names), (compiled, compiled_changes, _) = (
         one_step("panoptic_fpn_shapes", shapes_records, xla) for xla in (False, True)
     )
-    # The same proposals and samples; sums in another order, amplified by the statistics of few pixels (64x64 input).
+    # Proposals and samples are the same. Sums are in another order, and statistics of few pixels amplify this.
     assert compiled == pytest.approx(plain, rel=1e-4)
     for name, ours, theirs in zip(names, changes, compiled_changes, strict=True):
         slack = 3e-2 * np.abs(ours).max() + 1e-6
@@ -75,11 +76,11 @@ def test_the_compiled_step_is_the_plain_one(shapes_records: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_coco_step_compiles_and_is_the_plain_one(shapes_records: Path) -> None:
-    """Differences are as small as rounding makes them.
+def test_the_coco_step_compiles_and_equals_the_plain_one(shapes_records: Path) -> None:
+    """The differences are those of rounding.
 
-    Weights at the start and statistics of few pixels amplify rounding (level 6 has 2x2 of them). How much is measured:
-    the plain step is done again with pictures that are brighter by a millionth.
+    Initial weights and statistics of few pixels (2x2 at level 6) amplify rounding. The test measures by how much: it
+    repeats the plain step with pictures that are brighter by a millionth.
     """
     preset = "panoptic_fpn_coco"
     plain, changes, _ = one_step(preset, shapes_records, False)
@@ -88,7 +89,7 @@ def test_the_coco_step_compiles_and_is_the_plain_one(shapes_records: Path) -> No
     norm, plain_norm = compiled.pop("gradient_norm"), plain.pop("gradient_norm")
 
     def apart(others: list[np.ndarray]) -> np.ndarray:
-        # Biases before a normalisation have no gradient but rounding, 1e-8 where others have 1e-4.
+        # The gradient of a bias before a normalisation is only rounding: 1e-8, where others have 1e-4.
         moved = [(a, b) for a, b in zip(changes, others, strict=True) if np.linalg.norm(a) > 1e-6]
         return np.array([np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in moved])
 

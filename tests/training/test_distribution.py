@@ -1,4 +1,4 @@
-"""Two replicas on half batches against one on the whole batch; clipping, averages and frozen layers on the way."""
+"""Two replicas on half batches against one on the whole batch, with clipping, averages and frozen layers."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli import devices
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli import devices, models
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment, load_experiment
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.pipeline.batches import training_dataset
-from panoptic_cli.training.step import PanopticTrainingModel
+from panoptic_cli.training.step import TrainingModel
 
-LABELS = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
+TABLE = CategoryTable.from_list(CATEGORIES, "shapes")
 PARTS = (
     *("rpn_score_loss", "rpn_box_loss", "frcnn_class_loss", "frcnn_box_loss"),
     *("mask_loss", "semantic_loss", "l2_loss"),
@@ -44,13 +44,15 @@ def experiment(folder: Path, precision: str = "float32", **more: Any) -> Experim
 
 @pytest.fixture(scope="module")
 def batch(shapes_records: Path) -> Any:
-    return next(iter(training_dataset(experiment(shapes_records), LABELS, batch_size=2, seed=1)))
+    config = experiment(shapes_records)
+    targets = models.training_targets(config, TABLE)
+    return next(iter(training_dataset(config, targets, batch_size=2, seed=1)))
 
 
-def training_model(config: Experiment) -> PanopticTrainingModel:
+def training_model(config: Experiment) -> TrainingModel:
     devices.set_precision(config.runtime)
     keras.utils.set_random_seed(0)
-    return PanopticTrainingModel(config, LABELS)
+    return TrainingModel(models.create_network(config, TABLE), config, "cpu")
 
 
 def without_ground_truth(batch: Any) -> Any:
@@ -96,7 +98,7 @@ def test_losses_add_up_and_are_finite_without_ground_truth(shapes_records: Path,
     @tf.function
     def run(data: Any) -> tuple[dict[str, tf.Tensor], list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
-            losses = model.batch_losses(data, tf.constant([1, 2]))
+            losses = model.network.losses(data, tf.constant([1, 2]), "cpu")
         gradients = tape.gradient(losses["total_loss"], [v.value for v in variables])
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         return losses, gradients, tf.linalg.global_norm(gradients)
@@ -110,17 +112,17 @@ def test_losses_add_up_and_are_finite_without_ground_truth(shapes_records: Path,
         assert all(np.isfinite(value) for value in values.values())
         assert all(np.isfinite(g).all() for g in gradients)
         assert float(norm) > 0
-    # of the last one, which had no ground truth: nothing to regress, but background to recognise
+    # The last batch has no ground truth: nothing to regress, but background to recognise.
     assert values["rpn_box_loss"] == values["frcnn_box_loss"] == values["mask_loss"] == 0
     assert values["rpn_score_loss"] > 0
     assert values["frcnn_class_loss"] > 0
 
-    # L2: half the squares of the kernels, no biases and no normalisation
+    # L2 is half the squares of the kernels, without biases and normalisation.
     kernels = [v for v in variables if v.path.endswith("/kernel")]
     expected = config.task.losses.l2_weight_decay * sum(float(np.sum(v.numpy() ** 2)) for v in kernels) / 2
     assert values["l2_loss"] == pytest.approx(expected, rel=1e-4)
     assert 0 < len(kernels) < len(variables)
 
-    # the seed of the ROI sampling decides, and nothing else
+    # Only the seed of the ROI sampling decides.
     again = run(batch)[0]["frcnn_class_loss"]
     assert float(again) == float(run(batch)[0]["frcnn_class_loss"])

@@ -1,4 +1,4 @@
-"""Runs training steps of the shapes preset on one CPU device or two logical ones; a script of test_distribution.
+"""Runs training steps of the shapes preset on one CPU device or on two logical ones; a script of test_distribution.
 
 python two_replicas.py REPLICAS RECORDS OUTPUT.npz [dotted.key=value ...]
 """
@@ -6,17 +6,19 @@ python two_replicas.py REPLICAS RECORDS OUTPUT.npz [dotted.key=value ...]
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.categories import CategoryTable, LabelSpace
+from panoptic_cli import models
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.pipeline.batches import training_dataset
 from panoptic_cli.training.schedules import build_optimizer
-from panoptic_cli.training.step import PanopticTrainingModel
+from panoptic_cli.training.step import TrainingModel
 
 replicas, records, output, *settings = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -30,22 +32,23 @@ experiment = load_experiment(
     "panoptic_fpn_shapes",
     settings=[f"task.train_data.input_path={records}", "task.model.input_size=[64,64,3]", *settings],
 )
-labels = LabelSpace.create(CategoryTable.from_list(CATEGORIES, "shapes"))
+table = CategoryTable.from_list(CATEGORIES, "shapes")
+targets = models.training_targets(experiment, table)
 keras.utils.set_random_seed(0)
 with strategy.scope():
-    model = PanopticTrainingModel(experiment, labels)
+    model = TrainingModel(models.create_network(experiment, table), experiment, "cpu")
     config = experiment.trainer.optimizer_config
     optimizer = build_optimizer(config, 100, experiment.runtime.mixed_precision_dtype)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
 batches = strategy.distribute_datasets_from_function(
-    lambda context: training_dataset(experiment, labels, batch_size=4, seed=1, input_context=context)
+    lambda context: training_dataset(experiment, targets, batch_size=4, seed=1, input_context=context)
 )
 before = [v.numpy().copy() for v in model.network.variables]  # numpy() may be a view
 
 
 @tf.function
-def step(batch):  # type: ignore[no-untyped-def]
+def step(batch: Any) -> Any:
     return strategy.run(model.train_step, args=(batch,))
 
 
@@ -53,10 +56,10 @@ result: dict[str, np.ndarray] = {}
 for number, batch in zip((1, 2), batches, strict=False):
     for name, value in step(batch).items():
         values = [float(v) for v in strategy.experimental_local_results(value)]
-        assert len(set(values)) == 1, (name, values)  # every replica tells the same
+        assert len(set(values)) == 1, (name, values)  # the same on every replica
         result[f"log{number}/{name}"] = np.array(values[0])
     result |= {f"after{number}/{v.path}": v.numpy().copy() for v in model.network.variables}
 result |= {f"before/{v.path}": x for v, x in zip(model.network.variables, before, strict=True)}
-for variable, average in zip(model.network.trainable_variables, model.averages, strict=False):
+for variable, average in zip(model.network.trainable_variables, model.averages, strict=True):
     result[f"average/{variable.path}"] = average.numpy()
 np.savez(output, **result)
