@@ -10,6 +10,8 @@ import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import signal
+import sys
+import types
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -70,7 +72,8 @@ class _Pool(Generic[Unit, Outcome]):
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-            process.start()
+            with _without_main_module():
+                process.start()
             theirs.close()  # so that the pipe ends with the process
             self._processes[ours] = process
 
@@ -119,6 +122,20 @@ class _Pool(Generic[Unit, Outcome]):
                     raise value
                 hand_out(ready)
                 yield value
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keeps a new worker from importing the program's main module, which takes it up to half a second.
+
+    The work is always a function of another module.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _call(work: Work, unit: Any, advance: Callable[[int], None]) -> Any:

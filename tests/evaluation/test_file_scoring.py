@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,3 +236,23 @@ def test_a_wrong_area_in_the_json_is_told_and_changes_nothing(
 def test_broken_files_are_described(files: Callable[..., tuple[Path, Path]], change: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         score(files(change))
+
+
+def test_workers_do_not_import_the_main_module(files: Callable[..., tuple[Path, Path]], tmp_path: Path) -> None:
+    """It is the command line, whose import takes as long as scoring a hundred pictures."""
+    predictions, annotations = files()
+    script = tmp_path / "main.py"
+    script.write_text(
+        f"""
+import pathlib
+with open({str(tmp_path / "imports")!r}, "a") as log:
+    log.write(__name__ + "\\n")
+if __name__ == "__main__":
+    from panoptic_cli.evaluation import file_scoring, result_files
+    file_scoring._CHUNK = 1
+    files = result_files.ResultFiles(pathlib.Path({str(predictions)!r}), pathlib.Path({str(annotations)!r}))
+    assert file_scoring.score_files(files, workers=2).images == 3
+"""
+    )
+    subprocess.run([sys.executable, str(script)], check=True)
+    assert (tmp_path / "imports").read_text() == "__main__\n"
