@@ -96,7 +96,7 @@ def train(
     from panoptic_cli.training import cluster, inputs, setup, trainer
 
     directory = storage.normalize(model_dir or default_run(experiment))  # pathlib has made gs:/ of gs://
-    resolved = setup.configure(
+    resolved = setup.configure_training(
         experiment,
         o.given(
             ("task.train_data.input_path", train_data),

@@ -153,7 +153,7 @@ def tiny_model(tiny_run: Path) -> LoadedModel:
     from panoptic_cli.inference.predictor import load_model
     from panoptic_cli.runs import run_directory
 
-    return load_model(*run_directory.load(tiny_run), tiny_run)
+    return load_model(*run_directory.load_run(tiny_run), tiny_run)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def find_model(
             "Override single keys of a run with --set.",
         )
     directory = model_dir or default_run(experiment)
-    effective, table = run_directory.load(directory)
+    effective, table = run_directory.load_run(directory)
     if model_dir is not None and experiment not in (None, effective.experiment):
         raise UsageError(
             f"{directory} is a run of {effective.experiment}, not of {experiment}.",

@@ -34,7 +34,7 @@ from panoptic_cli.records.files import list_record_files
 from panoptic_cli.runs import resuming
 from panoptic_cli.weights import checkpoint_files
 
-CONFIG, CATEGORIES, ENVIRONMENT, RECORDS, METRICS, EVALUATIONS = (
+_CONFIG, _CATEGORIES, _ENVIRONMENT, _RECORDS, _METRICS, _EVALUATIONS = (
     "config.yaml",
     "categories.json",
     "environment.json",
@@ -75,12 +75,12 @@ class RunDirectory:
     @property
     def metrics(self) -> str:
         """The file with one JSON line per summary interval."""
-        return self.file(METRICS)
+        return self.file(_METRICS)
 
     @property
     def evaluations(self) -> str:
         """The file with one JSON line per evaluation."""
-        return self.file(EVALUATIONS)
+        return self.file(_EVALUATIONS)
 
     @property
     def best(self) -> str:
@@ -90,7 +90,7 @@ class RunDirectory:
     @property
     def is_run(self) -> bool:
         """Whether a run was started here: the configuration is the last file that a start writes."""
-        return storage.exists(self.file(CONFIG))
+        return storage.exists(self.file(_CONFIG))
 
     def latest_checkpoint(self) -> str | None:
         """Returns the prefix of the newest complete checkpoint, None if there is none."""
@@ -103,7 +103,7 @@ class RunDirectory:
     @staticmethod
     def has_checkpoint(prefix: str) -> bool:
         """Whether the checkpoint (still) exists."""
-        return checkpoint_files.exists(prefix)
+        return checkpoint_files.is_checkpoint(prefix)
 
     def check(self, experiment: Experiment, table: CategoryTable) -> list[config.Difference]:
         """Checks that a run with this configuration can start or resume here. Writes nothing.
@@ -128,14 +128,14 @@ class RunDirectory:
             conflicts = [conflict for conflict in conflicts if conflict.key != resuming.TRAIN_DATA]
         problems = [str(conflict) for conflict in conflicts]
         if same_records is False and all(conflict.key != resuming.TRAIN_DATA for conflict in conflicts):
-            problems.append(f"the training records: {self.file(RECORDS)} lists other names or sizes")
+            problems.append(f"the training records: {self.file(_RECORDS)} lists other names or sizes")
         if self.read_table().to_list() != table.to_list():
             problems.append("the category table")
         if problems:
             removable = "" if self.latest_checkpoint() else " It has no checkpoint yet, so you can also delete it."
             raise RunError(
                 f"{self.path} holds a run with another configuration. It differs in: {summarize(problems, 20)}.",
-                f"Give another --model-dir, or resume the run with the settings in {self.file(CONFIG)}.{removable}",
+                f"Give another --model-dir, or resume the run with the settings in {self.file(_CONFIG)}.{removable}",
             )
         return config.differences(experiment, theirs)
 
@@ -152,11 +152,11 @@ class RunDirectory:
         try:
             storage.make_directory(self.path)
             if not self.is_run:
-                self._write_json(CATEGORIES, table.to_list())
-            if storage.read_text(self.file(RECORDS)) is None:
-                self._write_json(RECORDS, list_record_files(experiment.task.train_data.input_path))
-            self._write_json(ENVIRONMENT, [*self._sessions(), _describe_session()])
-            storage.write_text(self.file(CONFIG), config.dump(experiment))
+                self._write_json(_CATEGORIES, table.to_list())
+            if storage.read_text(self.file(_RECORDS)) is None:
+                self._write_json(_RECORDS, list_record_files(experiment.task.train_data.input_path))
+            self._write_json(_ENVIRONMENT, [*self._sessions(), _describe_session()])
+            storage.write_text(self.file(_CONFIG), config.dump(experiment))
         except OSError as error:
             raise RunError(
                 f"The run directory {self.path} cannot be written: {error.strerror or error}.",
@@ -168,7 +168,7 @@ class RunDirectory:
         sessions = self._sessions()
         if sessions:
             sessions[-1].update(devices)
-            self._write_json(ENVIRONMENT, sessions)
+            self._write_json(_ENVIRONMENT, sessions)
 
     def truncate_metrics(self, step: int) -> None:
         """Removes metrics and evaluations after `step`, and incomplete lines, so that no step is written twice."""
@@ -181,16 +181,16 @@ class RunDirectory:
     def _check_empty(self) -> None:
         names = storage.list_directory(self.path)
         # An interrupted start leaves these. A name with a leading dot is a partial file or one of the desktop's.
-        foreign = sorted(n for n in names if n not in (CATEGORIES, ENVIRONMENT, RECORDS) and not n.startswith("."))
+        foreign = sorted(n for n in names if n not in (_CATEGORIES, _ENVIRONMENT, _RECORDS) and not n.startswith("."))
         if foreign:
             raise RunError(
-                f"{self.path} is not empty and not a run directory: it holds {listed(foreign, 5)} and no {CONFIG}.",
+                f"{self.path} is not empty and not a run directory: it holds {listed(foreign, 5)} and no {_CONFIG}.",
                 "Give another --model-dir, or empty the directory first.",
             )
 
     def _has_same_records(self, experiment: Experiment) -> bool | None:
         """Whether the run was trained on these records, wherever they were then; None if that is not known."""
-        text = storage.read_text(self.file(RECORDS))
+        text = storage.read_text(self.file(_RECORDS))
         ours = list_record_files(experiment.task.train_data.input_path)
         try:
             return bool(json.loads(text) == ours) if text and ours else None
@@ -203,14 +203,14 @@ class RunDirectory:
         Raises:
             RunError: the file is missing or does not validate.
         """
-        text = storage.read_text(self.file(CONFIG))
+        text = storage.read_text(self.file(_CONFIG))
         if text is None:
-            raise RunError(f"{self.file(CONFIG)} does not exist.", "Check the run directory.")
+            raise RunError(f"{self.file(_CONFIG)} does not exist.", "Check the run directory.")
         try:
             value = yaml.safe_load(text)
-            return config.validate(value if isinstance(value, dict) else {"config": value}, self.file(CONFIG))
+            return config.validate(value if isinstance(value, dict) else {"config": value}, self.file(_CONFIG))
         except yaml.YAMLError as error:
-            raise RunError(f"{self.file(CONFIG)} is not valid YAML.", "Correct it, or start a new run.") from error
+            raise RunError(f"{self.file(_CONFIG)} is not valid YAML.", "Correct it, or start a new run.") from error
         except UsageError as error:
             raise RunError(
                 f"The configuration of the run cannot be read. {error.message}",
@@ -224,13 +224,13 @@ class RunDirectory:
             DataError: the file is missing or has no usable table.
         """
         try:
-            return read_categories(self.file(CATEGORIES))
+            return read_categories(self.file(_CATEGORIES))
         except DataError as error:
             raise DataError(error.message, "Copy it from the folder of the training records.") from None
 
     def _sessions(self) -> list[dict[str, Any]]:
         try:
-            value = json.loads(storage.read_text(self.file(ENVIRONMENT)) or "[]")
+            value = json.loads(storage.read_text(self.file(_ENVIRONMENT)) or "[]")
         except json.JSONDecodeError:
             return []
         return value if isinstance(value, list) else []
@@ -239,7 +239,7 @@ class RunDirectory:
         storage.write_text(self.file(name), json.dumps(value, indent=1) + "\n")
 
 
-def load(path: str | Path) -> tuple[Experiment, CategoryTable]:
+def load_run(path: str | Path) -> tuple[Experiment, CategoryTable]:
     """Reads what evaluate, export and predict need of a run.
 
     Args:
@@ -254,7 +254,7 @@ def load(path: str | Path) -> tuple[Experiment, CategoryTable]:
     run = RunDirectory(path)
     if not run.is_run:
         if storage.is_directory(run.path):
-            problem = f"{run.path} is not a run directory: it has no {CONFIG}."
+            problem = f"{run.path} is not a run directory: it has no {_CONFIG}."
         else:
             problem = f"The run directory {run.path} does not exist."
         raise RunError(problem, "Give the directory of a training with --model-dir, or run panoptic train.")

@@ -104,7 +104,7 @@ def prepare(
     run = RunDirectory(model_dir)
     if chief and write:
         for change in checked.changes:
-            console.info(f"Changed since the last start: {change}.")
+            console.info(f"Changed since the last start: {change.key} is {change.ours!r}, was {change.theirs!r}.")
         run.start(experiment, checked.table)
         run.record_devices(devices.describe(strategy))
     keras.utils.set_random_seed(experiment.trainer.seed)

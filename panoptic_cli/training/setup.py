@@ -18,7 +18,7 @@ _INIT = "task.init_checkpoint"
 Options = list[tuple[str, Any]]
 
 
-def configure(
+def configure_training(
     preset: str | None,
     options: Options,
     *,

@@ -15,7 +15,7 @@ from panoptic_cli.errors import RunError
 STATE_FILE = "checkpoint"
 
 
-def exists(prefix: str) -> bool:
+def is_checkpoint(prefix: str) -> bool:
     """Whether there is a checkpoint with this prefix."""
     return storage.exists(f"{prefix}.index")
 
@@ -30,7 +30,7 @@ def latest(folder: str) -> str | None:
     if not names:
         return None
     prefix = names[0] if names[0].startswith("/") or storage.is_remote(names[0]) else f"{folder}/{names[0]}"
-    return prefix if exists(prefix) else None
+    return prefix if is_checkpoint(prefix) else None
 
 
 def numbered(folder: str) -> list[tuple[int, str]]:
@@ -41,7 +41,7 @@ def numbered(folder: str) -> list[tuple[int, str]]:
         step = name.rpartition("-")[2]
         if step.isdecimal():
             found[int(step)] = f"{folder}/{name}"
-    return [(step, prefix) for step, prefix in sorted(found.items()) if exists(prefix)]
+    return [(step, prefix) for step, prefix in sorted(found.items()) if is_checkpoint(prefix)]
 
 
 def find_checkpoint(source: str | os.PathLike[str]) -> str:
@@ -54,7 +54,7 @@ def find_checkpoint(source: str | os.PathLike[str]) -> str:
         RunError: there is no checkpoint.
     """
     path = re.sub(r"\.(index|data-\d{5}-of-\d{5})$", "", storage.normalize(os.fspath(source)))
-    if exists(path):
+    if is_checkpoint(path):
         return path
     prefix = (latest(f"{path}/checkpoints") or latest(path)) if storage.is_directory(path) else None
     if prefix is None:

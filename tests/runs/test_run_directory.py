@@ -11,7 +11,7 @@ from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError
-from panoptic_cli.runs.run_directory import RunDirectory, load
+from panoptic_cli.runs.run_directory import RunDirectory, load_run
 
 
 def start(run: RunDirectory, experiment: Experiment) -> None:
@@ -33,7 +33,7 @@ def test_new_run_describes_itself(tmp_path: Path) -> None:
     start(run, experiment)
     run.record_devices({"devices": ["/cpu:0"]})
     checkpoint(run, 3)
-    assert load(run.path) == (experiment, TABLE)
+    assert load_run(run.path) == (experiment, TABLE)
     (session,) = json.loads((tmp_path / "a/run/environment.json").read_text())
     assert session["devices"] == ["/cpu:0"]
     assert {"started", "argv", "python", "platform", "versions"} <= session.keys()
@@ -60,7 +60,7 @@ def test_lengths_intervals_and_devices_may_change_and_are_reported(tmp_path: Pat
     }
     run.start(changed, TABLE)
     checkpoint(run, 1)
-    assert load(tmp_path)[0] == changed
+    assert load_run(tmp_path)[0] == changed
 
 
 @pytest.mark.parametrize(
@@ -118,25 +118,25 @@ def test_a_start_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     start(run, tiny_experiment())
     checkpoint(run, 1)
-    assert load(tmp_path)[1] == TABLE
+    assert load_run(tmp_path)[1] == TABLE
 
 
 def test_load_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
-        load(tmp_path / "none")
+        load_run(tmp_path / "none")
     with pytest.raises(RunError, match="not a run directory"):
-        load(tmp_path)
+        load_run(tmp_path)
     run = RunDirectory(tmp_path)
     start(run, tiny_experiment())
     with pytest.raises(RunError, match="no checkpoint"):
-        load(tmp_path)
+        load_run(tmp_path)
     checkpoint(run, 1)
     (tmp_path / "categories.json").write_text('[{"id"')
     with pytest.raises(DataError, match=r"categories\.json"):
-        load(tmp_path)
+        load_run(tmp_path)
     (tmp_path / "config.yaml").write_text("task: {modell: 1}")
     with pytest.raises(RunError, match="modell"):
-        load(tmp_path)
+        load_run(tmp_path)
 
 
 def test_the_newest_checkpoint_must_be_complete(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_remote_directory_through_tensorflow() -> None:
     run.truncate_metrics(1)
     assert storage.read_text(run.metrics) == '{"step": 1}\n'
     checkpoint(run, 2)
-    assert load("ram://bucket/runs/one") == (experiment, TABLE)
+    assert load_run("ram://bucket/runs/one") == (experiment, TABLE)
 
 
 def test_bucket_paths_survive_pathlib(tmp_path: Path) -> None:
