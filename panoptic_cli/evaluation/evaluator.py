@@ -117,7 +117,7 @@ class Evaluator:
         Raises:
             RunError: the checkpoint is missing or does not fit the network.
         """
-        loaded = weights.load(self.model.network, checkpoint)
+        loaded = weights.load_weights(self.model.network, checkpoint)
         self.model = dataclasses.replace(self.model, source=loaded.prefix, step=loaded.step, averaged=loaded.averaged)
 
     def evaluate(

@@ -1,4 +1,4 @@
-"""A trained network, ready to run: what evaluate, export and predict share."""
+"""A trained network that is ready to run, as evaluate, export and predict use it."""
 
 from __future__ import annotations
 
@@ -55,30 +55,30 @@ class LoadedModel:
 
     @property
     def platform(self) -> models.Platform:
-        """What graphs of the network are traced for in this process."""
+        """What the network's graphs are traced for in this process."""
         return "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
 
 
 def inference_strategy(experiment: Experiment, gpus: int | None = None) -> tf.distribute.Strategy:
-    """Chooses the devices of an evaluation or a prediction, whatever devices the run was trained on.
+    """Chooses the devices for an evaluation or a prediction, whatever devices the model was trained on.
 
     Args:
         experiment: its `runtime.num_gpus` is an upper limit.
-        gpus: number of GPUs; None: as the experiment says, or all of them.
+        gpus: number of GPUs; None: as configured in the experiment, or all GPUs.
 
     Returns:
         MirroredStrategy over several GPUs, or OneDeviceStrategy on a GPU or the CPU.
 
     Raises:
-        DeviceError: there are fewer GPUs than that.
+        DeviceError: fewer GPUs than requested are visible.
     """
     if gpus is None:
-        there = len(tf.config.list_physical_devices("GPU"))
+        available = len(tf.config.list_physical_devices("GPU"))
         configured = experiment.runtime.num_gpus
-        gpus = there if configured is None else min(configured, there)
+        gpus = available if configured is None else min(configured, available)
     if gpus == 0:
         _hide_gpus()
-    # A TPU or other workers belonged to the training.
+    # The TPU or the workers in the configuration are those of the training.
     local = {"tpu": None, "distribution_strategy": "auto", "num_gpus": gpus}
     return create_strategy(experiment.runtime.model_copy(update=local))
 
@@ -92,10 +92,10 @@ def load_model(
     """Builds the network and loads its weights.
 
     Args:
-        experiment: the configuration; its precision becomes the process's.
+        experiment: the configuration; its precision is set for the whole process.
         table: the categories.
         checkpoint: a run directory, a folder of checkpoints or one checkpoint's prefix.
-        strategy: where the network runs, see `inference_strategy`; None leaves it to TensorFlow.
+        strategy: where the network runs, see `inference_strategy`; None leaves the choice to TensorFlow.
 
     Raises:
         RunError: the checkpoint is missing or does not fit the network.
@@ -105,7 +105,7 @@ def load_model(
     set_precision(experiment.runtime, on_cpu=not tf.config.get_visible_devices("GPU"))
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         network = models.create_network(experiment, table)
-        loaded = weights.load(network, str(checkpoint))
+        loaded = weights.load_weights(network, str(checkpoint))
     console.info(str(loaded))
     return LoadedModel(experiment, table, network, loaded.prefix, loaded.step, loaded.averaged, strategy)
 
@@ -119,8 +119,8 @@ class Predictor:
     """Runs a loaded network and turns its outputs into predictions.
 
     Args:
-        model: the network. Under its strategy every replica takes a share of a batch.
-        score_threshold: detections with a greater score become segments, 0..1; None: as configured.
+        model: the network. With a strategy of several replicas, each takes a share of a batch.
+        score_threshold: detections with a higher score become segments, 0..1; None: as configured.
     """
 
     def __init__(self, model: LoadedModel, score_threshold: float | None = None) -> None:
@@ -136,7 +136,7 @@ class Predictor:
             outputs: dict[str, tf.Tensor] = network(images, geometry, platform=platform)
             return outputs
 
-        # One graph for every batch size, as in exported models: a smaller last batch is not traced again.
+        # One graph serves all batch sizes, as in exported models: a smaller last batch is not traced again.
         @tf.function(input_signature=[[share] * self.replicas])
         def forward(shares: Sequence[tuple[tf.Tensor, Geometry]]) -> tuple[dict[str, tf.Tensor], ...]:
             if strategy is None or self.replicas == 1:
@@ -151,7 +151,7 @@ class Predictor:
 
         self._forward = forward
 
-        # On the host: loops over the detections, each of its own size.
+        # This runs on the host, because it loops over detections of different sizes.
         @tf.function(reduce_retracing=True)
         def finish(outputs: dict[str, tf.Tensor], geometry: Geometry, threshold: tf.Tensor) -> Segments:
             with tf.device("CPU:0"):
@@ -170,16 +170,16 @@ class Predictor:
         return self.model.preprocessing
 
     def run(self, images: tf.Tensor, geometry: Geometry, share: int | None = None) -> list[dict[str, np.ndarray]]:
-        """Runs the network; consecutive shares of the batch go to the replicas.
+        """Runs the network. The replicas get consecutive shares of the batch.
 
         Args:
             images: float32 [batch, height, width, 3], prepared by `preprocessing`.
-            geometry: of the batch.
-            share: pictures of a replica, at least batch / replicas, which is the default. With a fixed share the
-                outputs equal, to the last bit, those of one replica that takes as many at once.
+            geometry: the geometry of the batch.
+            share: pictures per replica, at least batch / replicas, which is the default. With a fixed share, the
+                outputs are equal, to the last bit, to those of one replica that takes this many at once.
 
         Returns:
-            What the network's `call` returns for each picture, in order.
+            The outputs of the network's `call` for each picture, in order.
         """
         count = int(images.shape[0])
         size = share or -(-count // self.replicas)
@@ -195,11 +195,11 @@ class Predictor:
         return pictures
 
     def finish(self, outputs: Mapping[str, np.ndarray], geometry: Geometry) -> Prediction:
-        """Turns the outputs for one picture into its prediction; several threads may do so at once.
+        """Turns the outputs for one picture into its prediction. Several threads may call this at once.
 
         Args:
-            outputs: of `run`.
-            geometry: of the picture.
+            outputs: the outputs of `run` for the picture.
+            geometry: the geometry of the picture.
         """
         return to_prediction(self._finish(dict(outputs), geometry, tf.constant(self.score_threshold, tf.float32)))
 
@@ -208,21 +208,21 @@ class Predictor:
         return next(self.predict_batch([pixels]))
 
     def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[Prediction]:
-        """Predicts pictures of any sizes in one batch, each uint8 [height, width, 3]; yields them in order."""
+        """Predicts pictures of any sizes, each uint8 [height, width, 3], in one batch; yields the results in order."""
         prepared = [self.preprocessing.prepare(tf.constant(pixels)) for pixels in pictures]
         images = tf.stack([image for image, _ in prepared])
         geometry = Geometry(*(tf.stack(parts) for parts in zip(*(g for _, g in prepared), strict=True)))
         yield from self.predict_prepared(images, geometry)
 
     def predict_prepared(self, images: tf.Tensor, geometry: Geometry) -> Iterator[Prediction]:
-        """Predicts a batch of prepared pictures; arguments as for `run`."""
+        """Predicts a batch of prepared pictures. The arguments are those of `run`."""
         rows = (Geometry(*row) for row in zip(*(np.asarray(x) for x in geometry), strict=True))
         for outputs, row in zip(self.run(images, geometry), rows, strict=True):
             yield self.finish(outputs, row)
 
 
 def to_prediction(segments: Segments) -> Prediction:
-    """Converts what `finish` returns to NumPy."""
+    """Converts segments to a NumPy prediction."""
     masks, splits = segments.masks.values.numpy(), segments.masks.row_splits.numpy()
     category_ids, areas = segments.category_ids.numpy().tolist(), segments.areas.numpy().tolist()
     return Prediction(

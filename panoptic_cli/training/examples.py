@@ -74,7 +74,7 @@ def find_examples(
         options=[("task.train_data.input_path", ",".join(record_files))],
     )
     try:
-        models.check(loaded, table)
+        models.check_categories(loaded, table)
     except ConfigError:
         if experiment or config_file or settings:
             raise

@@ -66,7 +66,7 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
         if task.annotation_file is not None:
             check_annotation_file(task.annotation_file)
     table = table or load_categories(experiment)
-    models.check(experiment, table)
+    models.check_categories(experiment, table)
     changes = run.check(experiment, table)
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
         check_init_checkpoint(task.init_checkpoint)

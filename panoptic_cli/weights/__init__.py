@@ -1,4 +1,4 @@
-"""Reading weights into a network: from our own checkpoints and from those of tensorflow/models."""
+"""Loading weights into a network, from our own checkpoints and from those of tensorflow/models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from panoptic_cli.weights.loaded import Loaded
 if TYPE_CHECKING:
     from panoptic_cli.models.network import PanopticNetwork
 
-__all__ = ["Loaded", "initialize", "load"]
+__all__ = ["Loaded", "initialize", "load_weights"]
 
 
-def load(network: PanopticNetwork, source: str) -> Loaded:
-    """Loads all weights of a network. The kind of checkpoint is recognised by its content.
+def load_weights(network: PanopticNetwork, source: str) -> Loaded:
+    """Loads all weights of a network. The kind of checkpoint is detected from its content.
 
     Args:
         network: the built network.
@@ -23,23 +23,23 @@ def load(network: PanopticNetwork, source: str) -> Loaded:
         What was loaded.
 
     Raises:
-        RunError: there is no checkpoint, or it does not fit the network; lists every variable that does not.
+        RunError: there is no checkpoint, or it does not fit the network; lists all variables that do not fit.
     """
     return _load(network, source, allow_backbone_only=False)
 
 
 def initialize(network: PanopticNetwork, source: str) -> Loaded:
-    """Loads the weights that a training starts from: the whole network, or the backbone from a classifier's checkpoint.
+    """Loads the initial weights of a training: of the whole network, or of the backbone from a classifier's checkpoint.
 
     Args:
         network: the built network.
-        source: as for `load`.
+        source: as for `load_weights`.
 
     Returns:
         What was loaded.
 
     Raises:
-        RunError: see `load`.
+        RunError: see `load_weights`.
     """
     return _load(network, source, allow_backbone_only=True)
 
@@ -52,4 +52,4 @@ def _load(network: PanopticNetwork, source: str, *, allow_backbone_only: bool) -
         step, averaged = checkpoints.load_network(network, prefix)
         variables, parameters = len(network.variables), network.count_params()
         return Loaded(prefix, variables, parameters, backbone_only=False, step=step, averaged=averaged)
-    return model_garden.load(network, prefix, allow_backbone_only=allow_backbone_only)
+    return model_garden.load_model_garden(network, prefix, allow_backbone_only=allow_backbone_only)

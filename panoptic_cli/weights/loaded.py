@@ -1,4 +1,4 @@
-"""What was loaded from a checkpoint."""
+"""The result of loading a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Loaded:
         prefix: the checkpoint.
         variables: number of variables that were assigned.
         parameters: number of values in them.
-        backbone_only: whether the heads kept their weights.
+        backbone_only: whether only the backbone was loaded.
         step: training step of the weights; None if the checkpoint does not say.
-        averaged: whether they are moving averages of the trained weights.
+        averaged: whether the weights are moving averages of the trained ones.
     """
 
     prefix: str

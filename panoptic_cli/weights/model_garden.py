@@ -1,7 +1,7 @@
 """Checkpoints of tensorflow/models (official/projects/panoptic and official/vision's ResNet), by their object graph.
 
-A TensorFlow 2 checkpoint stores the graph of Python objects that owned the variables. A variable is found by
-walking attribute names from the root; its key in the file is looked up at the end.
+A TensorFlow 2 checkpoint stores the graph of Python objects that owned the variables. A variable is found by following
+attribute names from the root; the object at the end of the path has the variable's key in the file.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _BACKBONE = "backbone"
 
 
-def load(network: PanopticNetwork, prefix: str, *, allow_backbone_only: bool = False) -> Loaded:
+def load_model_garden(network: PanopticNetwork, prefix: str, *, allow_backbone_only: bool = False) -> Loaded:
     """Loads a checkpoint into the network. Nothing changes unless everything fits.
 
     Args:
         network: the built network.
         prefix: the checkpoint's prefix, local or gs://.
-        allow_backbone_only: accept a checkpoint of a classification ResNet.
+        allow_backbone_only: whether to accept the checkpoint of a classification ResNet.
 
     Raises:
-        RunError: the file cannot be read, or variables are missing, left over or of another shape; lists them.
+        RunError: the file cannot be read, or variables are missing, unexpected or of another shape; lists all of them.
     """
     parts = network.model_garden_variables()
     if not parts:
-        raise RunError(f"{prefix} is not a checkpoint of this kind of network.", "Check task.model.type.")
+        raise RunError(f"{prefix} is not a checkpoint of this type of model.", "Check task.model.type.")
     graph = _ObjectGraph(prefix)
     root = graph.find_model()
-    # A checkpoint without heads is a classifier's: its ResNet is the backbone.
+    # A checkpoint without heads is that of a classifier, whose ResNet is the backbone.
     backbone_only = allow_backbone_only and all(graph.child(root, part) is None for part in parts if part != _BACKBONE)
     if backbone_only:
         parts = {_BACKBONE: parts[_BACKBONE]}
@@ -52,11 +52,11 @@ def load(network: PanopticNetwork, prefix: str, *, allow_backbone_only: bool = F
             continue
         shape = graph.shape(key)
         if tuple(shape) != tuple(variable.shape):
-            problems.append(f"{path} is {list(shape)} in the checkpoint and {list(variable.shape)} here")
+            problems.append(f"{path} has shape {list(shape)} in the checkpoint, not {list(variable.shape)}")
             continue
         assignments.append((variable, key))
     problems += [
-        f"{path} is in the checkpoint only"
+        f"{path} is only in the checkpoint"
         for part in parts
         for path in graph.variable_paths(root, part)
         if path not in expected
@@ -64,9 +64,9 @@ def load(network: PanopticNetwork, prefix: str, *, allow_backbone_only: bool = F
     if problems:
         raise RunError(
             f"The checkpoint {prefix} does not fit the configured network: {summarize(problems, len(problems))}.",
-            "Check the backbone, the levels and the numbers of classes (--set task.model....).",
+            "Check the backbone, the levels and the numbers of classes (--set task.model...).",
         )
-    values = [graph.read(key) for _, key in assignments]  # all of them before the first is assigned
+    values = [graph.read(key) for _, key in assignments]  # read all of them before the first is assigned
     for (variable, _), value in zip(assignments, values, strict=True):
         variable.assign(value)
     parameters = sum(int(np.prod(variable.shape)) for variable, _ in assignments)
@@ -82,11 +82,11 @@ class _ObjectGraph:
             self._reader = tf.train.load_checkpoint(prefix)
             proto = trackable_object_graph_pb2.TrackableObjectGraph()
             proto.ParseFromString(self._reader.get_tensor(_GRAPH_KEY))
-        except Exception as error:  # the reader raises a different class for every kind of damage
+        except Exception as error:  # the reader raises a different class for each kind of damage
             raise RunError(
                 f"The checkpoint {prefix} cannot be read as an object-based TensorFlow 2 checkpoint: "
                 f"{one_line(error)}.",
-                "Give a checkpoint of panoptic train or of tensorflow/models.",
+                "Choose a checkpoint of panoptic train or of tensorflow/models.",
             ) from None
         self._nodes = proto.nodes
         self._shapes = self._reader.get_variable_to_shape_map()
@@ -106,11 +106,11 @@ class _ObjectGraph:
                 return node
         raise RunError(
             f"The checkpoint {self.prefix} has no 'backbone'.",
-            "Give a checkpoint of panoptic train, of the reference's panoptic models or of its ResNet classifiers.",
+            "Choose a checkpoint of panoptic train, or of tensorflow/models: a panoptic model or a ResNet classifier.",
         )
 
     def variable_key(self, node: int, path: str) -> str | None:
-        """Walks a path of attribute names and returns the key of the variable at its end."""
+        """Follows a path of attribute names and returns the key of the variable at its end."""
         current: int | None = node
         for name in path.split("/"):
             current = self.child(current, name) if current is not None else None
@@ -155,7 +155,7 @@ class _ObjectGraph:
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
             raise RunError(
                 f"The checkpoint {self.prefix} cannot be read: {one_line(error)}.",
-                "It may be damaged: fetch it again.",
+                "It may be damaged. Download or copy it again.",
             ) from None
 
     def step(self) -> int | None:

@@ -105,5 +105,5 @@ def reference_network(coco_config: Any, coco_labels: Any, reference_checkpoint: 
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     network = PanopticFPN(coco_config.task, coco_labels)
-    weights.load(network, reference_checkpoint)
+    weights.load_weights(network, reference_checkpoint)
     return network
