@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from panoptic_cli.models.network import PanopticNetwork
     from panoptic_cli.pipeline.batches import Targets
 
-__all__ = ["Platform", "check_categories", "create_network", "example_drawer", "training_targets", "with_derived_classes"]
+__all__ = [
+    "Platform",
+    "check_categories",
+    "create_network",
+    "example_drawer",
+    "training_targets",
+    "with_derived_classes",
+]
 
 
 def check_categories(experiment: Experiment, table: CategoryTable) -> None:

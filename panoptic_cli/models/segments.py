@@ -20,10 +20,10 @@ class Segments(NamedTuple):
         boxes: float32 [n, 4], (y1, x1, y2, x2) of the detections in pixels of the picture.
         scores: float32 [n], 0..1, descending.
         detection_category_ids: int32 [n].
-        masks: ragged int32 [n, (runs)], COCO's run lengths: the lengths of alternating runs of 0 and 1, starting with 0,
-            in column-major order.
-        semantic_map: int32 [height, width], the result of a semantic head alone: category ids of stuff, ANY_THING for any
-            thing, 0 for void. None for a family without such a head.
+        masks: ragged int32 [n, (runs)], COCO's run lengths: the lengths of alternating runs of 0 and 1, starting with
+            0, in column-major order.
+        semantic_map: int32 [height, width], the result of a semantic head alone: category ids of stuff, ANY_THING for
+            any thing, 0 for void. None for a family without such a head.
     """
 
     segment_map: tf.Tensor

@@ -113,8 +113,8 @@ def match_anchors(
     """Matches anchors to ground truth (arXiv 1506.01497, section 3.1.2).
 
     An anchor is positive if its IoU with a box is at least `match_threshold`, or if it is the best anchor of a box,
-    whatever its IoU. Of equally good anchors, the first is the best; an anchor that is the best of several boxes goes to
-    the first of them. An anchor is negative if its best IoU is below `unmatched_threshold`.
+    whatever its IoU. Of equally good anchors, the first is the best. An anchor that is the best of several boxes goes
+    to the first of them. An anchor is negative if its best IoU is below `unmatched_threshold`.
 
     Args:
         anchors: {level: float32 [h, w, a, 4]}, as `anchor_boxes` returns them.

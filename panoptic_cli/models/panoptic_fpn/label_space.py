@@ -19,9 +19,9 @@ THING_CLASS = 1  # of the semantic head: any thing
 class LabelSpace:
     """Maps category ids to the classes of the network's heads, and back.
 
-    There are two kinds. With `stuff_classes_offset` (90 in the reference's `panoptic_fpn_coco`), the class of a thing is
-    its id and the semantic class of stuff is its id minus the offset, so that published checkpoints keep their meaning.
-    Without it (None), classes are numbered in table order: things from 1, stuff from 2 in the semantic head.
+    There are two kinds. With `stuff_classes_offset` (90 in the reference's `panoptic_fpn_coco`), the class of a thing
+    is its id and the semantic class of stuff is its id minus the offset, so that published checkpoints keep their
+    meaning. Without it (None), classes are numbered in table order: things from 1, stuff from 2 in the semantic head.
 
     Attributes:
         table: the categories.

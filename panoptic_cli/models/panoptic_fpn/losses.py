@@ -1,7 +1,7 @@
-"""The losses of Panoptic FPN, as the reference computes them; all in float32.
+"""The losses of Panoptic FPN, computed in float32 as in the reference.
 
-Sums are divided by counts that are averaged over the replicas, so that the mean over replicas of the losses equals
-the loss of the whole batch on one device.
+Sums are divided by counts that are averaged over the replicas, so that the mean of the replicas' losses equals the loss
+of the whole batch on one device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SEMANTIC_EPSILON = 1e-5
 
 
 def _share(count: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """What a replica divides by: its share of the count of the whole batch, plus epsilon."""
+    """Returns the divisor of a replica: its share of the whole batch's count, plus epsilon."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return count + epsilon
@@ -27,21 +27,23 @@ def _share(count: tf.Tensor, epsilon: float) -> tf.Tensor:
 
 
 def huber(error: tf.Tensor, delta: float) -> tf.Tensor:
-    """Huber loss: quadratic within `delta`, linear beyond; element-wise."""
+    """Computes the element-wise Huber loss: quadratic within `delta`, linear beyond it."""
     size = tf.abs(error)
     return tf.where(size <= delta, 0.5 * tf.square(size), delta * size - 0.5 * delta * delta)
 
 
 def rpn_score_loss(logits: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], batch_size_per_image: int) -> tf.Tensor:
-    """Sigmoid cross-entropy over the kept anchors, divided by batch * batch_size_per_image; levels added.
+    """Computes the sigmoid cross-entropy of the sampled anchors, divided by batch * batch_size_per_image.
+
+    The losses of the levels are added.
 
     Args:
         logits: {level: float32 [batch, h, w, a]}.
-        targets: {level: int [batch, h, w, a]}: 1, 0; -1 is left out.
-        batch_size_per_image: sample size of the anchors.
+        targets: {level: int [batch, h, w, a]}, 1 or 0; -1 is ignored.
+        batch_size_per_image: the number of anchors sampled per image.
 
     Returns:
-        Scalar float32.
+        float32 scalar.
     """
     losses = []
     for level, level_logits in logits.items():
@@ -55,43 +57,45 @@ def rpn_score_loss(logits: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], 
 
 
 def rpn_box_loss(offsets: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], delta: float) -> tf.Tensor:
-    """Huber loss of the positive anchors; each level divided by its number of coordinates; levels added.
+    """Computes the Huber loss of the positive anchors.
+
+    The loss of each level is divided by its number of coordinates. The losses of the levels are added.
 
     Args:
         offsets: {level: float32 [batch, h, w, a * 4]}.
-        targets: the same shapes, zero where an anchor has no box.
-        delta: Huber's delta.
+        targets: the same shapes, zero for anchors without a box.
+        delta: the limit of the quadratic part.
 
     Returns:
-        Scalar float32.
+        float32 scalar.
     """
     losses = []
     for level, level_offsets in offsets.items():
-        wanted = targets[level]
-        shape = tf.concat([tf.shape(wanted)[:-1], [-1, 4]], axis=0)
-        has_box = tf.reduce_any(tf.abs(tf.reshape(wanted, shape)) > 1e-6, axis=-1)
-        loss = tf.reduce_sum(tf.reshape(huber(wanted - level_offsets, delta), shape), axis=-1)
+        level_targets = targets[level]
+        shape = tf.concat([tf.shape(level_targets)[:-1], [-1, 4]], axis=0)
+        has_box = tf.reduce_any(tf.abs(tf.reshape(level_targets, shape)) > 1e-6, axis=-1)
+        loss = tf.reduce_sum(tf.reshape(huber(level_targets - level_offsets, delta), shape), axis=-1)
         count = 4.0 * tf.reduce_sum(tf.cast(has_box, tf.float32))
         losses.append(tf.reduce_sum(tf.where(has_box, loss, 0.0)) / _share(count, _COUNT_EPSILON))
     return tf.add_n(losses)
 
 
 def box_class_loss(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Mean softmax cross-entropy of the sampled ROIs: logits [batch, k, c], classes int32 [batch, k]."""
+    """Computes the mean softmax cross-entropy of sampled ROIs: logits [batch, k, c], classes int32 [batch, k]."""
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits))
 
 
 def box_regression_loss(offsets: tf.Tensor, classes: tf.Tensor, targets: tf.Tensor, delta: float) -> tf.Tensor:
-    """Huber loss of the target class's box.
+    """Computes the Huber loss of the boxes of the target classes.
 
     Args:
         offsets: float32 [batch, k, c, 4].
-        classes: int32 [batch, k], 0 is background and does not count.
+        classes: int32 [batch, k]; 0 is background, which is ignored.
         targets: float32 [batch, k, 4].
-        delta: Huber's delta.
+        delta: the limit of the quadratic part.
 
     Returns:
-        Scalar float32: the sum divided by the number of coordinates.
+        float32 scalar: the sum, divided by the number of coordinates.
     """
     chosen = tf.gather(offsets, classes, batch_dims=2)
     foreground = classes > 0
@@ -101,15 +105,15 @@ def box_regression_loss(offsets: tf.Tensor, classes: tf.Tensor, targets: tf.Tens
 
 
 def mask_loss(logits: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Sigmoid cross-entropy of the target class's mask, averaged over the pixels of real targets.
+    """Computes the sigmoid cross-entropy of the masks of the target classes, averaged over the pixels of real targets.
 
     Args:
         logits: float32 [batch, k, s, s].
         targets: float32 [batch, k, s, s] in 0..1.
-        classes: int32 [batch, k], 0 is no target.
+        classes: int32 [batch, k]; 0 means no target.
 
     Returns:
-        Scalar float32.
+        float32 scalar.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
     real = tf.cast(classes > 0, tf.float32)
@@ -120,15 +124,15 @@ def mask_loss(logits: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.T
 
 
 def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf.Tensor:
-    """Softmax cross-entropy over the pixels that are not ignored, logits resized to the labels.
+    """Computes the softmax cross-entropy of the pixels that are not ignored, with logits resized to the labels.
 
     Args:
         logits: float32 [batch, h, w, c].
         labels: int [batch, H, W] or [batch, H, W, 1].
-        ignore_label: label of pixels that do not count.
+        ignore_label: label of the ignored pixels.
 
     Returns:
-        Scalar float32.
+        float32 scalar.
     """
     if len(labels.shape) == 4:
         labels = labels[..., 0]
@@ -141,14 +145,14 @@ def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf
 
 
 def weighted_total(parts: dict[str, tf.Tensor], config: PanopticFPNLosses) -> tf.Tensor:
-    """Adds the parts with their weights.
+    """Computes the weighted sum of the parts.
 
     Args:
         parts: rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss, semantic_loss.
         config: the weights.
 
     Returns:
-        Scalar float32, without weight decay.
+        float32 scalar, without weight decay.
     """
     instance = (
         config.rpn_score_weight * parts["rpn_score_loss"]
@@ -166,14 +170,14 @@ def batch_losses(
     """Computes all losses of a batch.
 
     Args:
-        outputs: of `PanopticFPN.training_outputs`.
+        outputs: the outputs of `PanopticFPN.training_outputs`.
         batch: the targets of `PanopticFPNTargets`.
-        kernels: variables that weight decay acts on.
-        task: weights and constants.
-        ignored: semantic label of pixels that do not count.
+        kernels: the variables that weight decay applies to.
+        task: the weights and constants of the losses.
+        ignored: semantic label of the ignored pixels.
 
     Returns:
-        Scalars float32: "total_loss", which is weighted, and its parts, which are not.
+        float32 scalars: "total_loss", which is weighted, and its parts, which are not.
     """
     config, classes = task.losses, outputs["class_targets"]
     score_targets = {int(level): x for level, x in batch["rpn_scores"].items()}

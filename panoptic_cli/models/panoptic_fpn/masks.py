@@ -8,10 +8,11 @@ import tensorflow as tf
 def source_positions(
     start: tf.Tensor, size: tf.Tensor, cells: tf.Tensor, first: tf.Tensor, last: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Maps the pixels first .. last - 1 of an axis to `cells` cells stretched over start .. start + size.
+    """Maps the pixels first .. last - 1 of an axis to `cells` cells that cover start .. start + size.
 
     Returns:
-        int32 lower neighbour (at most cells - 2, so that the upper one is lower + 1) and float32 weight of the upper.
+        The lower neighbours, int32 (at most cells - 2, so that the upper one is lower + 1), and the weights of the
+        upper neighbours, float32.
     """
     pixels = tf.range(first, last)
     cells_float = tf.cast(cells, tf.float32)
@@ -22,15 +23,15 @@ def source_positions(
 
 
 def paste(mask: tf.Tensor, box: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Samples a mask bilinearly at the centres of the pixels of a window; beyond its border cells it is constant.
+    """Samples a mask bilinearly at the pixel centres of a window. Beyond its border cells, the mask is constant.
 
     Args:
         mask: float32 [m, m], stretched over the box.
         box: float32 [4] (y1, x1, y2, x2) in pixels, with an area.
-        window: int32 [4], first row and column, and the row and column behind the last.
+        window: int32 [4], the first row and column, and the row and column after the last.
 
     Returns:
-        float32 [rows, columns] of the window.
+        float32 [rows, columns], the size of the window.
     """
     cells_y, cells_x = tf.shape(mask)[0], tf.shape(mask)[1]
     y, weight_y = source_positions(box[0], box[2] - box[0], cells_y, window[0], window[2])
@@ -50,22 +51,22 @@ def mask_runs(
 ) -> tf.RaggedTensor:
     """Pastes masks at the picture's size and encodes each as COCO's run lengths.
 
-    A pixel belongs to a mask where the bilinear sample at its centre, with zeros around the mask, exceeds the
+    A pixel belongs to a mask if the bilinear sample at its centre, with zeros around the mask, exceeds the
     threshold, as in the reference's evaluation of mask AP.
 
     Args:
         masks: float32 [n, m, m], probabilities within the boxes.
-        boxes: float32 [n, 4] (y1, x1, y2, x2) in pixels; they may reach beyond the picture.
-        height: int32 scalar, of the picture.
-        width: int32 scalar.
+        boxes: float32 [n, 4] (y1, x1, y2, x2) in pixels; they may extend beyond the picture.
+        height: int32 scalar, the height of the picture.
+        width: int32 scalar, likewise.
         threshold: 0..1.
 
     Returns:
-        int32 [n, (runs)]: pixels of 0 and 1 in turn, starting with 0, down the columns. A box without area, or one
-        that is not finite, gives an empty mask.
+        int32 [n, (runs)], the lengths of alternating runs of 0 and 1, starting with 0, in column-major order. A box
+        without area, or one that is not finite, gives an empty mask.
     """
     count = tf.shape(masks)[0]
-    # A ring of zeros around the mask, over a box that is one cell larger on each side.
+    # Add a ring of zeros around the mask, so that its box grows by one cell on each side.
     ringed = tf.pad(masks, [[0, 0], [1, 1], [1, 1]])
     cell = (boxes[:, 2:] - boxes[:, :2]) / tf.cast(tf.shape(masks)[1:], tf.float32)
     grown = tf.concat([boxes[:, :2] - cell, boxes[:, 2:] + cell], axis=1)
@@ -79,13 +80,13 @@ def mask_runs(
     def encode(i: tf.Tensor, runs: tf.TensorArray, lengths: tf.TensorArray) -> tuple[tf.Tensor, ...]:
         window = windows[i]
         inside = paste(ringed[i], grown[i], window) > threshold
-        # The window's columns in their full height, one behind the other.
+        # The window's columns at full height, one after the other.
         strip = tf.pad(tf.transpose(inside), [[0, 0], [window[0], height - window[2]]])
         strip = tf.pad(tf.reshape(strip, [-1]), [[1, 1]])
         turns = tf.cast(tf.where(strip[1:] != strip[:-1])[:, 0], tf.int32) + window[1] * height
         ends = tf.concat([[0], turns, [height * width]], axis=0)
         found = ends[1:] - ends[:-1]
-        # No empty run at the end, where the last pixel is inside.
+        # If the last pixel is inside, drop the empty run at the end.
         found = found[: tf.size(found) - tf.cast((tf.size(found) > 1) & (found[-1] == 0), tf.int32)]
         return i + 1, runs.write(i, found), lengths.write(i, tf.size(found))
 

@@ -1,4 +1,4 @@
-"""Panoptic FPN (arXiv 1901.02446): one backbone and pyramid, box, mask and semantic heads."""
+"""Panoptic FPN (arXiv 1901.02446): one backbone and pyramid with box, mask and semantic heads."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 
 
 class _Forms(NamedTuple):
-    """Which of several equal forms of an operation suits a platform.
+    """The forms of the operations that suit a platform.
 
     Attributes:
         suppression: see `nms.Suppression`.
-        winograd: whether the heads' towers use Winograd's algorithm, in float32. Libraries of GPUs and XLA choose their
+        winograd: whether the heads' towers use Winograd's algorithm, in float32. GPU libraries and XLA choose their
             own convolutions.
-        dynamic: whether the mask head may run on the detections alone, so that shapes depend on the pictures. On GPUs
-            a new shape makes the libraries measure their algorithms again.
-        with_area: whether boxes need an area, because the format has no logarithm of 0 in a branch not taken.
+        dynamic: whether the mask head may run only on the detections, so that shapes depend on the pictures. On GPUs,
+            every new shape makes the libraries measure their algorithms again.
+        with_area: whether boxes need an area, because the format cannot compute the logarithm of 0, not even in a
+            branch that is not taken.
     """
 
     suppression: Suppression
@@ -60,25 +61,25 @@ _FORMS: dict[Platform, _Forms] = {
 
 _OUTPUTS = {
     "detection_boxes": TensorDescription("float32", (1, "n", 4), "y1, x1, y2, x2 in pixels of the network's input"),
-    "detection_scores": TensorDescription("float32", (1, "n"), "0..1, descending; 0 behind the last detection"),
+    "detection_scores": TensorDescription("float32", (1, "n"), "0..1, descending; 0 after the last detection"),
     "detection_classes": TensorDescription(
-        "int32", (1, "n"), "places in class_category_ids; 0 behind the last detection"
+        "int32", (1, "n"), "indices of class_category_ids; 0 after the last detection"
     ),
     "detection_masks": TensorDescription("float32", (1, "n", "m", "m"), "probabilities within the box, 0..1"),
     "num_detections": TensorDescription("int32", (1,), "the number of detections"),
     "semantic_logits": TensorDescription(
-        "float32", (1, "height / 4", "width / 4", "classes"), "scores of the places in semantic_category_ids"
+        "float32", (1, "height / 4", "width / 4", "classes"), "scores of the classes in semantic_category_ids"
     ),
 }
 
 
 class PanopticFPN(PanopticNetwork):
-    """The network. Variables exist from construction on.
+    """The network. The constructor creates its variables.
 
     Attributes:
         config: `task.model` of the configuration.
-        label_space: classes of the heads.
-        backbone, decoder, rpn_head, detection_head, mask_head, segmentation_head: its parts.
+        label_space: the classes of the heads.
+        backbone, decoder, rpn_head, detection_head, mask_head, segmentation_head: the parts of the network.
     """
 
     has_semantic_map = True
@@ -128,18 +129,18 @@ class PanopticFPN(PanopticNetwork):
     def call(
         self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu", training: bool = False
     ) -> dict[str, tf.Tensor]:
-        """Detects and segments, for inference.
+        """Runs the network for inference.
 
         Args:
             images: float32 [batch, height, width, 3], normalised and padded, sides multiples of 2^max_level.
-            geometry: of the batch.
-            platform: what the graph is for; results are the same up to rounding.
-            training: ignored, Keras passes it: batch statistics are never collected here.
+            geometry: the geometry of the batch.
+            platform: what the graph is traced for; results are the same up to rounding.
+            training: ignored. Keras passes it, but batch statistics are never collected here.
 
         Returns:
             detection_boxes float32 [batch, n, 4] in pixels of the input, detection_scores [batch, n] descending,
-            detection_classes int32 [batch, n] (0 behind the last), num_detections int32 [batch],
-            detection_masks float32 [batch, n, m, m] probabilities (0 behind the last),
+            detection_classes int32 [batch, n] (0 after the last), num_detections int32 [batch],
+            detection_masks float32 [batch, n, m, m] probabilities (0 after the last),
             semantic_logits float32 [batch, height / 4, width / 4, classes].
         """
         del training
@@ -183,7 +184,7 @@ class PanopticFPN(PanopticNetwork):
     def finish(
         self, outputs: Mapping[str, tf.Tensor], geometry: Geometry, score_threshold: tf.Tensor | float | None = None
     ) -> Segments:
-        """Fuses things and stuff of one picture; see `fusion` and `PanopticNetwork.finish`."""
+        """Fuses the things and stuff of one picture; see `fusion` and `PanopticNetwork.finish`."""
         generator = self.config.panoptic_segmentation_generator
         return fusion.finish(outputs, geometry, generator, self.label_space, score_threshold)
 
@@ -201,7 +202,7 @@ class PanopticFPN(PanopticNetwork):
         return dict(_OUTPUTS)
 
     def describe_classes(self) -> dict[str, list[int]]:
-        """Returns the category ids by class of the box head and of the semantic head."""
+        """Returns the category id of each class of the box head and of the semantic head."""
         return {
             "class_category_ids": self.label_space.thing_ids.tolist(),
             "semantic_category_ids": self.label_space.semantic_ids.tolist(),
@@ -216,15 +217,15 @@ class PanopticFPN(PanopticNetwork):
 
         Args:
             batch: "images", "geometry" and the targets of `PanopticFPNTargets`.
-            seed: int32 [2], of the ROI sampling.
+            seed: int32 [2], the seed of the ROI sampling.
             platform: cpu, gpu or xla.
 
         Returns:
-            Scalars float32: total_loss, rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss,
+            float32 scalars: total_loss, rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss,
             semantic_loss, l2_loss. The total is weighted, the parts are not.
         """
         outputs = self.training_outputs(batch, seed, platform)
-        # Weight decay acts on the kernels of convolutions and dense layers, not on biases and normalisations.
+        # Weight decay applies to the kernels of convolutions and dense layers, not to biases and normalisations.
         kernels = [variable for variable in self.trainable_variables if variable.name == "kernel"]
         ignored = padding_label(self.task, self.label_space)
         return batch_losses(outputs, batch, kernels, self.task, ignored)
@@ -232,15 +233,15 @@ class PanopticFPN(PanopticNetwork):
     def training_outputs(
         self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform
     ) -> dict[str, tf.Tensor | dict[int, tf.Tensor]]:
-        """Computes everything the losses need, with static shapes.
+        """Computes everything that the losses need, with static shapes.
 
         Args:
             batch: see `losses`.
-            seed: int32 [2] of the ROI sampling.
+            seed: int32 [2], the seed of the ROI sampling.
             platform: cpu, gpu or xla.
 
         Returns:
-            rpn_scores, rpn_boxes by level; class_logits [batch, k, c], box_offsets [batch, k, c, 4],
+            rpn_scores and rpn_boxes by level; class_logits [batch, k, c], box_offsets [batch, k, c, 4],
             class_targets [batch, k], box_targets [batch, k, 4]; mask_logits and mask_targets [batch, j, s, s],
             mask_classes [batch, j]; semantic_logits [batch, h / 4, w / 4, classes].
         """

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: with TensorFlow's CPU kernels, or with static shapes for XLA and other formats."""
+"""Non-maximum suppression (NMS), with TensorFlow's CPU kernels or with static shapes for XLA and other formats."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Literal, TypeAlias
 
 import tensorflow as tf
 
-# kernel: TensorFlow's combined kernel for all classes at once, which exists for CPUs only.
-# lists: the same kernel on one list of boxes a class; ONNX has an operation for it.
-# padded: elementary operations with static shapes, which XLA, TPUs and TensorFlow Lite run; slow on a CPU.
+# kernel: TensorFlow's combined kernel for all classes at once, which exists only for CPUs.
+# lists: the same kernel on one list of boxes per class; ONNX has an operation for it.
+# padded: elementary operations with static shapes, which XLA, TPUs and TensorFlow Lite support; slow on a CPU.
 Suppression: TypeAlias = Literal["kernel", "lists", "padded"]
 
 
@@ -20,20 +20,20 @@ def suppress_sorted(
     score_threshold: float = 0.0,
     suppression: Suppression = "kernel",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Suppresses within one class. Of equal scores the earlier box counts as the better.
+    """Applies NMS within one class. Of boxes with equal scores, the earlier one is the better.
 
     Args:
         boxes: float32 [batch, n, 4], sorted by descending score.
         scores: float32 [batch, n].
-        max_output_size: how many boxes to keep.
-        iou_threshold: overlap (0..1) with a better box above which a box goes.
+        max_output_size: the maximum number of boxes to keep.
+        iou_threshold: boxes that overlap a better box by more than this (0..1) are dropped.
         score_threshold: boxes at or below it are not considered; at least 0.
-        suppression: which form to use; all of them keep the same boxes.
+        suppression: which form to use; all forms keep the same boxes.
 
     Returns:
-        Boxes [batch, max_output_size, 4] and scores [batch, max_output_size], zeros behind the last one kept.
+        Boxes [batch, max_output_size, 4] and scores [batch, max_output_size], zeros after the last one kept.
     """
-    # The reference counts a box without a positive coordinate (clipped away wholly) as padding.
+    # The reference treats a box without a positive coordinate (one that is clipped away entirely) as padding.
     valid = (scores > score_threshold) & tf.reduce_any(boxes > 0.0, axis=-1)
     if suppression == "padded":
         indices, count = tf.image.non_max_suppression_padded(
@@ -48,7 +48,7 @@ def suppress_sorted(
         )
         kept = tf.range(max_output_size)[None, :] < count[:, None]
     else:
-        # The kernel orders equal scores as it likes, so it sees ranks, and its "scores" tell which boxes it kept.
+        # The kernel may order equal scores in any way. It gets ranks instead, which identify the boxes that it keeps.
         size = tf.shape(scores)[1]
         ranks = tf.where(valid, tf.cast(tf.range(size, 0, -1), tf.float32), 0.0)
         with tf.device("CPU:0"):
@@ -76,23 +76,23 @@ def suppress_by_class(
     iou_threshold: float,
     score_threshold: float,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Suppresses class by class with TensorFlow's combined kernel (a CPU kernel: inference only).
+    """Applies NMS within each class, with TensorFlow's combined kernel (a CPU kernel, for inference only).
 
     Args:
         boxes: float32 [batch, n, classes or 1, 4].
         scores: float32 [batch, n, classes].
-        max_output_size_per_class: kept of a class.
-        max_output_size: kept of all.
-        iou_threshold: overlap with a better box of the class above which a box goes.
+        max_output_size_per_class: the maximum number of boxes to keep per class.
+        max_output_size: the maximum number of boxes to keep of all classes.
+        iou_threshold: boxes that overlap a better box of their class by more than this (0..1) are dropped.
         score_threshold: boxes at or below it are not considered; at least 0.
 
     Returns:
         Boxes [batch, max_output_size, 4], scores, int32 classes [batch, max_output_size] (0 is the first class
-        given) by descending score, zeros behind the last; int32 counts [batch].
+        given) by descending score, zeros after the last; int32 counts [batch].
     """
-    # The reference counts a box without a positive coordinate (clipped away wholly) as padding.
+    # The reference treats a box without a positive coordinate (one that is clipped away entirely) as padding.
     scores = tf.where(tf.reduce_any(boxes > 0.0, axis=-1), scores, 0.0)
-    # soft placement keeps the rest of the network on the accelerator; the kernel exists for the CPU alone
+    # Soft placement keeps the rest of the network on the accelerator; the kernel exists only for CPUs.
     with tf.device("CPU:0"):
         result = tf.image.combined_non_max_suppression(
             boxes,

@@ -1,4 +1,4 @@
-"""Batch normalisation with the fused kernel where one replica sees the whole batch."""
+"""Batch normalisation with the fused kernel, if one replica sees the whole batch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from panoptic_cli.config.panoptic_fpn import NormActivation
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalisation over the last axis of rank-4 inputs, in one kernel.
 
-    Same variables and results as `keras.layers.BatchNormalization` (population variance everywhere; statistics in
-    float32 whatever the input). The fused kernel reads the activations once instead of three times, and at
-    inference TensorFlow can fold it with the convolution before it. Several replicas with `synchronized` statistics,
-    and inputs that are not rank 4, take Keras' own path.
+    The variables and results are those of `keras.layers.BatchNormalization` (population variance everywhere; statistics
+    in float32 for any input). The fused kernel reads the activations once instead of three times, and at inference
+    TensorFlow can fuse it with the preceding convolution. Several replicas with `synchronized` statistics, and inputs
+    that are not of rank 4, use Keras' own implementation.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Normalises.
+        """Normalises the inputs.
 
         Args:
             inputs: [batch, height, width, channels] or [..., channels], float32, float16 or bfloat16.
             training: True uses and collects the batch's statistics.
 
         Returns:
-            Same shape and dtype as the inputs.
+            A tensor with the shape and dtype of the inputs.
         """
         training = bool(training) and self.trainable
         if len(inputs.shape) != 4 or (training and self.synchronized and _num_replicas() > 1):
@@ -45,7 +45,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         outputs = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=self.epsilon, is_training=True
         )
-        # The kernel reports the sample variance (n - 1); the moving average keeps the population's, as Keras does.
+        # The kernel returns the sample variance (n - 1); as in Keras, the moving average is of the population variance.
         count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
         variance = outputs.batch_variance * ((count - 1.0) / count)
         momentum = self.momentum
@@ -59,7 +59,7 @@ def _num_replicas() -> int:
 
 
 def batch_norm(config: NormActivation, name: str) -> BatchNormalization:
-    """Makes a batch normalisation layer from the configuration."""
+    """Creates a batch normalisation layer from the configuration."""
     return BatchNormalization(
         momentum=config.norm_momentum,
         epsilon=config.norm_epsilon,
@@ -69,7 +69,7 @@ def batch_norm(config: NormActivation, name: str) -> BatchNormalization:
 
 
 def folded(conv: keras.layers.Conv2D, norm: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Tensor]:
-    """Makes one convolution of a convolution and the normalisation behind it, as they are at inference.
+    """Folds a convolution and the normalisation after it into one convolution, for inference.
 
     Returns:
         float32 kernel [h, w, channels, filters] and bias [filters].

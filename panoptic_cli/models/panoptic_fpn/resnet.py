@@ -1,4 +1,4 @@
-"""ResNet v1.5 backbone (arXiv 1512.03385; the stride sits on the 3x3 convolution)."""
+"""ResNet v1.5 backbone (arXiv 1512.03385; the stride is on the 3x3 convolution)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 from panoptic_cli.config.panoptic_fpn import NormActivation, ResNetBackbone
 from panoptic_cli.models.panoptic_fpn.normalization import batch_norm
 
-# Depth -> (kind of block, blocks of the stages at levels 2..5).
+# Depth -> (kind of block, number of blocks in the stages at levels 2..5).
 _STAGES: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -16,7 +16,7 @@ _STAGES: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
 }
-_EXPANSION = 4  # output filters of a bottleneck block over its inner filters
+_EXPANSION = 4  # ratio of a bottleneck block's output filters to its inner filters
 
 
 def _conv(filters: int, size: int, stride: int, name: str) -> keras.layers.Conv2D:
@@ -37,7 +37,7 @@ class ResidualBlock(keras.layers.Layer):
     Attributes:
         convs: the convolutions of the branch, in order.
         norms: their batch normalisations.
-        shortcut: 1x1 projection of the shortcut, or None where the shapes agree.
+        shortcut: 1x1 projection of the shortcut, or None for the identity.
         shortcut_norm: its normalisation, or None.
     """
 
@@ -55,7 +55,7 @@ class ResidualBlock(keras.layers.Layer):
         self.shortcut_norm = batch_norm(norm, "shortcut_norm") if project else None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the variables for inputs of this many channels."""
+        """Creates the variables for inputs with this number of channels."""
         channels = input_shape[-1]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             conv.build((None, None, None, channels))
@@ -67,7 +67,7 @@ class ResidualBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """[batch, h, w, c] -> [batch, h / stride, w / stride, output_filters]."""
+        """Computes [batch, h / stride, w / stride, output_filters] from [batch, h, w, c]."""
         shortcut = inputs
         if self.shortcut is not None and self.shortcut_norm is not None:
             shortcut = self.shortcut_norm(self.shortcut(inputs), training=training)
@@ -105,7 +105,7 @@ class ResNet(keras.layers.Layer):
                     kind,
                     scaled(64 * 2 ** (level - 2)),
                     stride=2 if place == 0 and level > 2 else 1,
-                    # The reference projects at the start of every stage, also where the shapes already agree.
+                    # The reference projects at the start of every stage, even if the shapes already agree.
                     project=place == 0,
                     norm=norm,
                     name=f"level{level}_block{place}",
@@ -116,7 +116,7 @@ class ResNet(keras.layers.Layer):
         self.freeze(config.freeze_at)
 
     def freeze(self, stage: int) -> None:
-        """Keeps the weights and statistics of all stages up to one: 1 the stem, 2 to 5 the levels, 0 none."""
+        """Freezes the weights and statistics of all stages up to `stage`: 1 is the stem, 2 to 5 the levels, 0 none."""
         first = self._last_block_of_level[stage] + 1 if stage > 1 else 0
         frozen = [self.stem_conv, self.stem_norm, *self.blocks[:first]] if stage > 0 else []
         for layer in frozen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-_CANONICAL_SIZE = 224.0  # a box of this side belongs to level 4
+_CANONICAL_SIZE = 224.0  # a box with sides of this length belongs to level 4
 
 
 def roi_levels(boxes: tf.Tensor, min_level: int, max_level: int) -> tf.Tensor:
@@ -19,7 +19,7 @@ def roi_levels(boxes: tf.Tensor, min_level: int, max_level: int) -> tf.Tensor:
         int32 [...]: floor(4 + log2(sqrt(area) / 224)), clamped to the levels; boxes without area go to the lowest.
     """
     side = tf.sqrt((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))
-    # Logarithms and floor division exactly as the reference's, so that boxes at a limit fall on the same side.
+    # Logarithms and floor division are exactly the reference's, so that boxes at a limit go to the same level.
     level = tf.math.floordiv(tf.math.log(side / _CANONICAL_SIZE), tf.math.log(2.0)) + 4.0
     level = tf.clip_by_value(tf.where(side > 0.0, level, float(min_level)), float(min_level), float(max_level))
     return tf.cast(level, tf.int32)
@@ -30,14 +30,14 @@ def roi_align(
 ) -> tf.Tensor:
     """Crops a feature window of fixed size for each box, from the level that fits the box.
 
-    One bilinear sample is taken in each of crop_size x crop_size cells, `sample_offset` of the way into it. Static
-    shapes and gathers only, so it compiles under XLA.
+    One bilinear sample is taken in each of crop_size x crop_size cells, `sample_offset` of the way into it. The
+    function has static shapes and only gathers, so it compiles under XLA.
 
     Args:
         features: {level: [batch, height / 2^level, width / 2^level, channels]} of consecutive levels.
         boxes: float32 [batch, n, 4] in pixels of the network's input, within it.
-        crop_size: cells along a side.
-        sample_offset: where in a cell, 0..1.
+        crop_size: number of cells along a side.
+        sample_offset: where in a cell to sample, 0..1.
 
     Returns:
         [batch, n, crop_size, crop_size, channels] in the features' dtype.
@@ -59,7 +59,7 @@ def roi_align(
     index = level - levels[0]
     height, width = tf.gather(heights, index), tf.gather(widths, index)
 
-    # Multiplied first and divided then, as the reference does: positions agree to the last bit.
+    # Multiply first and then divide, as the reference does, so that positions are equal to the last bit.
     steps = tf.range(crop_size, dtype=tf.float32) + sample_offset
     y = scaled[..., 0:1] + steps * (scaled[..., 2:3] - scaled[..., 0:1]) / crop_size
     x = scaled[..., 1:2] + steps * (scaled[..., 3:4] - scaled[..., 1:2]) / crop_size
@@ -68,7 +68,7 @@ def roi_align(
         last = tf.cast(size - 1, tf.float32)[..., None]
         low = tf.minimum(tf.maximum(tf.floor(position), 0.0), last)
         high = tf.minimum(low + 1.0, last)
-        # Beyond the last cell both neighbours are that cell; a weight above 1 would only add rounding.
+        # Beyond the last cell, both neighbours are that cell; a weight above 1 would only add rounding errors.
         return tf.cast(low, tf.int32), tf.cast(high, tf.int32), tf.minimum(position - low, 1.0)
 
     y0, y1, weight_y = neighbours(y, height)
@@ -88,9 +88,9 @@ def roi_align(
 
 
 def with_area(boxes: tf.Tensor) -> tf.Tensor:
-    """Makes empty boxes a thousandth of a pixel large, so that their level has no logarithm of 0.
+    """Enlarges empty boxes to a thousandth of a pixel, so that their level needs no logarithm of 0.
 
-    tf2onnx turns tf.where into products, in which an infinity of the branch not taken would become NaN.
+    tf2onnx turns tf.where into products, in which an infinity in the branch that is not taken would become NaN.
     """
     first, last = boxes[..., :2], boxes[..., 2:]
     return tf.concat([first, tf.maximum(last, first + 1e-3)], axis=-1)

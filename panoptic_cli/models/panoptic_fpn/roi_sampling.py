@@ -1,4 +1,4 @@
-"""Which proposals a training step trains the box and mask heads on, and the masks they are to predict."""
+"""The proposals that a step trains the box and mask heads on, and the targets of the mask head."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import tensorflow as tf
 from panoptic_cli.config.panoptic_fpn import ROISampler
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 
-_MASK_MARGIN = 2  # zeros around a ground-truth mask before it is cropped, so that ROIs may reach beyond its box
+_MASK_MARGIN = 2  # zeros around a ground-truth mask before it is cropped, so that ROIs may extend beyond its box
 _EPSILON = 1e-8
 
 
 class SampledROIs(NamedTuple):
-    """The proposals that a step trains the box and mask heads on; foreground first.
+    """The proposals that a step trains the box and mask heads on, foreground first.
 
     Attributes:
         boxes: float32 [batch, k, 4].
         classes: int32 [batch, k], 0 is background.
         matched_boxes: float32 [batch, k, 4], zeros for background.
-        matched_indices: int32 [batch, k], place of the matched ground truth, 0 for background.
+        matched_indices: int32 [batch, k], index of the matched ground truth, 0 for background.
     """
 
     boxes: tf.Tensor
@@ -38,11 +38,11 @@ def sample_rois(
         proposals: float32 [batch, n, 4].
         gt_boxes: float32 [batch, m, 4], padded with -1.
         gt_classes: int32 [batch, m], padded with -1.
-        config: sample size, foreground share, thresholds.
+        config: sample size, foreground fraction and thresholds.
         seed: int32 [2], the same on every replica.
 
     Returns:
-        num_sampled_rois of each image. Where there are too few candidates, padding is drawn as background.
+        num_sampled_rois ROIs per image. If there are too few candidates, padding is drawn as background.
     """
     boxes = tf.concat([proposals, gt_boxes], axis=1) if config.mix_gt_boxes else proposals
     gt_valid = tf.reduce_max(gt_boxes, axis=-1) >= 0.0
@@ -53,14 +53,14 @@ def sample_rois(
     best = tf.reduce_max(overlaps, axis=-1)
     matched = tf.argmax(overlaps, axis=-1, output_type=tf.int32)
     foreground = best >= config.foreground_iou_threshold
-    # An image without ground truth has only overlaps of -1, and all of it is background.
+    # An image without ground truth has only overlaps of -1, and all its proposals are background.
     empty = ~tf.reduce_any(gt_valid, axis=-1, keepdims=True)
     background = ((best >= config.background_iou_low_threshold) & (best < config.background_iou_high_threshold)) | (
         empty & valid
     )
 
-    # Keys: 3..4 chosen foreground, 2..3 background, 1..2 padding, 0..1 foreground beyond its share. The best k keys
-    # are a uniform draw within each kind, with static shapes and no loop.
+    # Keys: 3..4 chosen foreground, 2..3 background, 1..2 padding, 0..1 foreground beyond its fraction. The k largest
+    # keys are a uniform draw within each kind, with static shapes and without a loop.
     draw = _draw(tf.shape(best), seed)
     most = int(config.num_sampled_rois * config.foreground_fraction)
     foreground_keys = tf.where(foreground, draw, -1.0)
@@ -81,12 +81,12 @@ def sample_rois(
 
 
 def _draw(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Random numbers in [0, 1), float32 [batch, n], that depend on the image's place in the batch of all replicas."""
+    """Draws numbers in [0, 1), float32 [batch, n], that depend on the image's index in the batch of all replicas."""
     context = tf.distribute.get_replica_context()
     replicas, replica = 1, tf.constant(0)
     if context is not None:
         replicas, replica = context.num_replicas_in_sync, tf.cast(context.replica_id_in_sync_group, tf.int32)
-    # The algorithm is named because XLA would choose another one, and with it another sample.
+    # The algorithm is fixed because XLA would choose another one, and thus another sample.
     numbers = tf.random.stateless_uniform([shape[0] * replicas, shape[1]], seed, alg="philox")
     return tf.slice(numbers, [replica * shape[0], 0], shape)
 
@@ -97,11 +97,11 @@ def mask_targets(rois: SampledROIs, gt_masks: tf.Tensor, num_masks: int, size: i
     Args:
         rois: the sampled ROIs, foreground first.
         gt_masks: uint8 [batch, m, crop, crop] in 0..255, or float in 0..1: each mask cropped to its own box.
-        num_masks: how many ROIs of an image.
-        size: cells along a side of the targets.
+        num_masks: the number of ROIs per image.
+        size: number of cells along a side of the targets.
 
     Returns:
-        ROIs float32 [batch, num_masks, 4], classes int32 [batch, num_masks] (0: not a target) and targets
+        ROIs float32 [batch, num_masks, 4], classes int32 [batch, num_masks] (0: no target) and targets
         float32 [batch, num_masks, size, size] in 0..1, one bilinear sample at each cell's centre.
     """
     num_masks = min(num_masks, int(rois.boxes.shape[1]))

@@ -1,4 +1,4 @@
-"""Region proposal network (arXiv 1506.01497): its head, and proposals from its outputs."""
+"""Region proposal network (arXiv 1506.01497): its head, and the proposals from its outputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from panoptic_cli.models.panoptic_fpn.normalization import batch_norm
 
 
 class RegionProposalHead(keras.layers.Layer):
-    """3x3 convolutions shared by the levels with batch norm of each level's own, then objectness and boxes.
+    """3x3 convolutions shared by all levels, with a batch norm per level, then objectness and boxes.
 
     Attributes:
         convs: the shared convolutions.
-        norms: norms[level place][convolution].
-        classifier: 1x1 convolution to one logit an anchor.
-        box_regressor: 1x1 convolution to four offsets an anchor.
+        norms: norms[level index][convolution].
+        classifier: 1x1 convolution that computes one logit per anchor.
+        box_regressor: 1x1 convolution that computes four offsets per anchor.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RegionProposalHead(keras.layers.Layer):
     def call(
         self, features: dict[int, tf.Tensor], training: bool | None = None
     ) -> tuple[dict[int, tf.Tensor], dict[int, tf.Tensor]]:
-        """Scores the anchors.
+        """Computes a score and a box for every anchor.
 
         Args:
             features: {level: [batch, h, w, c]}.
@@ -90,20 +90,20 @@ def propose(
     training: bool,
     suppression: Suppression = "kernel",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns RPN outputs into proposals: best of each level, NMS within the level, best over the levels.
+    """Turns RPN outputs into proposals: the best of each level, NMS within the level, then the best of all levels.
 
     Args:
         scores: {level: float32 [batch, h, w, anchors]} logits.
         offsets: {level: float32 [batch, h, w, anchors * 4]}.
         anchors: {level: float32 [h, w, anchors, 4]}.
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
-        config: how many, and thresholds; training and inference have their own.
-        training: which of the two.
+        config: numbers and thresholds, separate for training and inference.
+        training: whether to use those of training.
         suppression: see `nms.Suppression`.
 
     Returns:
         Boxes float32 [batch, num_proposals, 4] and probabilities [batch, num_proposals], by descending
-        probability, zeros behind the last.
+        probability, zeros after the last.
     """
     prefix = "" if training else "test_"
     top_k = getattr(config, f"{prefix}pre_nms_top_k")
@@ -115,7 +115,7 @@ def propose(
     for level in sorted(scores):
         count = int(np.prod(anchors[level].shape[:-1]))
         kept, places = tf.math.top_k(tf.reshape(tf.sigmoid(scores[level]), [-1, count]), min(count, top_k), sorted=True)
-        # Decoding after the choice gives the same boxes as before it, for a hundredth of them.
+        # Decoding after the selection gives the same boxes as before it, but decodes only a hundredth of them.
         level_offsets = tf.gather(tf.reshape(offsets[level], [-1, count, 4]), places, batch_dims=1)
         level_anchors = tf.gather(tf.constant(anchors[level].reshape(-1, 4)), places)
         boxes = box_ops.clip(box_ops.decode(level_offsets, level_anchors), image_shape)

@@ -7,17 +7,17 @@ import tensorflow as tf
 
 from panoptic_cli.models.panoptic_fpn.fpn import upsample_nearest
 
-TARGET_LEVEL = 2  # the level whose stride, 4, all others are brought to
+TARGET_LEVEL = 2  # the level with stride 4, to which all others are upsampled
 _GROUPS = 32
 _GROUP_NORM_EPSILON = 1e-3
 
 
 class SemanticHead(keras.layers.Layer):
-    """Brings every level to stride 4 by (3x3, group norm, ReLU, 2x upsampling) steps, sums, classifies.
+    """Upsamples every level to stride 4 in steps of 3x3, group norm, ReLU and 2x upsampling, then adds and classifies.
 
     Attributes:
-        convs, norms: convs[level place][step] and their group normalisations.
-        classifier: 1x1 convolution to the semantic classes.
+        convs, norms: convs[level index][step] and their group normalisations.
+        classifier: 1x1 convolution that computes the logits of the semantic classes.
     """
 
     def __init__(self, num_filters: int, num_classes: int, levels: list[int], name: str = "segmentation_head") -> None:
@@ -63,7 +63,7 @@ class SemanticHead(keras.layers.Layer):
         self.built = True
 
     def call(self, features: dict[int, tf.Tensor]) -> tf.Tensor:
-        """{level: [batch, h, w, c]} -> float32 logits [batch, height / 4, width / 4, num_classes]."""
+        """Computes float32 logits [batch, height / 4, width / 4, num_classes] from {level: [batch, h, w, c]}."""
         total = None
         for convs, norms, level in zip(self.convs, self.norms, self.levels, strict=True):
             x = features[level]

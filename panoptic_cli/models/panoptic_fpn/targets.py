@@ -16,9 +16,9 @@ from panoptic_cli.pipeline.preprocessing import Preprocessing, resize_labels
 
 
 def padding_label(task: Task, label_space: LabelSpace) -> int:
-    """Returns the semantic label of pixels that do not count.
+    """Returns the semantic label of ignored pixels.
 
-    It is the configured one, 255 as in the reference, unless the semantic head has a class of that number; then -1.
+    It is the configured label, 255 as in the reference, or -1 if the semantic head has a class of that number.
     """
     configured = task.losses.semantic_segmentation_ignore_label
     return configured if configured >= label_space.num_semantic_classes else -1
@@ -29,7 +29,7 @@ class PanopticFPNTargets:
 
     Args:
         task: sizes, anchors and thresholds.
-        label_space: classes of the heads.
+        label_space: the classes of the heads.
 
     Attributes:
         preprocessing: how pictures are prepared.
@@ -89,8 +89,8 @@ def _crop_masks(pngs: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
 
     Args:
         pngs: string [n].
-        boxes: float32 [n, 4], fractions of the mask; one whose right side comes first is sampled from right to left.
-        size: side of the crops.
+        boxes: float32 [n, 4], fractions of the mask; a box with x2 < x1 is sampled from right to left.
+        size: side of the crops in cells.
 
     Returns:
         uint8 [n, size, size]: 255 inside, 0 outside, values in between at the edges.

@@ -1,8 +1,8 @@
 """3x3 convolutions of small crops with fewer multiplications (Winograd; arXiv 1509.09308).
 
-The box head convolves a thousand 7x7 crops, which is half of the network's arithmetic at inference. Here a row of
-crops of 7 pixels is two tiles, of 4 and 3 outputs, that take 6 and 5 multiplications a channel instead of 12 and 9:
-121 for a crop instead of 441. Everything is a matrix product, so any device runs it well.
+The box head convolves a thousand 7x7 crops, which is half of the network's arithmetic at inference. Here, a row
+of 7 pixels is split into two tiles of 4 and 3 outputs, which take 6 and 5 multiplications per channel instead of 12 and
+9: 121 for a crop instead of 441. Every step is a matrix product, which all devices run well.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 _TILE = 4
-# With these, rounding is three times that of the plain convolution; with (0, 1, -1, 2, -2) it is seven times.
+# With these, the rounding error is three times that of the plain convolution; with (0, 1, -1, 2, -2), seven times.
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 
 
 def _tile_matrices(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Toom and Cook's algorithm for `outputs` values of a 3-tap filter: y = a @ ((g @ filter) * (b @ x)).
+    """Computes the Toom-Cook algorithm for `outputs` values of a 3-tap filter: y = a @ ((g @ filter) * (b @ x)).
 
-    Polynomials are evaluated at finite points and at infinity; the convolution is its transpose.
+    It evaluates polynomials at finite points and at infinity; the convolution is its transpose.
 
     Returns:
         a [outputs, n], g [n, 3] and b [n, n], where n = outputs + 2.
@@ -37,7 +37,7 @@ def _tile_matrices(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def row_matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matrices of a row of `size` pixels with a zero on either side: tiles of 4, then one of what is left.
+    """Computes the matrices for a row of `size` pixels with a zero on either side: tiles of 4, then one for the rest.
 
     Returns:
         float32 a [size, m], g [m, 3] and b [m, size], where m is the number of multiplications.

@@ -52,7 +52,7 @@ def test_a_table_may_have_only_things_or_only_stuff() -> None:
 def test_ids_too_large_for_records_are_an_error() -> None:
     assert len(LabelSpace.create(_table((MAX_CATEGORY_ID, 0))).semantic_class_of_id) == MAX_CATEGORY_ID + 1
     for identifier in (MAX_CATEGORY_ID + 1, 10**12):  # arrays for the second one would need 4 TB
-        with pytest.raises(ConfigError, match=f"{identifier}; records hold ids up to 65535"):
+        with pytest.raises(ConfigError, match=f"{identifier} is too large: records hold ids up to 65535"):
             LabelSpace.create(_table((identifier, 0)))
 
 
