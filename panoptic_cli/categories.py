@@ -13,10 +13,10 @@ from panoptic_cli import storage
 from panoptic_cli.errors import DataError, summarize
 from panoptic_cli.files import read_json
 
-VOID_ID = 0  # the category, and the segment, of unlabelled pixels
-ANY_THING = -1  # in semantic maps: some thing; a semantic head does not tell things apart
-MAX_CATEGORY_ID = 65535  # that the 16-bit label pictures of records hold
-_MAX_ID = 1 << 62  # that annotations may have at all
+VOID_ID = 0  # category id and segment id of unlabelled pixels
+ANY_THING = -1  # in semantic maps: any thing; a semantic head does not distinguish things
+MAX_CATEGORY_ID = 65535  # the largest id that the 16-bit label pictures of records can hold
+_MAX_ID = 1 << 62  # the largest id accepted in annotations
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Category:
     """One category of a panoptic data set.
 
     Attributes:
-        id: the data set's own id, at least 1 (0 is void).
-        name: the name to show.
+        id: the id in the data set, at least 1 (0 is void).
+        name: the display name.
         isthing: whether it is countable (a thing) or stuff.
         color: (red, green, blue), each 0..255.
-        supercategory: the group it belongs to, may be empty.
+        supercategory: the group that it belongs to; may be empty.
     """
 
     id: int
@@ -50,10 +50,10 @@ class CategoryTable:
 
         Args:
             entries: mappings with id, name, isthing and, optionally, color and supercategory.
-            source: where they come from, for messages.
+            source: where they come from, for error messages.
 
         Raises:
-            DataError: lists every entry that is incomplete, repeated or out of range.
+            DataError: entries are incomplete, repeated or out of range; lists all of them.
         """
         problems: list[str] = []
         categories: list[Category] = []
@@ -69,10 +69,10 @@ class CategoryTable:
                 continue
             identifier = entry["id"]
             if not isinstance(identifier, int) or isinstance(identifier, bool) or not 1 <= identifier <= _MAX_ID:
-                problems.append(f"{where}: id must be an integer of at least 1, not {identifier!r:.40}")
+                problems.append(f"{where}: id must be a positive integer, not {identifier!r:.40}")
                 continue
             if identifier in seen:
-                problems.append(f"{where}: id {identifier} is there twice")
+                problems.append(f"{where}: duplicate id {identifier}")
                 continue
             if entry["isthing"] not in (0, 1):
                 problems.append(f"{where}: isthing must be 0 or 1, not {entry['isthing']!r:.40}")
@@ -95,13 +95,13 @@ class CategoryTable:
             problems.append("it lists no categories")
         if problems:
             raise DataError(
-                f"The category table of {source} is not usable: {summarize(problems)}.",
-                "Each category needs id, name and isthing, as in COCO's panoptic JSON.",
+                f"The category table of {source} is invalid: {summarize(problems)}.",
+                "Each category needs an id, a name and isthing, as in COCO's panoptic JSON.",
             )
         return cls(tuple(categories))
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Returns the `categories` list as COCO's panoptic JSON holds it."""
+        """Returns the `categories` list of a COCO panoptic JSON."""
         return [
             {
                 "id": c.id,
@@ -135,7 +135,7 @@ class CategoryTable:
 
 
 def read_categories(path: str | Path) -> CategoryTable:
-    """Reads the categories of a COCO panoptic JSON, or of a categories.json, which holds the list alone.
+    """Reads the categories from a COCO panoptic JSON, or from a categories.json, which contains only the list.
 
     Args:
         path: the file; local or remote.
@@ -150,7 +150,7 @@ def read_categories(path: str | Path) -> CategoryTable:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"The categories file {path} is not valid JSON: {error}.", "Write it again.") from None
+            raise DataError(f"The categories file {path} is not valid JSON: {error}.", "Create it again.") from None
     else:
         value = read_json(Path(path), "categories")
     entries = value.get("categories") if isinstance(value, dict) else value
@@ -160,16 +160,16 @@ def read_categories(path: str | Path) -> CategoryTable:
 
 
 def is_color_or_none(value: Any) -> bool:
-    """Whether this is a category's `color` as JSON may hold it: three integers of 0..255, or null or [] for none."""
+    """Returns whether a JSON value is a valid `color`: three integers of 0..255, or null or [] for none."""
     if value is None or value == []:
         return True
     return (
         isinstance(value, list | tuple) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value)
-    )  # a bool is no number here
+    )  # `type`, because isinstance would accept a bool
 
 
 def _default_color(identifier: int) -> tuple[int, int, int]:
-    """A fixed, well spread colour for a category that brings none (golden-ratio steps around the hue circle)."""
+    """Returns a fixed, well-spread colour for a category without one (golden-ratio steps around the hue circle)."""
     import colorsys
 
     hue = (identifier * 0.618033988749895) % 1.0

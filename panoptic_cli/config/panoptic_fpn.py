@@ -1,6 +1,6 @@
 """The configuration of the model family Panoptic FPN: network, losses and targets.
 
-Field names follow `official/projects/panoptic` of tensorflow/models. Defaults are those of its experiment
+Field names follow `official/projects/panoptic` of tensorflow/models. The defaults are those of its experiment
 `panoptic_fpn_coco`.
 """
 
@@ -18,7 +18,7 @@ class ResNetBackbone(Section):
 
     model_id: Literal[18, 34, 50, 101, 152] = 50
     depth_multiplier: Annotated[float, Field(gt=0)] = 1.0  # scales the filters of every layer
-    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0  # stages up to here keep their weights: 1 stem, 2-5 levels, 0 none
+    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0  # freezes stages up to this one: 1 stem, 2-5 levels, 0 none
 
 
 class Backbone(Section):
@@ -29,20 +29,20 @@ class Backbone(Section):
 
 
 class FPN(Section):
-    """Feature pyramid (arXiv 1612.03144)."""
+    """The feature pyramid (arXiv 1612.03144)."""
 
     num_filters: Positive = 256
 
 
 class Decoder(Section):
-    """What makes the feature pyramid from the backbone's levels."""
+    """The part that builds the feature pyramid from the backbone's levels."""
 
     type: Literal["fpn"] = "fpn"
     fpn: FPN = FPN()
 
 
 class Anchor(Section):
-    """Anchors of size anchor_size * 2^level (pixels of the network's input) at every place of a level."""
+    """Anchors of size anchor_size * 2^level (pixels of the network's input) at every location of a level."""
 
     num_scales: Positive = 1
     aspect_ratios: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)  # width / height
@@ -50,14 +50,14 @@ class Anchor(Section):
 
 
 class RPNHead(Section):
-    """Region proposal head, shared by the levels."""
+    """The region proposal head, shared by all levels."""
 
     num_convs: Positive = 1
     num_filters: Positive = 256
 
 
 class DetectionHead(Section):
-    """Box head: convolutions, then fully connected layers."""
+    """The box head: convolutions, then fully connected layers."""
 
     num_convs: NonNegative = 4
     num_filters: Positive = 256
@@ -66,7 +66,7 @@ class DetectionHead(Section):
 
 
 class ROIGenerator(Section):
-    """From RPN scores to proposals; the `test_` fields are those of inference."""
+    """Selection of proposals by their RPN scores; the `test_` fields apply to inference."""
 
     pre_nms_top_k: Positive = 2000
     pre_nms_score_threshold: Fraction = 0.0
@@ -79,7 +79,7 @@ class ROIGenerator(Section):
 
 
 class ROISampler(Section):
-    """Which proposals the box and mask heads are trained on."""
+    """Sampling of the proposals that the box and mask heads are trained on."""
 
     mix_gt_boxes: bool = True
     num_sampled_rois: Positive = 512
@@ -90,14 +90,14 @@ class ROISampler(Section):
 
 
 class ROIAligner(Section):
-    """Crops of the box head."""
+    """Feature crops for the box head."""
 
     crop_size: Positive = 7
     sample_offset: Fraction = 0.5
 
 
 class DetectionGenerator(Section):
-    """From class scores and boxes to detections."""
+    """Selection of detections from class scores and boxes."""
 
     pre_nms_top_k: Positive = 5000
     pre_nms_score_threshold: Fraction = 0.05
@@ -106,20 +106,20 @@ class DetectionGenerator(Section):
 
 
 class MaskHead(Section):
-    """Mask head: convolutions, then a transposed one that doubles the size."""
+    """The mask head: convolutions, then a transposed convolution that doubles the size."""
 
     num_convs: NonNegative = 4
     num_filters: Positive = 256
 
 
 class MaskSampler(Section):
-    """How many foreground ROIs of an image the mask head is trained on."""
+    """Number of foreground ROIs per image that the mask head is trained on."""
 
     num_sampled_masks: Positive = 128
 
 
 class MaskROIAligner(ROIAligner):
-    """Crops of the mask head; the masks are twice this size."""
+    """Feature crops for the mask head; the masks are twice this size."""
 
     crop_size: Positive = 14
 
@@ -133,7 +133,7 @@ class NormActivation(Section):
 
 
 class SegmentationHead(Section):
-    """Semantic head (arXiv 1901.02446, section 3.1)."""
+    """The semantic head (arXiv 1901.02446, section 3.1)."""
 
     num_filters: Positive = 128
 
@@ -146,7 +146,7 @@ class SegmentationModel(Section):
 
 
 class PanopticSegmentationGenerator(Section):
-    """How things and stuff become one picture."""
+    """Fusion of things and stuff into one panoptic map."""
 
     mask_binarize_threshold: Fraction = 0.5
     score_threshold: Fraction = 0.5
@@ -155,9 +155,9 @@ class PanopticSegmentationGenerator(Section):
 
 
 class PanopticFPNModel(Section):
-    """Panoptic FPN: sizes of the network, and its thresholds."""
+    """Panoptic FPN: the sizes and thresholds of the network."""
 
-    num_classes: Positive | None = None  # of the box and mask heads with background; None: from the category table
+    num_classes: Positive | None = None  # of the box and mask heads, with background; None: from the category table
     stuff_classes_offset: NonNegative | None = None  # None: classes in table order; see LabelSpace
     input_size: tuple[Positive, Positive, Literal[3]] = (1024, 1024, 3)
     min_level: Annotated[int, Field(ge=2, le=5)] = 2
@@ -184,7 +184,7 @@ class PanopticFPNModel(Section):
         if self.min_level > min(self.max_level, 5):
             raise ValueError(f"min_level {self.min_level} must not be above max_level {self.max_level}")
         if any(side % stride for side in self.input_size[:2]):
-            raise ValueError(f"input_size {list(self.input_size)} must be multiples of {stride} (2^max_level)")
+            raise ValueError(f"sides in input_size {list(self.input_size)} must be multiples of {stride} (2^max_level)")
         return self
 
 
@@ -205,7 +205,7 @@ class PanopticFPNLosses(Section):
 
 
 class PanopticFPNTargetSettings(Section):
-    """How the training targets are made."""
+    """Settings of the training targets."""
 
     rpn_match_threshold: Fraction = 0.7
     rpn_unmatched_threshold: Fraction = 0.3

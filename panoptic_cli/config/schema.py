@@ -1,7 +1,7 @@
 """The experiment configuration: typed, frozen, with the reference's three parts and field names.
 
-Field names follow `official/projects/panoptic` of tensorflow/models where both have the same thing, so that
-override lines written for it work here. Defaults are those of its experiment `panoptic_fpn_coco`.
+Field names follow `official/projects/panoptic` of tensorflow/models where both have the same setting, so that
+overrides written for it work here. The defaults are those of its experiment `panoptic_fpn_coco`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from panoptic_cli.config.section import Fraction, NonNegative, Positive, Section
 
 
 class Model(PanopticFPNModel):
-    """The network: its family, and the fields of that family."""
+    """The network: its family and the fields of that family."""
 
     type: Literal["panoptic_fpn"] = "panoptic_fpn"
 
@@ -37,9 +37,9 @@ class Parser(PanopticFPNTargetSettings):
 
 
 class Data(Section):
-    """Where records are and how they are read."""
+    """The training records and how they are read."""
 
-    input_path: str = ""  # glob patterns of TFRecord shards, several with commas
+    input_path: str = ""  # glob patterns of TFRecord shards, separated by commas
     global_batch_size: Positive = 64
     shuffle_buffer_size: Positive = 1000  # serialized records
     seed: int | None = None  # None: trainer.seed
@@ -47,17 +47,17 @@ class Data(Section):
 
 
 class ValidationData(Section):
-    """Where the records of the evaluation are."""
+    """The evaluation records and how they are read."""
 
     input_path: str = ""  # as for training
-    global_batch_size: Positive = 8  # over all GPUs; a CPU takes one picture at a time
+    global_batch_size: Positive = 8  # across all GPUs; a CPU processes one picture at a time
 
 
 class Task(Section):
     """Network, losses and data."""
 
-    init_checkpoint: str | None = None  # None: from random weights
-    freeze_backbone: bool = False  # all of it; parts: model.backbone.resnet.freeze_at
+    init_checkpoint: str | None = None  # None: random weights
+    freeze_backbone: bool = False  # the whole backbone; for a part of it: model.backbone.resnet.freeze_at
     annotation_file: str | None = None  # COCO instances JSON for box and mask AP; None: from the records
     categories_file: str | None = None  # None: categories.json beside the training records
     model: Model = Model()
@@ -84,7 +84,7 @@ class AdamW(Section):
 
 
 class Optimizer(Section):
-    """The optimizer; the section of the chosen type counts."""
+    """The optimizer; only the section of the chosen type is used."""
 
     type: Literal["sgd", "adamw"] = "sgd"
     sgd: SGD = SGD()
@@ -107,7 +107,7 @@ class Stepwise(Section):
 
 
 class Cosine(Section):
-    """Half a cosine from the initial rate to alpha times it, over decay_steps (None: all steps)."""
+    """Cosine decay from the initial rate to alpha times that rate over decay_steps (None: all steps)."""
 
     initial_learning_rate: Annotated[float, Field(gt=0)] = 0.12
     decay_steps: Positive | None = None
@@ -115,7 +115,7 @@ class Cosine(Section):
 
 
 class LearningRate(Section):
-    """The schedule; the section of the chosen type counts."""
+    """The learning rate schedule; only the section of the chosen type is used."""
 
     type: Literal["stepwise", "cosine"] = "stepwise"
     stepwise: Stepwise = Stepwise()
@@ -137,15 +137,15 @@ class Warmup(Section):
 
 
 class EMA(Section):
-    """Exponential moving average of the weights; evaluated and exported in their place."""
+    """Exponential moving average of the weights, which is evaluated and exported instead of them."""
 
-    average_decay: Fraction | None = None  # share of the old average that stays in a step; None: no average
-    start_step: NonNegative = 0  # until then the average is the weights themselves
-    dynamic_decay: bool = True  # at most (1 + n) / (10 + n) in step n after start_step, so that short runs have one
+    average_decay: Fraction | None = None  # fraction of the old average kept in each step; None: no average
+    start_step: NonNegative = 0  # until then, the average equals the weights
+    dynamic_decay: bool = True  # at most (1 + n) / (10 + n), n steps after start_step: short runs get an average, too
 
 
 class OptimizerConfig(Section):
-    """Optimizer, rate and warm-up."""
+    """Optimizer, moving average, learning rate and warm-up."""
 
     optimizer: Optimizer = Optimizer()
     ema: EMA = EMA()
@@ -157,12 +157,12 @@ class Trainer(Section):
     """Steps and intervals, all counted in optimizer steps."""
 
     train_steps: Positive = 22500
-    steps_per_loop: Positive = 1  # steps of one call into TensorFlow
+    steps_per_loop: Positive = 1  # steps per call into TensorFlow
     summary_interval: Positive = 20
     checkpoint_interval: Positive = 1000
     max_to_keep: Positive = 5
     validation_interval: NonNegative | None = None  # steps between evaluations; 0 or None: none
-    validation_steps: Positive | Literal[-1] | None = None  # batches of validation_data; -1 or None: all of it
+    validation_steps: Positive | Literal[-1] | None = None  # batches of validation_data; -1 or None: all
     seed: int = 0
     optimizer_config: OptimizerConfig = OptimizerConfig()
 
@@ -180,7 +180,7 @@ class Runtime(Section):
 
 
 class Experiment(Section):
-    """One experiment: everything that decides what a run computes."""
+    """One experiment: everything that determines what a run computes."""
 
     experiment: str = ""  # name of the preset it came from
     task: Task = Task()
@@ -189,6 +189,6 @@ class Experiment(Section):
 
     @property
     def data_seed(self) -> int:
-        """The seed of shuffling and augmentation."""
+        """The seed for shuffling and augmentation."""
         seed = self.task.train_data.seed
         return self.trainer.seed if seed is None else seed

@@ -1,4 +1,4 @@
-"""What every section of the configuration has in common."""
+"""The base class and the number types of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, without unknown keys."""
+    """A section of the configuration. It is frozen and rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
