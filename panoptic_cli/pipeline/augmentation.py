@@ -10,17 +10,17 @@ from panoptic_cli.config.schema import Parser
 from panoptic_cli.pipeline.parsing import AnnotatedPicture
 from panoptic_cli.pipeline.preprocessing import Preprocessing, Resizing
 
-# Independent streams of random numbers for one picture. A family's targets may use those from FREE_STREAM on.
+# Independent random streams of one picture. The targets of a model family may use those from FREE_STREAM on.
 _FLIP, _SCALE, _OFFSET, FREE_STREAM = range(4)
 
 
 class AugmentedPicture(NamedTuple):
-    """A picture as the network gets it, and its annotations as stored, with what is needed to transform them.
+    """A picture as the network gets it, and its stored annotations with the values needed to transform them.
 
     Attributes:
         image: float32 [*input_size, 3], flipped, resized, cropped, normalised and padded.
         resizing: how the flipped picture was resized.
-        mirrored: bool scalar, whether the picture was flipped from left to right.
+        mirrored: bool scalar, whether the picture was flipped horizontally.
         boxes: float32 [n, 4], (y1, x1, y2, x2) in pixels of the input, clipped to it; those without area are dropped.
         category_ids: int64 [n].
         masks: string [n], PNGs of 0 and 1, as stored: neither flipped nor resized.
@@ -41,7 +41,7 @@ class AugmentedPicture(NamedTuple):
 
     @property
     def boxes_in_masks(self) -> tf.Tensor:
-        """float32 [n, 4], the boxes as fractions of the masks as stored; x2 < x1 where the picture was flipped."""
+        """float32 [n, 4], the boxes as fractions of the stored masks; x2 < x1 if the picture was flipped."""
         geometry = self.resizing.geometry
         offset, scale = tf.tile(geometry.offset, [2]), tf.tile(geometry.scale, [2])
         boxes = (self.boxes + offset) / scale / tf.tile(geometry.original_size, [2])
@@ -61,8 +61,8 @@ def augment(
 
     Args:
         record: the picture and its annotations.
-        seed: int64 [2], the picture's; equal seeds give equal results.
-        preprocessing: the model family's.
+        seed: int64 [2], the seed of the picture; equal seeds give equal results.
+        preprocessing: the preprocessing of the model family.
         parser: which augmentations to make, and whether to drop crowds.
     """
     seed = tf.cast(seed, tf.int32)
@@ -72,7 +72,7 @@ def augment(
 
     mirrored = tf.constant(False)
     if parser.aug_rand_hflip:
-        # Only the picture is flipped as a whole; labels and masks are sampled from the other side.
+        # Only the picture is flipped as a whole; labels and masks are sampled in the opposite direction.
         mirrored = tf.random.stateless_uniform([], random_stream(seed, _FLIP)) < 0.5
         image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         boxes = tf.where(mirrored, _mirror(boxes), boxes)
@@ -108,5 +108,5 @@ def _to_input(boxes: tf.Tensor, resizing: Resizing, input_size: tuple[int, int])
 
 
 def _mirror(boxes: tf.Tensor) -> tf.Tensor:
-    """Flips boxes (y1, x1, y2, x2) in fractions of the picture, [n, 4], from left to right."""
+    """Flips boxes (y1, x1, y2, x2), [n, 4] in fractions of the picture, horizontally."""
     return tf.stack([boxes[:, 0], 1.0 - boxes[:, 3], boxes[:, 2], 1.0 - boxes[:, 1]], axis=-1)

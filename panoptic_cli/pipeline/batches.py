@@ -18,7 +18,7 @@ from panoptic_cli.records.files import find_record_files
 
 
 class Targets(Protocol):
-    """What a model family is trained to predict.
+    """The training targets of a model family.
 
     Attributes:
         preprocessing: how the family prepares pictures.
@@ -39,20 +39,20 @@ def training_dataset(
     start_step: int = 0,
     input_context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Makes the endless stream of training batches; an example depends on nothing but (seed, place in the stream).
+    """Creates the endless stream of training batches. An example depends only on the seed and its index in the stream.
 
     Args:
         experiment: the configuration.
-        targets: the model family's.
-        batch_size: examples of a step, over all workers.
-        seed: of shuffling and augmentation.
-        start_step: steps that an earlier part of the run has done; the stream continues after them.
-        input_context: of `Strategy.distribute_datasets_from_function`: the worker decodes only its part of each
-            batch, and its batches are those of one replica. None: one worker, whole batches.
+        targets: the targets of the model family.
+        batch_size: examples per step, over all workers.
+        seed: the seed for shuffling and augmentation.
+        start_step: number of steps that the run has done already; the stream continues after them.
+        input_context: from `Strategy.distribute_datasets_from_function`: the worker decodes only its part of each
+            batch, and its batches are those of one replica. None: one worker with whole batches.
 
     Returns:
-        Batches of static shapes: "images" float32 [b, height, width, 3], "geometry" (Geometry), and what `targets`
-        returns. An unusable record fails with its file and index; see `record_errors.record_error`.
+        Batches of static shapes: "images" float32 [b, height, width, 3], "geometry" (Geometry), and the tensors of
+        `targets`. An unusable record fails with its file and index; see `record_errors.record_error`.
 
     Raises:
         DataError: no records match the pattern, or the files are empty.
@@ -84,8 +84,8 @@ def _of_worker(
 ) -> tf.data.Dataset:
     """Selects a worker's part of each batch.
 
-    Every worker reads all records, which takes a hundredth of the time of decoding them. So the content of a batch and
-    the augmentation of each picture do not depend on the number of workers.
+    Every worker reads all records, which takes a hundredth of the time of decoding them. The content of a batch and the
+    augmentation of each picture therefore do not depend on the number of workers.
     """
     if context.num_input_pipelines == 1:
         return places_and_records
@@ -96,13 +96,13 @@ def _of_worker(
 def evaluation_dataset(
     pattern: str, preprocessing: Preprocessing, *, batch_size: int, limit: int | None = None
 ) -> tf.data.Dataset:
-    """Reads pictures in the order of their records, each with its whole record for the ground truth.
+    """Reads pictures in the order of their records, each with its record, which contains the ground truth.
 
     Args:
         pattern: as for `find_record_files`.
-        preprocessing: the model family's.
-        batch_size: pictures of a batch; the last batch may be smaller.
-        limit: read only this many pictures.
+        preprocessing: the preprocessing of the model family.
+        batch_size: pictures per batch; the last batch may be smaller.
+        limit: read only this many pictures; None: all.
 
     Returns:
         Batches (images float32 [b, height, width, 3], Geometry, serialized string [b]). An unusable record fails with

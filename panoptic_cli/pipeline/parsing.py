@@ -1,4 +1,4 @@
-"""Reading the fields of a record inside tf.data; records/schema.py has their names and the writing side."""
+"""Parsing of records in tf.data; records/schema.py defines the names of the fields and writes them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import tensorflow as tf
 from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.records import schema
 
-_BIT_DEPTH_BYTE = 24  # of a PNG: signature (8), IHDR length and name (8), width and height (8), then the bit depth
-_LABELS = 1 << 16  # values of a PNG with 16 bits
+_BIT_DEPTH_BYTE = 24  # in a PNG, after the signature (8), IHDR length and name (8), width and height (8)
+_LABELS = 1 << 16  # number of values in a PNG with 16 bits
 
 
 class AnnotatedPicture(NamedTuple):
-    """What training needs of one record, ours or the reference's.
+    """The fields of a record that training needs; the record may be ours or the reference's.
 
     Attributes:
         image: uint8 [h, w, 3].
         boxes: float32 [n, 4], (y1, x1, y2, x2) as fractions of the picture.
-        category_ids: int64 [n], category of each object.
+        category_ids: int64 [n], the category of each object.
         is_crowd: bool [n].
-        masks: string [n], PNGs of 0 and 1 as large as the picture.
+        masks: string [n], PNGs of 0 and 1 in the size of the picture.
         labels: string, a greyscale PNG that gives each pixel a label; see `decode_label_png`.
-        label_ids: int32 [k], the category id of each label, 0 for void. Records that hold nothing but semantic
-            classes (feature image/segmentation/class/encoded) have minus the class instead.
+        label_ids: int32 [k], the category id of each label, 0 for void. Records that contain only semantic classes
+            (feature image/segmentation/class/encoded) have the negative class instead.
     """
 
     image: tf.Tensor
@@ -61,7 +61,7 @@ def parse_record(serialized: tf.Tensor) -> AnnotatedPicture:
     )
     edges = (schema.OBJECT_YMIN, schema.OBJECT_XMIN, schema.OBJECT_YMAX, schema.OBJECT_XMAX)
     category_ids = parsed[schema.OBJECT_LABEL]
-    # Records without crowd flags hold no crowds.
+    # Records without crowd flags contain no crowds.
     is_crowd = tf.cond(
         tf.size(parsed[schema.OBJECT_IS_CROWD]) > 0,
         lambda: parsed[schema.OBJECT_IS_CROWD] > 0,
@@ -80,7 +80,7 @@ def parse_record(serialized: tf.Tensor) -> AnnotatedPicture:
 
 
 def _labels(parsed: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the PNG of our segments, or else of the reference's categories or semantic classes, and its labels."""
+    """Returns the PNG of our segments, or of the reference's categories or semantic classes, and its label ids."""
 
     def segments() -> tuple[tf.Tensor, tf.Tensor]:
         ids = tf.cast(parsed[schema.SEGMENT_CATEGORY], tf.int32)
@@ -115,7 +115,7 @@ def decode_label_png(encoded: tf.Tensor, wide: bool) -> tf.Tensor:
 
 
 def look_up(table: object, ids: tf.Tensor) -> tf.Tensor:
-    """Looks ids up in a table, int32 [k]; ids outside it give 0."""
+    """Looks up ids in a table, int32 [k]; ids outside the table give 0."""
     table = tf.constant(table, tf.int32)
     known = (ids >= 0) & (ids < tf.size(table, out_type=ids.dtype))
     return tf.where(known, tf.gather(table, tf.where(known, ids, 0)), 0)

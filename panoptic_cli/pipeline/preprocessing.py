@@ -1,4 +1,4 @@
-"""What happens to every picture before the network, in training, evaluation, prediction and exported models."""
+"""Preprocessing of pictures for the network, in training, evaluation, prediction and exported models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Geometry(NamedTuple):
         original_size: float32 [2] or [batch, 2], (height, width) of the picture in pixels.
         input_size: float32, same shape, (height, width) of the network's input, padding included.
         scale: float32, same shape, resized size over original size, (y, x).
-        offset: float32, same shape, first row and column of the resized picture that the input shows.
+        offset: float32, same shape, first row and column of the resized picture in the input.
     """
 
     original_size: tf.Tensor
@@ -38,7 +38,7 @@ class Resizing(NamedTuple):
 
     Attributes:
         scaled_size: int32 [2], (height, width) of the whole resized picture.
-        offset: int32 [2], first row and column to keep of the resized picture.
+        offset: int32 [2], first row and column of the resized picture to keep.
         geometry: the same as floats, for a single picture.
     """
 
@@ -56,8 +56,8 @@ class Preprocessing:
 
     Attributes:
         input_size: (height, width) of the network's input in pixels.
-        mean: of each channel, RGB, as a fraction of 255.
-        stddev: of each channel, likewise.
+        mean: mean of each RGB channel, as a fraction of 255.
+        stddev: standard deviation of each channel, likewise.
     """
 
     input_size: tuple[int, int]
@@ -98,7 +98,7 @@ class Preprocessing:
         Args:
             original_size: int32 [2], (height, width).
             random_scale: float32 scalar, factor on the input size; None: 1.
-            random_offset: float32 [2] in 0..1, which part to keep of a result that is larger than the input.
+            random_offset: float32 [2] in 0..1, which part to keep if the result is larger than the input.
 
         Returns:
             The plan.
@@ -115,7 +115,7 @@ class Preprocessing:
         return Resizing(tf.cast(scaled, tf.int32), offset, geometry)
 
     def resize(self, image: tf.Tensor, resizing: Resizing) -> tf.Tensor:
-        """Resizes, crops, normalises and pads.
+        """Resizes, crops, normalises and pads a picture.
 
         Args:
             image: uint8 or float [height, width, 3], 0..255.
@@ -134,7 +134,7 @@ class Preprocessing:
 
     def normalize(self, image: tf.Tensor) -> tf.Tensor:
         """Computes (image / 255 - mean) / stddev: float32 [..., width, 3]."""
-        # Whole rows minus repeated constants: broadcasting along a last axis of 3 takes four times as long.
+        # Subtract repeated constants from whole rows: broadcasting along a last axis of 3 takes four times as long.
         shape = tf.shape(image)
         rows = tf.reshape(tf.cast(image, tf.float32), tf.concat([shape[:-2], [shape[-2] * 3]], axis=0))
         mean = tf.tile(tf.constant(self.mean, tf.float32) * 255.0, shape[-2:-1])
@@ -150,7 +150,7 @@ def resize_labels(
     classes: tf.Tensor,
     mirrored: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Brings a label map to the size of the network's input by nearest neighbours, and looks up its classes.
+    """Resizes a label map to the network's input with nearest neighbours, and looks up the classes.
 
     Args:
         labels: uint8 or int32 [height, width], as decoded.
@@ -158,13 +158,13 @@ def resize_labels(
         input_size: (height, width) of the result.
         padding: class of the pixels outside the picture.
         classes: int32 [k], the class of each label.
-        mirrored: bool scalar, whether to flip the map from left to right before it is resized.
+        mirrored: bool scalar, whether to flip the map horizontally before it is resized.
 
     Returns:
         int32 [*input_size].
     """
     size = tf.shape(labels)[:2]
-    # The size is truncated, although the picture's is rounded: the reference does the same, so that labels agree.
+    # The size is truncated, although that of the picture is rounded, so that labels agree with the reference's.
     scaled = tf.maximum(tf.cast(resizing.geometry.scale * tf.cast(size, tf.float32), tf.int32), 1)
     step = tf.cast(size, tf.float32) / tf.cast(scaled, tf.float32)
 
@@ -177,8 +177,9 @@ def resize_labels(
     columns = sources(1)
     columns = tf.where(mirrored, size[1] - 1 - columns, columns)
     # Columns are gathered as rows of the transposed map: copying whole rows is twice as fast as copying single pixels.
-    # The map is float32, which holds labels exactly: oneDNN transposes no other type, and logs an error for each. The
-    # cast comes before the first gather, because TensorFlow would move a cast right before the transposition behind it.
+    # The map is float32, which represents labels exactly, because oneDNN transposes no other type and logs an error for
+    # each. The cast is before the first gather, because TensorFlow would move it from just before the transposition to
+    # after it.
     rows = tf.gather(tf.cast(labels, tf.float32), sources(0))
     taken = tf.transpose(tf.gather(tf.transpose(rows), columns))
     found = tf.gather(classes, tf.cast(taken, tf.int32))

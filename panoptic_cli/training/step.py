@@ -1,4 +1,4 @@
-"""One training step: losses, gradient, clipping, update and moving averages, whatever the network."""
+"""One training step: losses, gradient, clipping, update and moving averages, for any network."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class TrainingModel(keras.Model):
 
     Args:
         network: the network to train.
-        experiment: the configuration; `trainer` counts.
+        experiment: the configuration; only `trainer` is used.
         platform: what the step is traced for: cpu, gpu or xla.
 
     Attributes:
         network: see above.
-        averages: moving averages of its trainable variables, in their order; empty if none are configured.
+        averages: moving averages of the network's trainable variables, in their order; empty if none are configured.
     """
 
     def __init__(self, network: PanopticNetwork, experiment: Experiment, platform: Platform) -> None:
@@ -34,7 +34,7 @@ class TrainingModel(keras.Model):
         self._clip_norm = clip_norm(experiment.trainer.optimizer_config)
         self._ema = experiment.trainer.optimizer_config.ema
         averaged = network.trainable_variables if self._ema.average_decay is not None else []
-        # Keras would share the weights' own memory if they were given as initial values; the first update sets these.
+        # Given the weights as initial values, Keras would share their memory. The first update sets the averages.
         self.averages = [
             keras.Variable(
                 "zeros",
@@ -56,18 +56,18 @@ class TrainingModel(keras.Model):
             with respect to all weights, before clipping.
         """
         context = tf.distribute.get_replica_context()
-        # A copy, now: tf.cast returns the variable itself where the type fits, to be read after the update.
+        # Copy it now: if the dtype fits, tf.cast returns the variable itself, which would be read after the update.
         iteration = tf.cast(tf.identity(self.optimizer.iterations.value), tf.int32)
         seed = tf.stack([self._seed, iteration])
         with tf.GradientTape() as tape:
             losses = self.network.losses(data, seed, self._platform)
-            # Gradients are summed over the replicas, so each contributes its share of the mean.
+            # Gradients are summed over the replicas, so that each replica contributes its share of the mean.
             loss = losses["total_loss"] / context.num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss)
         variables = self.network.trainable_variables
         gradients = sum_over_replicas(tape.gradient(scaled, [v.value for v in variables]))
         norm = tf.linalg.global_norm(gradients)
-        scale = getattr(self.optimizer, "dynamic_scale", None)  # of the loss, with float16
+        scale = getattr(self.optimizer, "dynamic_scale", None)  # scale of the loss, with float16
         if scale is not None:
             norm /= scale.value
         if self._clip_norm is not None:
@@ -81,7 +81,7 @@ class TrainingModel(keras.Model):
         return {**dict(zip(losses, tf.unstack(values), strict=True)), "gradient_norm": norm}
 
     def _update_averages(self, iteration: tf.Tensor) -> None:
-        """Moves the averages towards the weights after update number `iteration` (from 0)."""
+        """Moves the averages towards the weights after update number `iteration` (counted from 0)."""
         ema = self._ema
         if ema.average_decay is None:
             return
@@ -89,14 +89,14 @@ class TrainingModel(keras.Model):
         decay = tf.constant(ema.average_decay, tf.float32)
         if ema.dynamic_decay:
             decay = tf.minimum(decay, (1.0 + since) / (10.0 + since))
-        # Initial weights may be loaded after construction: the averages begin with the first update.
+        # Initial weights may be loaded after construction, so the averages begin with the first update.
         decay = tf.where((since < 0.0) | (iteration == 0), 0.0, decay)
         for average, variable in zip(self.averages, self.network.trainable_variables, strict=True):
             average.assign(average.value + (1.0 - decay) * (variable.value - average.value))
 
 
 def sum_over_replicas(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Sums gradients over the replicas, for the optimizers of `training.schedules`; call it in a replica."""
+    """Sums gradients over the replicas, for the optimizers of `training.schedules`; call it in a replica context."""
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return gradients
