@@ -1,4 +1,4 @@
-"""COCO's panoptic format in TensorFlow operations, for served models: what `results.coco_files` writes."""
+"""COCO's panoptic format in TensorFlow operations, for served models; `results.coco_files` writes the same format."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import tensorflow as tf
 
 
 def encode_segment_png(segment_map: tf.Tensor) -> tf.Tensor:
-    """Encodes ids, int32 [height, width], as an 8-bit RGB PNG: id = r + 256 g + 65536 b."""
+    """Encodes segment ids, int32 [height, width], as an 8-bit RGB PNG: id = r + 256 g + 65536 b."""
     colors = tf.bitwise.right_shift(segment_map[..., None], tf.constant([0, 8, 16])) & 255
     return tf.io.encode_png(tf.cast(colors, tf.uint8), compression=3)
 
 
 def segment_boxes(segment_map: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Computes COCO's bbox of each segment.
+    """Computes COCO's `bbox` of each segment.
 
     Args:
         segment_map: int32 [height, width], ids 0 .. count; each id from 1 on has at least one pixel.

@@ -1,4 +1,4 @@
-"""What an exported model says about itself: outputs, preprocessing, weights, categories."""
+"""The description of an exported model: outputs, preprocessing, weights and categories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from panoptic_cli.inference.predictor import LoadedModel
 from panoptic_cli.models.network import TensorDescription
 
 
-def describe(
+def describe_model(
     model: LoadedModel,
     *,
     file_format: str,
@@ -22,13 +22,13 @@ def describe(
     Args:
         model: the network.
         file_format: saved_model, tflite or onnx.
-        outputs: by name.
-        input_type: what it takes.
-        batch_size: pictures of a call; None: any number.
-        contents: what the model contains, and what is left to its user.
+        outputs: the outputs by name.
+        input_type: the type of the input.
+        batch_size: pictures per call; None: any number.
+        contents: what the model contains, and what its user has to do.
 
     Returns:
-        An object for JSON.
+        The description, which can be written as JSON.
     """
     return {
         "format": file_format,
@@ -48,6 +48,6 @@ def describe(
 
 
 def weights_text(description: dict[str, Any]) -> str:
-    """Says in words which weights an exported model holds."""
+    """Describes the weights of an exported model in words."""
     step = "" if description["step"] is None else f" of step {description['step']}"
     return f"{'averaged weights (EMA)' if description['averaged'] else 'weights'}{step}"

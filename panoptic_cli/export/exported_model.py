@@ -1,4 +1,4 @@
-"""Running a SavedModel that `panoptic export` wrote, for `panoptic predict --saved-model`."""
+"""Predictions with a SavedModel that `panoptic export` wrote, for `panoptic predict --saved-model`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from panoptic_cli.results.prediction import Detections, Prediction, Segment
 
 
 class ExportedModel:
-    """A SavedModel, which needs nothing but its own folder.
+    """A SavedModel, which needs only its own folder.
 
     Args:
         path: its folder, local or in a bucket.
-        score_threshold: detections with a greater score become segments, 0..1; None: as it was exported.
+        score_threshold: detections with a higher score become segments, 0..1; None: as it was exported.
 
     Attributes:
         table: its categories.
@@ -32,7 +32,7 @@ class ExportedModel:
         score_threshold: see above.
 
     Raises:
-        DataError: the folder is not a SavedModel of panoptic export, or it cannot be loaded.
+        DataError: the folder is not a SavedModel of panoptic export, or cannot be loaded.
     """
 
     def __init__(self, path: str | Path, score_threshold: float | None = None) -> None:
@@ -40,7 +40,7 @@ class ExportedModel:
         asset = storage.read_text(f"{path}/assets/{ASSET}")
         if asset is None:
             raise DataError(
-                f"{path} is not a SavedModel of panoptic export: it has no assets/{ASSET}.", "Export again."
+                f"{path} is not a SavedModel of panoptic export: it has no assets/{ASSET}.", "Export the model again."
             )
         try:
             description = json.loads(asset)
@@ -51,14 +51,16 @@ class ExportedModel:
             self.score_threshold: float = (
                 description.get("score_threshold") if score_threshold is None else score_threshold
             )
-            self._loaded = tf.saved_model.load(path)  # kept: it owns the variables
+            self._loaded = tf.saved_model.load(path)  # kept because it owns the variables
             self._serve = self._loaded.signatures.get("above_score")
         except (OSError, tf.errors.OpError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"The SavedModel {path} cannot be loaded: {one_line(error, 200)}.", "Export again."
+                f"The SavedModel {path} cannot be loaded: {one_line(error, 200)}.", "Export the model again."
             ) from None
         if self._serve is None:
-            raise DataError(f"The SavedModel {path} was written by an earlier version of panoptic.", "Export again.")
+            raise DataError(
+                f"The SavedModel {path} was written by an earlier version of panoptic.", "Export the model again."
+            )
         (self._argument,) = self._serve.structured_input_signature[1].keys() - {"score_threshold"}
 
     def predict(self, pixels: np.ndarray) -> Prediction:
@@ -67,7 +69,7 @@ class ExportedModel:
 
     def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[Prediction]:
         """Predicts pictures, each uint8 [height, width, 3], in as few calls as their sizes and the model allow."""
-        # A tensor holds pictures of one size only.
+        # All pictures in a tensor have the same size.
         by_size = itertools.groupby(pictures, lambda p: p.shape if self._input_type == "image_tensor" else ())
         for group in (list(group) for _, group in by_size):
             size = self._batch_size or len(group)
@@ -77,7 +79,7 @@ class ExportedModel:
     def _call(self, pictures: list[np.ndarray]) -> Iterator[Prediction]:
         missing = (self._batch_size or len(pictures)) - len(pictures)
         inputs = [self._input(pixels) for pixels in pictures]
-        inputs += inputs[-1:] * missing  # a fixed batch is filled up with the same picture
+        inputs += inputs[-1:] * missing  # fill a fixed batch with copies of the last picture
         threshold = tf.constant(self.score_threshold, tf.float32)
         served = self._serve(**{self._argument: tf.stack(inputs), "score_threshold": threshold})
         outputs = {name: value.numpy() for name, value in served.items()}
@@ -101,7 +103,7 @@ def _prediction(outputs: dict[str, np.ndarray]) -> Prediction:
     category_ids = outputs["segment_category_ids"][:segments].tolist()
     detection_of_segment = outputs["segment_detections"][:segments]
     category_map, instance_map = (outputs[f"panoptic_{name}_map"][:height, :width] for name in ("category", "instance"))
-    # A segment is a pair of category and detection.
+    # A segment is identified by its category and its detection.
     keys = [0, *(c * (detections + 1) + d for c, d in zip(category_ids, detection_of_segment.tolist(), strict=True))]
     segment_map = np.searchsorted(keys, category_map.astype(np.int64) * (detections + 1) + instance_map)
     semantic = outputs.get(SEMANTIC_MAP)
@@ -127,5 +129,5 @@ def _prediction(outputs: dict[str, np.ndarray]) -> Prediction:
 
 
 def _without_padding(counts: np.ndarray, pixels: int) -> np.ndarray:
-    """Cuts run lengths behind the one that completes the picture."""
+    """Removes the padding after the run that completes the picture."""
     return counts[: int(np.searchsorted(np.cumsum(counts), pixels)) + 1]

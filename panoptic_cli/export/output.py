@@ -1,4 +1,4 @@
-"""Where exported models go: local paths and buckets, whole or not at all."""
+"""Writing exported models to local paths and buckets, completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def check_folder(output: str) -> None:
     """Checks that a SavedModel may be written to a folder.
 
     Args:
-        output: as `storage.normalize` gives it.
+        output: the path as `storage.normalize` returns it.
 
     Raises:
-        DataError: it exists and is neither a SavedModel nor empty.
+        DataError: the folder exists and is neither a SavedModel nor empty.
         RunError: the bucket cannot be reached.
     """
     if storage.exists(f"{output}/{_MAIN_FILE}") or not storage.list_directory(output):
         return
-    raise DataError(f"{output} exists and is not a SavedModel.", "Give another --output, or remove it first.")
+    raise DataError(f"{output} exists and is not a SavedModel.", "Choose another --output or remove the folder first.")
 
 
 def check_file(output: str) -> None:
@@ -40,18 +40,18 @@ def check_file(output: str) -> None:
         RunError: the bucket cannot be reached.
     """
     if storage.is_directory(output):
-        raise DataError(f"{output} is a folder, not a file.", "Give --output a file name.")
+        raise DataError(f"{output} is a folder, not a file.", "Set --output to a file name.")
 
 
 @contextlib.contextmanager
 def whole(output: str) -> Iterator[Path]:
-    """Yields a local path for a file or folder, and moves the result to its place when it is complete.
+    """Yields a local path for a file or folder, and moves the result into place when it is complete.
 
     Args:
-        output: local, or in a bucket.
+        output: the path to write, local or in a bucket.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the path cannot be written.
     """
     try:
         if storage.is_remote(output):
@@ -64,9 +64,9 @@ def whole(output: str) -> Iterator[Path]:
                 yield partial
     except (OSError, tf.errors.OpError) as error:
         reason = one_line(error, 200)
-        hint = "Check space and permissions."
+        hint = "Check the free space and the permissions."
         if storage.is_remote(output):
-            hint = "Check address and credentials, or export to a local folder and use panoptic upload."
+            hint = "Check the address and the credentials, or export to a local folder and use panoptic upload."
         raise RunError(f"The model {output} cannot be written: {reason}.", hint) from error
 
 

@@ -1,4 +1,4 @@
-"""SavedModels with preprocessing, network and fusion inside; they run without this package."""
+"""SavedModels that contain preprocessing, network and fusion, and run without this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from panoptic_cli import storage
-from panoptic_cli.export.description import describe
+from panoptic_cli.export.description import describe_model
 from panoptic_cli.export.output import check_folder, whole
 from panoptic_cli.export.served_model import ServedModel, served_outputs
 from panoptic_cli.files import write_json
@@ -22,25 +22,25 @@ _CONTENTS = "preprocessing, network, fusion of things and stuff, COCO panoptic P
 def export_saved_model(
     model: LoadedModel, output: str | Path, *, input_type: str = "image_tensor", batch_size: int | None = None
 ) -> dict[str, Any]:
-    """Writes a SavedModel, whole or not at all.
+    """Writes a SavedModel, completely or not at all.
 
     Args:
         model: the network.
-        output: folder to write, local or in a bucket. An existing SavedModel is replaced, anything else refused.
+        output: the folder to write, local or in a bucket. An existing SavedModel is replaced.
         input_type: image_tensor (uint8 [batch, H, W, 3]), image_bytes (JPEG or PNG strings) or tf_example.
-        batch_size: pictures of a call; None: any number.
+        batch_size: pictures per call; None: any number.
 
     Returns:
-        The description, which is also the asset assets/panoptic.json, and the model's place: saved_model. See
+        The description, which is also the asset assets/panoptic.json, with the path of the model as "saved_model". See
         `ServedModel` for the signatures.
 
     Raises:
-        DataError: the output folder holds something else.
-        RunError: it cannot be written.
+        DataError: the output folder contains something else.
+        RunError: the model cannot be written.
     """
     output = storage.normalize(output)
     check_folder(output)
-    description = describe(
+    description = describe_model(
         model,
         file_format="saved_model",
         outputs=served_outputs(model),

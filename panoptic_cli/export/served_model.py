@@ -23,37 +23,37 @@ OUTPUTS = {
     "detection_boxes": TensorDescription(
         "float32", ("batch", "n", 4), "y1, x1, y2, x2 in pixels of the original picture"
     ),
-    "detection_scores": TensorDescription("float32", ("batch", "n"), "0..1, descending; 0 behind the last detection"),
-    "detection_category_ids": TensorDescription("int32", ("batch", "n"), "category ids; 0 behind the last detection"),
+    "detection_scores": TensorDescription("float32", ("batch", "n"), "0..1, descending; 0 after the last detection"),
+    "detection_category_ids": TensorDescription("int32", ("batch", "n"), "category ids; 0 after the last detection"),
     "detection_mask_counts": TensorDescription(
         "int32",
         ("batch", "n", "r"),
-        "the mask at the original size as COCO's run lengths: pixels of 0 and 1 in turn, starting with 0, down the "
-        "columns; 0 behind the last run",
+        "the mask at the original size as COCO's run lengths: the lengths of alternating runs of 0 and 1, starting "
+        "with 0, in column-major order; 0 after the last run",
     ),
     "num_detections": TensorDescription("int32", ("batch",), "the number of detections"),
     SEMANTIC_MAP: TensorDescription(
-        "int32", _MAP, f"stuff category ids of the semantic head alone; {ANY_THING} is any thing, 0 void and padding"
+        "int32", _MAP, f"stuff category ids of the semantic head alone; {ANY_THING} is any thing, 0 is void and padding"
     ),
     "panoptic_category_map": TensorDescription("int32", _MAP, "category ids; 0 is void and padding"),
     "panoptic_instance_map": TensorDescription(
-        "int32", _MAP, "1-based place of the detection; 0 for stuff, void and padding"
+        "int32", _MAP, "1-based index of the detection; 0 for stuff, void and padding"
     ),
     "image_sizes": TensorDescription("int32", ("batch", 2), "height and width of each original picture, in pixels"),
     "panoptic_png_bytes": TensorDescription(
         "string", ("batch",), "COCO panoptic PNG at the original size: segment id = R + 256 G + 65536 B, 0 is void"
     ),
-    "segment_ids": TensorDescription("int32", ("batch", "s"), "ids in the PNG, from 1; 0 behind the last segment"),
-    "segment_category_ids": TensorDescription("int32", ("batch", "s"), "category ids; 0 behind the last segment"),
-    "segment_areas": TensorDescription("int32", ("batch", "s"), "pixels"),
+    "segment_ids": TensorDescription("int32", ("batch", "s"), "ids in the PNG, from 1; 0 after the last segment"),
+    "segment_category_ids": TensorDescription("int32", ("batch", "s"), "category ids; 0 after the last segment"),
+    "segment_areas": TensorDescription("int32", ("batch", "s"), "in pixels"),
     "segment_boxes": TensorDescription("int32", ("batch", "s", 4), "x, y, width, height in pixels: COCO's bbox"),
     "segment_detections": TensorDescription(
-        "int32", ("batch", "s"), "1-based place of a thing's detection; 0 for stuff"
+        "int32", ("batch", "s"), "1-based index of a thing's detection; 0 for stuff"
     ),
     "num_segments": TensorDescription("int32", ("batch",), "the number of segments"),
 }
 
-# Small answers for HTTP: no maps and masks, which are megabytes as JSON. The PNG holds the same.
+# Small responses for HTTP, without maps and masks, which are megabytes as JSON. The PNG contains the same.
 COMPACT = tuple(name for name in OUTPUTS if not name.endswith("_map") and name != "detection_mask_counts")
 
 
@@ -63,19 +63,19 @@ def served_outputs(model: LoadedModel) -> dict[str, TensorDescription]:
 
 
 class ServedModel(tf.Module):
-    """What is exported, and the variables that it reads.
+    """The exported functions, and the variables that they read.
 
     Args:
         model: the network.
         input_type: see `export_saved_model`.
         batch_size: see `export_saved_model`.
-        description: JSON object for signature `metadata`.
+        description: the values of the signature `metadata` by name.
 
     Attributes:
         serve: signature `serving_default`, with all outputs.
-        compact: with those of COMPACT.
-        above_score: like serve, with an additional input `score_threshold` for the fusion.
-        metadata: from names in the description to their values as JSON.
+        compact: signature `compact`, with the outputs in COMPACT.
+        above_score: signature `above_score`, like `serve` with an additional input `score_threshold` for the fusion.
+        metadata: signature `metadata`, which maps names in the description to their values as JSON.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ServedModel(tf.Module):
     ) -> None:
         super().__init__()
         self._model = model
-        # As text: TensorFlow wraps the dictionaries of a module's attributes.
+        # As text, because TensorFlow wraps dictionaries in the attributes of a module.
         self._metadata_values = {name: json.dumps(value) for name, value in description.items()}
         # Plain TensorFlow variables: the SavedModel holds no Keras objects and loads without Keras.
         self.weights = [variable.value for variable in model.network.variables]
@@ -96,7 +96,7 @@ class ServedModel(tf.Module):
         def above_score(inputs: tf.Tensor, score_threshold: tf.Tensor) -> dict[str, tf.Tensor]:
             return self._predict(inputs, decode, score_threshold)
 
-        # Nothing here needs AutoGraph, which takes twice as long as tracing itself.
+        # Nothing here needs AutoGraph, which takes twice as long as the tracing itself.
         threshold = tf.TensorSpec([], tf.float32, name="score_threshold")
         self.above_score = tf.function(above_score, input_signature=[spec, threshold], autograph=False)
 
@@ -124,7 +124,7 @@ class ServedModel(tf.Module):
         }
 
     def _metadata(self, keys: tf.Tensor) -> dict[str, tf.Tensor]:
-        # It has an input because TensorFlow Serving's HTTP interface refuses signatures without one.
+        # The input exists because TensorFlow Serving's HTTP interface rejects signatures without one.
         names = tf.constant(["", *self._metadata_values.keys()])
         values = tf.constant(["null", *self._metadata_values.values()])
         places = tf.argmax(keys[:, None] == names[None, :], axis=1)
@@ -141,7 +141,7 @@ class ServedModel(tf.Module):
         prepared = (tf.TensorSpec([*model.input_size, 3], tf.float32), geometry_spec())
         images, geometry = tf.map_fn(prepare, inputs, fn_output_signature=prepared)
         outputs = model.network(images, geometry, platform=model.platform)
-        # Pictures of one batch may differ in size: all maps are padded to the largest.
+        # Pictures of one batch may differ in size, so all maps are padded to the largest.
         canvas = tf.cast(tf.reduce_max(geometry.original_size, axis=0), tf.int32)
 
         def finish(item: tuple[dict[str, tf.Tensor], Geometry]) -> dict[str, tf.Tensor]:
@@ -152,14 +152,14 @@ class ServedModel(tf.Module):
         dense = {}
         for name, value in served.items():
             if isinstance(value, tf.RaggedTensor):
-                # Lists of detections get a fixed length, others that of the longest of the batch.
+                # Lists of detections get a fixed length; others get that of the longest list in the batch.
                 length = most if name.startswith("detection_") else None
                 value = value.to_tensor(shape=[None, length, *value.shape[2:]])
             dense[name] = value
         return {name: tf.identity(dense[name]) for name in served_outputs(model)}
 
     def _picture_spec(self) -> dict[str, Any]:
-        """What `_finish` returns; lists have a length of their own in each picture."""
+        """Returns the specification of what `_finish` returns; the lists of each picture have different lengths."""
         ints, floats = tf.int32, tf.float32
 
         def listed(*shape: int | None, dtype: tf.DType = ints, ragged_rank: int = 0) -> tf.RaggedTensorSpec:
