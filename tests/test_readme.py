@@ -1,7 +1,8 @@
-"""The README does what it says: every command line in it is run or dry-run, every name in it exists."""
+"""The README is right: every command line in it is run or dry-run, and every name in it exists."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -19,7 +20,7 @@ from panoptic_cli.commands.doctor import environment_variables
 from panoptic_cli.commands.main import app, run
 from pydantic import BaseModel
 
-from panoptic_cli import config
+from panoptic_cli import config, models
 from panoptic_cli.categories import read_categories
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,24 +28,24 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 GROUP: Any = typer.main.get_command(app)
 VARIABLES = frozenset(environment_variables(GROUP))
 
-# Programs that are not ours. Anything else in a bash block that is neither panoptic nor make fails the test.
+# Programs that are not ours. Any other program in a bash block, except panoptic and make, fails the test.
 NOT_RUN = {
-    "source .venv/bin/activate": "changes the shell it is typed in; the tests run in such an environment already",
-    "gcloud auth application-default login": "Google's program; signs a person in with a browser",
-    "pip install tensorboard": "fetches a package that the project does not depend on",
+    "source .venv/bin/activate": "changes the current shell; the tests already run in such an environment",
+    "gcloud auth application-default login": "Google's program; opens a browser to sign in",
+    "pip install tensorboard": "installs a package that the project does not depend on",
     "tensorboard --logdir runs/panoptic_fpn_coco/logs": "a server of that package",
 }
-# Words added to commands that have no --dry-run, to keep them fast; nothing else about them is changed.
+# Added to commands that have no --dry-run, to keep them fast. They are not changed otherwise.
 ADDED = {"doctor": ["--no-devices"], "inspect": ["--workers", "1"]}
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
-    """(language, content) of the fenced blocks."""
+    """Returns (language, content) of the fenced blocks."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def _commands(text: str) -> list[str]:
-    """The commands of the bash blocks, comments dropped and continued lines joined, quotes kept."""
+    """Returns the commands of the bash blocks, with quotes, without comments, continued lines joined."""
     found: list[str] = []
     for content in (content for language, content in _blocks(text) if language == "bash"):
         pending = ""
@@ -67,7 +68,7 @@ def _commands(text: str) -> list[str]:
 
 
 def _words(command: str) -> tuple[dict[str, str], list[str]]:
-    """(variables set in front, words) of a command."""
+    """Splits a command into the variables set before it and its words."""
     words = shlex.split(command, comments=True)
     variables = {}
     while re.match(r"[A-Z_]+=", words[0]):
@@ -76,7 +77,7 @@ def _words(command: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _problem(command: str) -> str | None:
-    """What is wrong with a command that can be told from its words alone."""
+    """Returns what is wrong with the words of a command; does not run it."""
     variables, words = _words(command)
     known = {*VARIABLES, "TF_CONFIG"}
     unknown = [name for name in variables if name not in known]
@@ -115,7 +116,7 @@ INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re
 
 @pytest.fixture(scope="module")
 def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has when the README's lines are typed: COCO in data/coco, own data in mine/, pictures."""
+    """What a reader has before typing the README's lines: COCO in data/coco, own data in mine/, pictures."""
     from panoptic_cli.coco.dataset import read_dataset
     from panoptic_cli.coco.layout import find_splits
     from panoptic_cli.records.conversion import convert
@@ -124,7 +125,7 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("readme")
     coco, mine = folder / "data" / "coco", folder / "mine"
     shutil.copytree(shapes_dir, coco)
-    for path in coco.glob("annotations/panoptic_*.json"):  # stuff gets ids of COCO's kind, which the preset expects
+    for path in coco.glob("annotations/panoptic_*.json"):  # stuff gets ids like COCO's, as the preset expects
         value = json.loads(path.read_text())
         stuff = {c["id"] for c in value["categories"] if not c["isthing"]}
         segments = [segment for annotation in value["annotations"] for segment in annotation["segments_info"]]
@@ -146,12 +147,12 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def runs(data: Path) -> Path:
-    """The run directories that the README's train lines would have left, with a checkpoint in name only."""
+    """The run directories that the README's train lines would leave, with the name of a checkpoint but no content."""
     from panoptic_cli.runs.run_directory import RunDirectory
 
     folder = data.parent / f"{data.name}_runs"
     shutil.copytree(data, folder)
-    (folder / "exported").mkdir()  # what the export line would have left
+    (folder / "exported").mkdir()  # what the export line would leave
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(data)
         for command in TRAIN:
@@ -163,7 +164,7 @@ def runs(data: Path) -> Path:
             experiment = config.validate(json.loads(printed), command)
             place = words[words.index("--model-dir") + 1] if "--model-dir" in words else f"runs/{experiment.experiment}"
             directory = RunDirectory(folder / place)
-            if directory.is_run:  # another line for another machine
+            if directory.is_run:  # another line has the same run directory
                 continue
             records = Path(experiment.task.train_data.input_path.split(",")[0]).parent
             directory.start(experiment, read_categories(records / "categories.json"))
@@ -203,12 +204,12 @@ def _run(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: list
 
 
 def _printing(words: list[str]) -> list[str]:
-    """A train line that prints its configuration: a step of the COCO preset, as --dry-run does, is too much here."""
+    """Makes a train line print its configuration: --dry-run would run a step of the COCO preset, which is too slow."""
     return [*[word for word in words if word not in ("--dry-run", "--print-config")], "--print-config"]
 
 
 def _as_test(words: list[str]) -> list[str]:
-    """The words with --dry-run, where the command has it."""
+    """Adds --dry-run if the command has it."""
     if words[1] == "train":
         return _printing(words)
     command = GROUP.commands.get(words[1]) if len(words) > 1 else None
@@ -219,7 +220,7 @@ def _as_test(words: list[str]) -> list[str]:
 
 
 def _memory_bucket(words: list[str], data: Path) -> list[str]:
-    """The words with TensorFlow's file system in memory in place of buckets; it holds what the README uploads."""
+    """Replaces buckets by TensorFlow's file system in memory, and puts there what the README uploads."""
     if not any("gs://" in word for word in words):
         return words
     import tensorflow as tf
@@ -239,14 +240,14 @@ def test_panoptic_commands_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _problem(command) is None
     variables, words = _words(command)
+    # Training lines are alternatives for one run directory, so they are checked where there is no run yet.
+    monkeypatch.chdir(data if words[1] == "train" else runs)
+    assert _problem(command) is None
     if words[1] == "upload":
         request.getfixturevalue("bucket")
     if words[1] == "train":
         words = _memory_bucket(words, data)
-    # Training lines are alternatives for one run directory: they are checked where there is no run yet.
-    monkeypatch.chdir(data if words[1] == "train" else runs)
     code, printed = _run(monkeypatch, variables, _as_test(words))
     assert code == 0, capsys.readouterr().err
     assert printed.strip()
@@ -254,11 +255,12 @@ def test_panoptic_commands_run(
 
 def test_no_command_is_left_out() -> None:
     assert len(PANOPTIC) > 20
-    assert {command: problem for command in COMMANDS if (problem := _problem(command))} == {}
+    others = [command for command in COMMANDS if command not in PANOPTIC]  # these are run by the test above
+    assert {command: problem for command in others if (problem := _problem(command))} == {}
     assert set(NOT_RUN) <= set(COMMANDS)
     named = {_words(command)[1][1] for command in PANOPTIC}
     assert set(GROUP.commands) - named == {"demo"}  # make demo
-    allowed = {"bash", "text", "python", "yaml"}  # only bash blocks hold commands; yaml and python have their own tests
+    allowed = {"bash", "text", "python", "yaml"}  # only bash blocks have commands; yaml and python have their own tests
     assert {language for language, _ in _blocks(README)} <= allowed
     outputs = "".join(content for language, content in _blocks(README) if language == "text")
     assert not re.search(r"^\s*[$#]?\s*(\.venv/bin/)?(panoptic|make|pip|python)\s", outputs, re.MULTILINE)
@@ -309,12 +311,36 @@ def test_configuration_keys_in_the_text_exist() -> None:
             section = section if isinstance(section, type) else object
 
 
-def test_files_and_messages_named_exist() -> None:
-    sources = "".join(path.read_text() for name in ("commands", "panoptic_cli") for path in (ROOT / name).rglob("*.py"))
+def _texts() -> Iterator[list[str]]:
+    """Yields the strings in our code without docstrings: the literal parts between the values that are filled in."""
+    for path in [*(ROOT / "commands").rglob("*.py"), *(ROOT / "panoptic_cli").rglob("*.py")]:
+        tree = ast.parse(path.read_text())
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values).split("\0")
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                yield [node.value]
+
+
+def _quotes(message: str, parts: list[str]) -> bool:
+    """Whether a message is in one part of a text, or is its beginning with values filled in, up to a part's end."""
+    if any(message in part for part in parts):
+        return True
+    counts = [count for count in range(2, len(parts) + 1) if parts[0].strip() and parts[count - 1].strip()]
+    return any(re.fullmatch(".+".join(map(re.escape, parts[:n])) + " ?", message + " ") for n in counts)
+
+
+def test_messages_in_the_table_are_those_of_the_code() -> None:
     table = README.split("## Troubleshooting")[1].split("Exit codes")[0]
-    messages = [m for m in re.findall(r"^\| `([^`]+)`", table, re.MULTILINE) if m != "Killed"]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell) if message != "Killed"]
     assert len(messages) > 8
-    assert [message for message in messages if message.lower() not in sources.lower()] == []
+    texts = list(_texts())
+    assert [message for message in messages if not any(_quotes(message, parts) for parts in texts)] == []
+
+
+def test_files_and_headings_named_exist() -> None:
     for target in re.findall(r"\]\(#([\w-]+)\)", README):
         assert target in [
             re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in re.findall(r"^#+ (.*)", README, re.M)
@@ -337,20 +363,23 @@ def test_published_figures_are_those_of_the_preset() -> None:
 def test_the_serving_lines_run_on_an_exported_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
-    from panoptic_cli.export.saved_model import OUTPUTS, export_saved_model
-    from panoptic_cli.inference.predictor import LoadedModel, label_space_of
-    from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
+    from panoptic_cli.export.saved_model import export_saved_model
+    from panoptic_cli.export.served_model import OUTPUTS
+    from panoptic_cli.inference.predictor import LoadedModel
 
     experiment = config.load_experiment("panoptic_fpn_shapes")
     table = read_categories(data / "mine" / "train.json")
-    network = PanopticFPN(experiment.task.model, label_space_of(experiment, table))
+    network = models.create_network(experiment, table)
     export_saved_model(LoadedModel(experiment, table, network, "untrained", None), tmp_path / "exported")
     shutil.copy(next((data / "photos").glob("*.jpg")), tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     (code,) = [content for language, content in _blocks(README) if language == "python"]
     names: dict[str, Any] = {}
     exec(code, names)
+    assert set(re.findall(r"signature `(\w+)`", README)) < set(names["tf"].saved_model.load("exported").signatures)
     outputs = names["outputs"]
-    listed = re.findall(r"^\| `(\w+)` \| (\w+) `\[batch", README, re.MULTILINE)
-    assert {name: value.dtype.name for name, value in outputs.items()} == dict(listed)
-    assert set(outputs) == set(OUTPUTS)
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) `\[(batch[^]]*)\]", README, re.MULTILINE)
+    assert {name: value.dtype.name for name, value in outputs.items()} == {name: dtype for name, dtype, _ in listed}
+    assert {name: shape for name, _, shape in listed} == {
+        name: ", ".join(str(size) for size in output.shape) for name, output in OUTPUTS.items()
+    }
