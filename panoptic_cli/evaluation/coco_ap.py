@@ -44,20 +44,20 @@ def coco_average_precision(
     """
     truth = _groundtruth(groundtruth, iou_type)
     known = {image["id"] for image in truth["images"]}
-    wanted = known if image_ids is None else set(image_ids)
-    if not wanted <= known:
-        raise DataError(f"Image {_in_order(wanted - known)[0]} is not in the ground truth's images.")
-    found = _detections(detections, iou_type, known, wanted)
+    chosen = known if image_ids is None else set(image_ids)
+    if not chosen <= known:
+        raise DataError(f"Image {_in_order(chosen - known)[0]} is not in the ground truth's images.")
+    found = _detections(detections, iou_type, known, chosen)
     # COCOeval puts the ids into one array, which would turn numbers into strings if some ids are strings.
-    number_of = {image_id: number for number, image_id in enumerate(_in_order(wanted), start=1)}
-    truth["images"] = [{**i, "id": number_of[i["id"]]} for i in truth["images"] if i["id"] in wanted]
+    number_of = {image_id: number for number, image_id in enumerate(_in_order(chosen), start=1)}
+    truth["images"] = [{**i, "id": number_of[i["id"]]} for i in truth["images"] if i["id"] in chosen]
     truth["annotations"] = _numbered(truth["annotations"], number_of)
     found = _numbered(found, number_of)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_coco(truth), _coco({**truth, "annotations": found}), iou_type)
         evaluation.params.imgIds = sorted(number_of.values())
         evaluation.params.catIds = sorted({category["id"] for category in truth["categories"]})
-        if not wanted or not evaluation.params.catIds:
+        if not chosen or not evaluation.params.catIds:
             return dict.fromkeys(METRICS)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -108,7 +108,7 @@ def _groundtruth(groundtruth: Mapping[str, Any], iou_type: str) -> dict[str, Any
 
 
 def _detections(
-    detections: Sequence[Mapping[str, Any]], iou_type: str, known: set[int | str], wanted: set[int | str]
+    detections: Sequence[Mapping[str, Any]], iou_type: str, known: set[int | str], chosen: set[int | str]
 ) -> list[dict[str, Any]]:
     entries = []
     geometry = "bbox" if iou_type == "bbox" else "segmentation"
@@ -118,7 +118,7 @@ def _detections(
         image_id = detection["image_id"]
         if image_id not in known:
             raise DataError(f"Detection {number} belongs to image {image_id}, which is not in the ground truth.")
-        if image_id not in wanted:
+        if image_id not in chosen:
             continue
         entry = {key: detection[key] for key in ("image_id", "category_id", "score", geometry)}
         # The size class of a detection is that of its box or of its mask, whichever is compared.

@@ -42,7 +42,7 @@ class PairedResults:
         masks_dir: folder of the ground truth's PNGs.
         predictions_dir: folder of the predicted PNGs.
         pairs: the annotations of each picture of the ground truth, in its order.
-        file_names: {image id: file name} of the pictures themselves, as far as the ground truth lists them.
+        file_names: {image id: file name} of the pictures that the ground truth lists.
         warnings: oddities that do not change the figures.
     """
 

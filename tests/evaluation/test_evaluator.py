@@ -1,4 +1,4 @@
-"""The evaluation loop on records, mostly with a predictor that knows the answers in place of the network."""
+"""Evaluation of records, mostly with a predictor that knows the right answers in place of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures out of the ordinary, and the way over files, which gives the figures of the way from the model."""
+"""Unusual pictures, and result files, which give the same figures as the model itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network, fusion and scoring run beside each other: figures, errors, Ctrl-C and memory do not depend on it."""
+"""The network, fusion and scoring run at the same time; figures, errors, Ctrl-C and memory do not depend on it."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_picture_without_prediction_is_an_error(files: Callable[..., tuple[Pat
         score(files(change))
 
 
-def test_predictions_of_other_pictures_are_left_out_as_panopticapi_does(
+def test_predictions_of_other_pictures_are_ignored_as_by_panopticapi(
     files: Callable[..., tuple[Path, Path]],
 ) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def test_a_missing_png_and_one_of_another_size(files: Callable[..., tuple[Path, 
         score((predictions, annotations))
 
 
-def test_a_wrong_area_in_the_json_is_told_and_changes_nothing(
+def test_a_wrong_area_in_the_json_is_a_warning_and_changes_nothing(
     files: Callable[..., tuple[Path, Path]],
 ) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:

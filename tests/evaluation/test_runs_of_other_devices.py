@@ -1,4 +1,4 @@
-"""A run is evaluated and predicted on the devices that are here, whatever it was trained on."""
+"""A run is evaluated and predicted on the local devices, whatever it was trained on."""
 
 from __future__ import annotations
 
