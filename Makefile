@@ -55,6 +55,7 @@ quality: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests
 
 style: setup
 	$(BIN)/ruff check --fix .

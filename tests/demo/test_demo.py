@@ -58,14 +58,12 @@ def test_the_whole_way_and_again(tmp_path: Path) -> None:
     assert "finished already" in again.stderr
     assert again.stdout.count("\n") == 1
     result = json.loads(again.stdout)
-    shown = next(line.split()[1:4] for line in first.stdout.splitlines() if line.startswith("All"))
+    shown = next(row.split()[1:4] for row in first.stdout.splitlines() if row.startswith("All"))
     assert [f"{100 * result['panoptic']['All'][key]:.2f}" for key in ("pq", "sq", "rq")] == shown
     assert result["images"] == 60
     assert result["step"] == 20
     assert Path(tmp_path / result["overlay"]) == overlay
     assert result["seconds"].keys() == {"generate", "make-tfrecords", "train", "evaluate", "export", "predict"}
-    for stage in ("generate", "make-tfrecords"):
-        assert result["seconds"][stage] < 5
 
     longer = demo(tmp_path, "--steps", "30")
     assert longer.returncode == 1

@@ -1,4 +1,4 @@
-"""evaluate, predict and exported models give the same panoptic maps of real pictures, exactly."""
+"""evaluate, predict and exported models give exactly the same panoptic maps for real pictures."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.shared]
 _INPUT_TYPES = ("image_tensor", "image_bytes", "tf_example")
 
 
-class Ten(NamedTuple):
-    """Ten pictures, the last one larger than 1024 pixels, as files and as records."""
+class TenPictures(NamedTuple):
+    """Ten pictures as files and as records; the last one is larger than 1024 pixels."""
 
     files: list[Path]
     records: Path
@@ -30,7 +30,7 @@ class Ten(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
+def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> TenPictures:
     from panoptic_cli.coco.layout import coco_files
     from panoptic_cli.records.conversion import convert_all
     from panoptic_cli.records.plans import ConversionPlan
@@ -67,11 +67,11 @@ def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> Ten:
     records = data / "tfrecords"
     plan = ConversionPlan(dataclasses.replace(ours, object_annotations=None), records, 1)
     convert_all([plan], workers=1)
-    return Ten([ours.image_dir / image["file_name"] for image in content["images"]], records, data)
+    return TenPictures([ours.image_dir / image["file_name"] for image in content["images"]], records, data)
 
 
 def read(folder: Path) -> dict[str, tuple[np.ndarray, list[dict[str, Any]]]]:
-    """{stem: (segment ids, segments_info)} of a folder with pred.json and pred/."""
+    """Reads {stem: (segment ids, segments_info)} from a folder with pred.json and pred/."""
     annotations = json.loads((folder / "pred.json").read_text())["annotations"]
     return {
         Path(a["file_name"]).stem: (
@@ -90,7 +90,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def predicted(coco_checkpoint: tuple[str, ...], ten: Ten, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def predicted(coco_checkpoint: tuple[str, ...], ten: TenPictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("predicted") / "out"
     assert run(["predict", *map(str, ten.files), *coco_checkpoint, "--output", str(output)]) == 0
     return output
@@ -98,7 +98,7 @@ def predicted(coco_checkpoint: tuple[str, ...], ten: Ten, tmp_path_factory: pyte
 
 @pytest.fixture(scope="module")
 def exported(coco_checkpoint: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a SavedModel of each input type, and what export printed about them."""
+    """A folder with a SavedModel for each input type, and the output of export."""
     folder = tmp_path_factory.mktemp("exported")
     with (folder / "printed.txt").open("w") as stream, contextlib.redirect_stdout(stream):
         for input_type in _INPUT_TYPES:
@@ -107,7 +107,7 @@ def exported(coco_checkpoint: tuple[str, ...], tmp_path_factory: pytest.TempPath
     return folder
 
 
-def test_the_comparison_has_something_to_compare(predicted: Path) -> None:
+def test_predictions_contain_things_and_several_categories(predicted: Path) -> None:
     predictions = read(predicted)
     assert len(predictions) == 10
     things = {c["id"] for c in json.loads((predicted / "pred.json").read_text())["categories"] if c["isthing"]}
@@ -119,17 +119,21 @@ def test_the_comparison_has_something_to_compare(predicted: Path) -> None:
         assert len({segment["category_id"] for segment in segments}) > 3
 
 
-def test_evaluate_and_predict(coco_checkpoint: tuple[str, ...], ten: Ten, predicted: Path, tmp_path: Path) -> None:
+def test_evaluate_and_predict_give_the_same_maps(
+    coco_checkpoint: tuple[str, ...], ten: TenPictures, predicted: Path, tmp_path: Path
+) -> None:
     words = ["--eval-data", f"{ten.records}/val-*", "--output", str(tmp_path / "out")]
     assert run(["evaluate", *coco_checkpoint, *words]) == 0
     same(read(tmp_path / "out"), read(predicted))
 
 
-def test_exported_models_in_a_python_without_the_package(exported: Path, ten: Ten, predicted: Path) -> None:
+def test_exported_models_give_the_same_maps_without_the_package(
+    exported: Path, ten: TenPictures, predicted: Path
+) -> None:
     from panoptic_cli.images.pictures import read_picture
     from panoptic_cli.records import schema
 
-    inputs: dict[str, np.ndarray] = {}
+    inputs: dict[str, Any] = {}
     for path in ten.files:
         content = path.read_bytes()
         inputs[f"image_tensor:{path.stem}"] = read_picture(path)[None]
@@ -148,8 +152,8 @@ def test_exported_models_in_a_python_without_the_package(exported: Path, ten: Te
         same(served, read(predicted))
 
 
-def from_outputs(outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """What a client makes of the answer: COCO's PNG and segments_info."""
+def from_outputs(outputs: dict[str, Any]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Reads COCO's PNG and segments_info from a response, as a client does."""
     ids = panoptic_png.rgb_to_ids(np.asarray(Image.open(io.BytesIO(outputs["panoptic_png_bytes"]))))
     columns = ("segment_ids", "segment_category_ids", "segment_areas", "segment_boxes")
     rows = zip(*(outputs[name][: int(outputs["num_segments"])].tolist() for name in columns), strict=True)
@@ -158,7 +162,7 @@ def from_outputs(outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, list[dict[
 
 
 def check_maps(outputs: dict[str, np.ndarray], ids: np.ndarray, segments: list[dict[str, Any]]) -> None:
-    """The maps hold the same segments as the PNG, and each thing's scores can be found."""
+    """Checks that the maps contain the segments of the PNG, and that each thing refers to its detection."""
     category, instance = outputs["panoptic_category_map"], outputs["panoptic_instance_map"]
     assert category.shape == ids.shape == tuple(outputs["image_sizes"])
     assert not category[ids == 0].any()
@@ -170,13 +174,15 @@ def check_maps(outputs: dict[str, np.ndarray], ids: np.ndarray, segments: list[d
             assert outputs["detection_category_ids"][place - 1] == segment["category_id"]
 
 
-def test_the_weights_are_told(exported: Path) -> None:
+def test_the_description_and_the_output_name_the_weights(exported: Path) -> None:
     described = json.loads((exported / "image_tensor" / "assets" / "panoptic.json").read_text())
     assert (described["step"], described["averaged"]) == (7, True)
     assert (exported / "printed.txt").read_text().count("averaged weights (EMA) of step 7") == len(_INPUT_TYPES)
 
 
-def test_predict_from_the_saved_model(exported: Path, ten: Ten, predicted: Path, tmp_path: Path) -> None:
+def test_predict_writes_the_same_files_from_a_saved_model(
+    exported: Path, ten: TenPictures, predicted: Path, tmp_path: Path
+) -> None:
     words = ["--saved-model", str(exported / "image_bytes"), "--output", str(tmp_path / "out"), "--batch-size", "2"]
     assert run(["predict", *map(str, ten.files), *words]) == 0
     same(read(tmp_path / "out"), read(predicted))
@@ -185,8 +191,8 @@ def test_predict_from_the_saved_model(exported: Path, ten: Ten, predicted: Path,
         assert (tmp_path / "out" / name).read_bytes() == (predicted / name).read_bytes()
 
 
-def test_a_higher_threshold_is_the_same_with_both(
-    exported: Path, coco_checkpoint: tuple[str, ...], ten: Ten, predicted: Path, tmp_path: Path
+def test_a_higher_threshold_gives_the_same_maps_from_checkpoint_and_saved_model(
+    exported: Path, coco_checkpoint: tuple[str, ...], ten: TenPictures, predicted: Path, tmp_path: Path
 ) -> None:
     threshold = str(np.median([d["score"] for d in json.loads((predicted / "detections.json").read_text())]))
     for name, words in (("one", coco_checkpoint), ("other", ("--saved-model", str(exported / "tf_example")))):
@@ -199,7 +205,7 @@ def test_a_higher_threshold_is_the_same_with_both(
     assert 0 < len(fewer) < len(things)
 
 
-def test_a_lower_threshold_gives_more_things(exported: Path, ten: Ten, predicted: Path, tmp_path: Path) -> None:
+def test_a_lower_threshold_gives_more_things(exported: Path, ten: TenPictures, predicted: Path, tmp_path: Path) -> None:
     words = [
         "--saved-model",
         str(exported / "image_bytes"),
@@ -213,7 +219,7 @@ def test_a_lower_threshold_gives_more_things(exported: Path, ten: Ten, predicted
     assert counts[0] > counts[1]
 
 
-def test_ids_of_more_than_one_byte_are_coded_as_colours() -> None:
+def test_ids_of_more_than_one_byte_are_encoded_as_colours() -> None:
     import tensorflow as tf
 
     from panoptic_cli.export.coco_segments import encode_segment_png

@@ -1,9 +1,10 @@
-"""SavedModels, run by a Python that has neither this package nor Keras."""
+"""SavedModels, run in a Python without this package and Keras."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def pictures(shapes_dir: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def predicted(tiny_predictor: Predictor, pictures: list[Path]) -> list[Prediction]:
-    """What `panoptic predict` computes for them; see panoptic_cli.inference.pictures."""
+    """What `panoptic predict` computes for these pictures; see panoptic_cli.inference.pictures."""
     from panoptic_cli.images.pictures import read_picture
 
     return [tiny_predictor.predict(read_picture(path)) for path in pictures]
@@ -34,15 +35,13 @@ def predicted(tiny_predictor: Predictor, pictures: list[Path]) -> list[Predictio
 
 @pytest.fixture(scope="module")
 def served(tiny_model: LoadedModel, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with SavedModels for two input types, and what they gave in another process."""
+    """A folder with SavedModels for two input types, and their outputs from another process."""
     from panoptic_cli.images.pictures import read_picture
 
     folder = tmp_path_factory.mktemp("served")
     encoded = [path.read_bytes() for path in pictures]
-    # One picture a call for tensors, whose sizes differ; then a batch of two of one size.
-    inputs: dict[str, np.ndarray] = {
-        f"image_tensor:{place}": read_picture(path)[None] for place, path in enumerate(pictures)
-    }
+    # Tensors need one picture per call, because sizes differ, or a batch of two pictures of the same size.
+    inputs: dict[str, Any] = {f"image_tensor:{place}": read_picture(path)[None] for place, path in enumerate(pictures)}
     inputs["image_tensor:both"] = np.repeat(read_picture(pictures[0])[None], 2, axis=0)
     inputs["image_bytes:both"] = np.array(encoded, object)
     np.savez(folder / "inputs.npz", **inputs)
@@ -54,13 +53,13 @@ def served(tiny_model: LoadedModel, pictures: list[Path], tmp_path_factory: pyte
 
 
 def check_against(outputs: dict[str, np.ndarray], place: int, expected: Prediction) -> None:
-    """The panoptic maps are the same; float outputs to the last bits."""
+    """Checks that the panoptic maps are the same, and float outputs up to their last bits."""
     height, width = expected.category_map.shape
     assert outputs["image_sizes"][place].tolist() == [height, width]
-    for name, wanted in (("category", expected.category_map), ("instance", expected.instance_map)):
+    for name, expected_map in (("category", expected.category_map), ("instance", expected.instance_map)):
         given = outputs[f"panoptic_{name}_map"][place]
-        # In a batch of two, convolutions add up in another order, and a pixel at a threshold may fall on either side.
-        assert (given[:height, :width] != wanted).sum() <= (0 if len(outputs["image_sizes"]) == 1 else 2)
+        # In a batch of two, convolutions add in another order, so a pixel at a threshold may be on either side.
+        assert (given[:height, :width] != expected_map).sum() <= (0 if len(outputs["image_sizes"]) == 1 else 2)
         assert not given[height:].any()  # padding is void
         assert not given[:, width:].any()
     count = int(outputs["num_detections"][place])
@@ -73,15 +72,15 @@ def check_against(outputs: dict[str, np.ndarray], place: int, expected: Predicti
     assert (counts[:count].sum(axis=1) == height * width).all()
     assert not counts[count:].any()
     same = [
-        np.array_equal(np.trim_zeros(given, "b"), np.trim_zeros(wanted, "b"))
-        for given, wanted in zip(counts, detections.masks, strict=False)
+        np.array_equal(np.trim_zeros(given, "b"), np.trim_zeros(mask, "b"))
+        for given, mask in zip(counts, detections.masks, strict=False)
     ]
-    assert np.mean(same) > 0.9  # boxes differ in their last bits, which may move a pixel at the threshold
-    for name, wanted in (("boxes", detections.boxes), ("scores", detections.scores)):
-        np.testing.assert_allclose(outputs[f"detection_{name}"][place, :count], wanted, rtol=1e-4, atol=1e-4)
+    assert np.mean(same) > 0.9  # the last bits of a box may decide a pixel at the threshold
+    for name, values in (("boxes", detections.boxes), ("scores", detections.scores)):
+        np.testing.assert_allclose(outputs[f"detection_{name}"][place, :count], values, rtol=1e-4, atol=1e-4)
 
 
-def test_the_comparison_has_something_to_compare(predicted: list[Prediction]) -> None:
+def test_predictions_contain_things_and_several_categories(predicted: list[Prediction]) -> None:
     assert predicted[0].category_map.shape != predicted[1].category_map.shape
     for prediction in predicted:
         assert prediction.instance_map.max() > 0
@@ -89,7 +88,7 @@ def test_the_comparison_has_something_to_compare(predicted: list[Prediction]) ->
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_image_tensor(served: Path, predicted: list[Prediction], place: int) -> None:
+def test_a_single_image_tensor(served: Path, predicted: list[Prediction], place: int) -> None:
     outputs = dict(np.load(served / f"image_tensor-{place}.npz", allow_pickle=True))
     assert outputs.keys() == OUTPUTS.keys()
     check_against(outputs, 0, predicted[place])
@@ -127,7 +126,7 @@ def test_the_asset_describes_the_model(served: Path, tiny_model: LoadedModel, in
     assert described["step"] == 3
     assert described["outputs"].keys() == OUTPUTS.keys()
     assert described["categories"] == tiny_model.table.to_list()
-    # ImageNet's mean and deviation on the scale of the pixels.
+    # ImageNet's mean and standard deviation, on the scale of the pixels.
     assert described["averaged"] is False
     described |= described["preprocessing"]
     assert described["mean"] == pytest.approx([123.675, 116.28, 103.53])
@@ -145,7 +144,7 @@ def test_outputs_are_as_documented(served: Path) -> None:
             assert size == documented or isinstance(documented, str), name
 
 
-def test_the_compact_signature_and_the_metadata(
+def test_the_signatures_compact_and_metadata(
     served: Path, predicted: list[Prediction], pictures: list[Path], tiny_model: LoadedModel
 ) -> None:
     model = tf.saved_model.load(str(served / "image_bytes"))
@@ -155,7 +154,7 @@ def test_the_compact_signature_and_the_metadata(
         ids = tf.io.decode_png(outputs["panoptic_png_bytes"][place]).numpy()[..., 0]
         np.testing.assert_array_equal(ids, expected.segment_map)
         assert int(outputs["num_segments"][place]) == len(expected.segments)
-    # Answers for HTTP stay small: maps of these two pictures alone are this large as numbers.
+    # Responses for HTTP stay small: smaller than the maps of these two pictures.
     small = sum(value.numpy().nbytes for name, value in outputs.items() if name != "panoptic_png_bytes")
     assert small < sum(prediction.category_map.nbytes for prediction in predicted)
 
@@ -163,7 +162,7 @@ def test_the_compact_signature_and_the_metadata(
     assert [json.loads(value) for value in values] == [tiny_model.table.to_list(), 3, None]
 
 
-def test_the_threshold_of_the_fusion_can_be_given(
+def test_the_signature_above_score_applies_its_threshold(
     served: Path, predicted: list[Prediction], pictures: list[Path]
 ) -> None:
     model = tf.saved_model.load(str(served / "image_bytes"))
@@ -175,8 +174,8 @@ def test_the_threshold_of_the_fusion_can_be_given(
         np.testing.assert_array_equal(none["num_detections"][place], len(expected.detections.scores))
 
 
-def test_a_bucket(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through TensorFlow's own file system in memory, which takes the same way as gs://."""
+def test_export_to_a_bucket(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses TensorFlow's file system in memory, which is used in the same way as gs://."""
     output = "ram://bucket/models/1"
     gfile = tf.io.gfile
     gfile.makedirs("ram://bucket/thesis")
@@ -185,8 +184,8 @@ def test_a_bucket(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DataError, match="ram://bucket/thesis exists and is not a SavedModel"):
         export_saved_model(tiny_model, "ram://bucket/thesis")
 
-    monkeypatch.setattr(tf.saved_model, "save", small_saved_model)  # what is copied is not the point here
-    written = export_saved_model(tiny_model, Path(output))  # a Path makes ram:/ of ram://
+    monkeypatch.setattr(tf.saved_model, "save", small_saved_model)  # the content does not matter here
+    written = export_saved_model(tiny_model, Path(output))  # a Path turns ram:// into ram:/
     assert written["saved_model"] == output
     loaded = tf.saved_model.load(output)
     assert loaded.signatures["double"](tf.constant(3.0))["x"] == 6.0
@@ -195,9 +194,14 @@ def test_a_bucket(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> N
 
     order = []
     copy = gfile.copy
-    monkeypatch.setattr(gfile, "copy", lambda *words, **more: (order.append(words[1]), copy(*words, **more)))
+
+    def recorded(source: str, target: str, overwrite: bool = False) -> None:
+        order.append(target)
+        copy(source, target, overwrite)
+
+    monkeypatch.setattr(gfile, "copy", recorded)
     export_saved_model(tiny_model, output)
-    assert order[-1] == f"{output}/saved_model.pb"  # without it the others are no SavedModel
+    assert order[-1] == f"{output}/saved_model.pb"  # without it, the other files are not a SavedModel
     assert not gfile.exists(f"{output}/old.txt")
 
     def full(*_: object, **__: object) -> None:
@@ -218,7 +222,7 @@ def small_saved_model(_: object, folder: str, **__: object) -> None:
     _SAVE(module, folder, signatures={"double": module.double})
 
 
-def test_another_folder_is_refused(tiny_model: LoadedModel, tmp_path: Path) -> None:
+def test_files_that_are_not_a_saved_model_are_not_replaced(tiny_model: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     (tmp_path / "file").write_text("")
@@ -229,7 +233,7 @@ def test_another_folder_is_refused(tiny_model: LoadedModel, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
 
 
-def test_a_failed_export_leaves_everything_as_it_was(
+def test_a_failed_export_changes_nothing(
     tiny_model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(_: object, folder: str, **__: object) -> None:

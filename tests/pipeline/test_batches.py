@@ -1,4 +1,4 @@
-"""Training examples and the order of the stream, on generated pictures."""
+"""Training examples and the order of the stream, with generated pictures."""
 
 from __future__ import annotations
 
@@ -32,8 +32,13 @@ from panoptic_cli.records.tfrecord import read_records
 
 TABLE = CategoryTable.from_list(CATEGORIES, "shapes")
 LABELS = LabelSpace.create(TABLE)
-# The sampling of anchors leaves none out.
-SETTINGS = {"max_num_instances": 16, "mask_crop_size": 28, "rpn_batch_size_per_im": 1_000_000, "rpn_fg_fraction": 1.0}
+# The sample includes all anchors.
+SETTINGS: dict[str, Any] = {
+    "max_num_instances": 16,
+    "mask_crop_size": 28,
+    "rpn_batch_size_per_im": 1_000_000,
+    "rpn_fg_fraction": 1.0,
+}
 PLAIN = Parser(**SETTINGS)
 
 
@@ -80,7 +85,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True))
 
 
-def test_plain_example_agrees_with_the_annotations(serialized: list[bytes], shapes_dir: Path) -> None:
+def test_an_example_without_augmentation_matches_the_annotations(serialized: list[bytes], shapes_dir: Path) -> None:
     pictures = {p.id: p for p in read_dataset(coco_files(shapes_dir, "train")).pictures}
     crowds = 0
     for record in serialized:
@@ -89,25 +94,25 @@ def test_plain_example_agrees_with_the_annotations(serialized: list[bytes], shap
         made = example(record)
         scale = np.tile(made["geometry"].scale, 2)
         np.testing.assert_array_equal(made["geometry"].original_size, [picture.height, picture.width])
-        wanted = np.array(raw[schema.OBJECT_IS_CROWD]) == 0
-        crowds += int((~wanted).sum())
+        kept = np.array(raw[schema.OBJECT_IS_CROWD]) == 0
+        crowds += int((~kept).sum())
         edges = (schema.OBJECT_YMIN, schema.OBJECT_XMIN, schema.OBJECT_YMAX, schema.OBJECT_XMAX)
         size = np.tile([picture.height, picture.width], 2)
-        boxes = np.stack([np.array(raw[key])[wanted] for key in edges], axis=-1) * size * scale
-        ids = np.array(raw[schema.OBJECT_LABEL])[wanted]
+        boxes = np.stack([np.array(raw[key])[kept] for key in edges], axis=-1) * size * scale
+        ids = np.array(raw[schema.OBJECT_LABEL])[kept]
         n = len(ids)
         np.testing.assert_allclose(made["gt_boxes"][:n], boxes, atol=1e-3)
         np.testing.assert_array_equal(made["gt_classes"][:n], [LABELS.thing_class_of_id[i] for i in ids])
-        # the rest is padding
+        # The rest is padding.
         assert (made["gt_boxes"][n:] == -1).all()
         assert (made["gt_classes"][n:] == -1).all()
         assert not made["gt_masks"][n:].any()
-        # a mask fills a good part of its box and reaches most of its sides
+        # A mask fills a good part of its box.
         for mask in made["gt_masks"][:n]:
             assert 0.2 < mask.mean() / 255 <= 1
         assert made["images"].shape == (128, 128, 3)
         assert made["semantic_labels"].shape == (128, 128)
-    assert crowds > 0  # some were there to be left out
+    assert crowds > 0  # there were crowds to skip
 
 
 def test_labels_are_those_of_the_panoptic_png(serialized: list[bytes], shapes_dir: Path) -> None:
@@ -125,7 +130,7 @@ def test_labels_are_those_of_the_panoptic_png(serialized: list[bytes], shapes_di
         assert len(np.unique(expected)) >= 2
 
 
-def test_same_seed_same_example(serialized: list[bytes]) -> None:
+def test_equal_seeds_give_equal_examples(serialized: list[bytes]) -> None:
     parser = Parser(aug_rand_hflip=True, aug_scale_min=0.5, aug_scale_max=2, **SETTINGS)
     first = example(serialized[0], parser, 1)
     assert same(first, example(serialized[0], parser, 1))
@@ -138,11 +143,11 @@ def test_same_seed_same_example(serialized: list[bytes]) -> None:
         assert (boxes <= 128).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         padded = made["semantic_labels"] == 255
-        # the labels may be a row or column smaller than the picture
+        # The labels may be a row or column smaller than the picture.
         assert not padded.any() or (np.abs(made["images"][padded]).sum(-1) == 0).mean() > 0.9
 
 
-def test_a_flip_mirrors_everything(serialized: list[bytes]) -> None:
+def test_a_flip_mirrors_picture_boxes_masks_and_labels(serialized: list[bytes]) -> None:
     flip = Parser(aug_rand_hflip=True, **SETTINGS)
     seen = set()
     for record in serialized[:3]:
@@ -164,7 +169,7 @@ def test_a_flip_mirrors_everything(serialized: list[bytes]) -> None:
             assert np.abs(difference).mean() < 0.02 * 255  # sampled at mirrored places, up to rounding
             image = plain["images"][:, :inside][:, ::-1]
             np.testing.assert_allclose(made["images"][:, :inside], image, atol=2e-3)
-            # nearest neighbours may fall on the other side where two are equally near
+            # If two neighbours are equally near, the other one may be chosen.
             labels = plain["semantic_labels"][:, :inside][:, ::-1]
             assert np.mean(made["semantic_labels"][:, :inside] == labels) > 0.93
     assert seen == {True, False}
@@ -182,7 +187,7 @@ def test_scaling_moves_boxes_with_the_picture(serialized: list[bytes]) -> None:
     np.testing.assert_allclose(made["gt_boxes"][: kept.sum()], moved[kept], atol=1e-2)
 
 
-def test_no_more_than_the_maximum_of_instances(serialized: list[bytes]) -> None:
+def test_an_example_has_at_most_max_num_instances(serialized: list[bytes]) -> None:
     parser = Parser(**{**SETTINGS, "max_num_instances": 1})
     fullest = max(serialized, key=lambda r: len(decode_example(r)[schema.OBJECT_LABEL]))
     assert len(decode_example(fullest)[schema.OBJECT_LABEL]) > 1
@@ -192,8 +197,8 @@ def test_no_more_than_the_maximum_of_instances(serialized: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_label_pngs_of_8_and_16_bits(kind: type) -> None:
-    labels = np.array([[0, 1, 255], [7, 200, np.iinfo(kind).max]], kind)
+def test_label_pngs_of_8_and_16_bits_are_decoded(kind: type[np.unsignedinteger]) -> None:
+    labels: np.ndarray = np.array([[0, 1, 255], [7, 200, np.iinfo(kind).max]], kind)
     stream = io.BytesIO()
     Image.fromarray(labels).save(stream, format="PNG")
     wide = kind == np.uint16
@@ -219,7 +224,7 @@ def test_pictures_of_any_size_are_resized(size: tuple[int, int]) -> None:
 
 
 def places(dataset: tf.data.Dataset, batches: int, pictures: np.ndarray) -> list[int]:
-    """Which of the pictures each example is; the same up to the rounding of another graph."""
+    """Returns the index of each example's picture; they are equal up to the rounding of another graph."""
     found = []
     for batch in dataset.take(batches):
         for image in batch["images"].numpy():
@@ -230,9 +235,9 @@ def places(dataset: tf.data.Dataset, batches: int, pictures: np.ndarray) -> list
 
 
 @pytest.mark.slow
-def test_an_epoch_has_every_record_once(shapes_records: Path, serialized: list[bytes]) -> None:
+def test_an_epoch_contains_every_record_once(shapes_records: Path, serialized: list[bytes]) -> None:
     pictures = np.stack([example(r)["images"] for r in serialized])
-    # blocks of 3 records, and one larger than the epoch
+    # Blocks of 3 records, and one larger than the epoch.
     for buffer in (6, 1000):
         config = experiment(
             shapes_records,
@@ -245,13 +250,13 @@ def test_an_epoch_has_every_record_once(shapes_records: Path, serialized: list[b
 
 
 @pytest.mark.slow
-def test_start_step_goes_on_exactly(shapes_records: Path) -> None:
+def test_start_step_continues_the_same_stream(shapes_records: Path) -> None:
     config = experiment(
         shapes_records, **{"task.train_data.shuffle_buffer_size": 6, "task.train_data.parser.aug_scale_min": 0.8}
     )
     whole = list(
         training_dataset(config, targets_of(config), batch_size=5, seed=7).take(5)
-    )  # over two ends of an epoch
+    )  # across the ends of two epochs
     for start in (3,):
         rest = training_dataset(config, targets_of(config), batch_size=5, seed=7, start_step=start)
         for a, b in zip(whole[start:], rest, strict=False):
@@ -260,7 +265,7 @@ def test_start_step_goes_on_exactly(shapes_records: Path) -> None:
     assert not same(whole[0], other)
 
 
-def test_batches_do_not_depend_on_the_threads(shapes_records: Path) -> None:
+def test_batches_do_not_depend_on_the_number_of_threads(shapes_records: Path) -> None:
     dataset = training_dataset(experiment(shapes_records), TARGETS, batch_size=3, seed=2)
     batches = []
     for threads in (1, 5):
@@ -271,7 +276,7 @@ def test_batches_do_not_depend_on_the_threads(shapes_records: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_parts_of_workers_make_up_the_batches(shapes_records: Path) -> None:
+def test_the_parts_of_all_workers_make_up_the_batches(shapes_records: Path) -> None:
     config = experiment(shapes_records)
     for start_step in (0, 2):
         whole = next(iter(training_dataset(config, targets_of(config), batch_size=12, seed=1, start_step=start_step)))
@@ -280,7 +285,7 @@ def test_the_parts_of_workers_make_up_the_batches(shapes_records: Path) -> None:
             parts = training_dataset(
                 config, targets_of(config), batch_size=12, seed=1, start_step=start_step, input_context=context
             )
-            assert parts.element_spec["images"].shape == (2, 128, 128, 3)  # of one replica
+            assert parts.element_spec["images"].shape == (2, 128, 128, 3)  # those of one replica
             for number, part in enumerate(parts.take(2)):
                 first = 4 * worker + 2 * number
                 assert same(part, tf.nest.map_structure(lambda x, at=first: x[at : at + 2], whole))
@@ -294,7 +299,7 @@ def test_batches_have_static_shapes(shapes_records: Path) -> None:
     assert set(dataset.element_spec["rpn_scores"]) == {"2", "3", "4", "5"}
 
 
-def test_evaluation_goes_through_all_pictures_in_order(shapes_records: Path) -> None:
+def test_evaluation_reads_all_pictures_in_order(shapes_records: Path) -> None:
     pattern = str(shapes_records / "val-*")
     dataset = list(evaluation_dataset(pattern, PREPROCESSING, batch_size=3))
     assert [len(images) for images, _, _ in dataset] == [3, 1]
@@ -305,7 +310,7 @@ def test_evaluation_goes_through_all_pictures_in_order(shapes_records: Path) -> 
     assert [len(images) for images, _, _ in limited] == [2, 1]
 
 
-def test_missing_and_broken_records(shapes_records: Path, tmp_path: Path) -> None:
+def test_missing_and_truncated_records_are_errors(shapes_records: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none-"):
         find_record_files(f"{shapes_records}/train-*,{tmp_path}/none-*")
     assert sum(count_records(find_record_files(f"{shapes_records}/train-*"))) == 12
@@ -316,7 +321,7 @@ def test_missing_and_broken_records(shapes_records: Path, tmp_path: Path) -> Non
         count_records([str(broken)])
 
 
-def test_a_semantic_class_of_255_is_no_padding() -> None:
+def test_the_padding_label_is_never_a_semantic_class() -> None:
     entries = [{"id": 1, "name": "thing", "isthing": 1}]
     entries += [{"id": i, "name": f"stuff {i}", "isthing": 0} for i in range(2, 302)]
     many = LabelSpace.create(CategoryTable.from_list(entries, "the test"))

@@ -11,8 +11,10 @@ from panoptic_cli.models.panoptic_fpn.nms import Suppression
 
 @pytest.mark.parametrize("suppression", ["kernel", "lists", "padded"])
 @pytest.mark.parametrize(("top_k", "kept"), [(3, [0, 2]), (2, [0]), (1, [0])])
-def test_only_the_best_of_a_class_are_considered(top_k: int, kept: list[int], suppression: Suppression) -> None:
-    # The second proposal lies on the first. The third, which overlaps neither, is considered only among the best three.
+def test_only_the_highest_scores_of_a_class_are_considered(
+    top_k: int, kept: list[int], suppression: Suppression
+) -> None:
+    # The second proposal equals the first. The third overlaps neither, but is considered only among the best three.
     proposals = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     logits = np.array([[0, 3], [0, 2], [0, 1]], np.float32)  # background and one class
     config = DetectionGenerator(pre_nms_top_k=top_k, max_num_detections=5)
@@ -31,18 +33,16 @@ def test_only_the_best_of_a_class_are_considered(top_k: int, kept: list[int], su
 
 
 @pytest.mark.parametrize("suppression", ["lists", "padded"])
-def test_all_forms_of_suppression_detect_the_same(suppression: Suppression) -> None:
+def test_all_forms_of_suppression_give_the_same_detections(suppression: Suppression) -> None:
     rng = np.random.default_rng(3)
     low = rng.uniform(0, 40, (2, 60, 2))
     proposals = np.concatenate([low, low + rng.uniform(4, 24, (2, 60, 2))], -1).astype(np.float32)
-    inputs = [
-        tf.constant(x, tf.float32)
-        for x in (2 * rng.standard_normal((2, 60, 5)), 0.3 * rng.standard_normal((2, 60, 5, 4)), proposals)
-    ]
+    scores = tf.constant(2 * rng.standard_normal((2, 60, 5)), tf.float32)
+    offsets = tf.constant(0.3 * rng.standard_normal((2, 60, 5, 4)), tf.float32)
     config = DetectionGenerator(pre_nms_top_k=40, max_num_detections=30)
     shape = tf.constant([[64.0, 64.0], [48.0, 60.0]])
-    kernel = detect(*inputs, shape, config)
-    other = detect(*inputs, shape, config, suppression)
+    kernel = detect(scores, offsets, tf.constant(proposals), shape, config)
+    other = detect(scores, offsets, tf.constant(proposals), shape, config, suppression)
     assert kernel["num_detections"].numpy().min() > 20
     for name, value in kernel.items():
         np.testing.assert_array_equal(value, other[name], err_msg=name)

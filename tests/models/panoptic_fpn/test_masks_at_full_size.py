@@ -1,4 +1,4 @@
-"""Masks pasted at the picture's size, and the segments and detections that leave the family."""
+"""Masks pasted at the picture's size, and the segments and detections that `finish` returns."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def runs(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> list[
 
 
 def painted(counts: np.ndarray, height: int, width: int) -> np.ndarray:
-    """bool [height, width] of run lengths."""
+    """Decodes run lengths to bool [height, width]."""
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (1, 90), (90, 1), (30, 700)])
-def test_masks_are_pasted_as_by_the_oracle(height: int, width: int) -> None:
+def test_pasted_masks_equal_those_of_the_oracle(height: int, width: int) -> None:
     rng = np.random.default_rng(height)
     n, cells = 40, 28
     size = np.array([height, width])
-    low = rng.uniform(-0.3, 0.9, (n, 2)) * size  # partly and wholly outside, too
+    low = rng.uniform(-0.3, 0.9, (n, 2)) * size  # some are partly or entirely outside
     boxes = np.concatenate([low, low + rng.uniform(0.02, 0.8, (n, 2)) * size], axis=-1).astype(np.float32)
     boxes[0] = [0, 0, height, width]
     boxes[1] = [-5, -5, height + 5, width + 5]
@@ -47,11 +47,11 @@ def test_masks_are_pasted_as_by_the_oracle(height: int, width: int) -> None:
     differing = 0
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.sum() == height * width
-        assert (ours[1:] > 0).all()  # no empty run but the first
+        assert (ours[1:] > 0).all()  # only the first run may be empty
         differing += int((painted(ours, height, width) != painted(theirs, height, width)).sum())
-    # float32 against float64: a pixel whose value is the threshold may fall on either side.
+    # float32 and float64 may decide differently for a pixel whose value is the threshold.
     assert differing <= 3
-    assert painted(found[1], height, width).all()  # the one that reaches beyond the picture
+    assert painted(found[1], height, width).all()  # the one that extends beyond the picture
     assert found[2].tolist() == [height * width]
 
 
@@ -62,7 +62,7 @@ def test_a_box_without_area_gives_an_empty_mask(box: list[float]) -> None:
     assert found[1].tolist() == [0, 2, 4, 2, 34]
 
 
-def test_no_masks() -> None:
+def test_an_empty_list_of_masks_gives_no_runs() -> None:
     assert runs(np.zeros((0, 4, 4)), np.zeros((0, 4)), 6, 7) == []
 
 
@@ -80,7 +80,7 @@ TABLE = CategoryTable.from_list(
 def random_outputs(rng: np.random.Generator, classes: int) -> dict[str, Any]:
     n = 12
     low = rng.uniform(0, 40, (n, 2))
-    labels = rng.integers(1, 4, n).astype(np.int32)  # 2 is a class that no category has
+    labels = rng.integers(1, 4, n).astype(np.int32)  # class 2 has no category
     labels[9:] = 0  # padding
     return {
         "detection_boxes": np.concatenate([low, low + rng.uniform(4, 24, (n, 2))], 1).astype(np.float32),
@@ -94,20 +94,21 @@ def random_outputs(rng: np.random.Generator, classes: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_classes_without_a_category_are_void_everywhere(seed: int) -> None:
-    space = LabelSpace.create(TABLE, 90, 5, 8)  # as COCO's: classes between the ids of the categories
+    space = LabelSpace.create(TABLE, 90, 5, 8)  # as for COCO, with classes between the ids of the categories
     outputs = {k: tf.constant(v) for k, v in random_outputs(np.random.default_rng(seed), 8).items()}
     geometry = geometry_of([[50, 64], [64, 64], [1, 1], [0, 0]])
     config = PanopticSegmentationGenerator(stuff_area_threshold=0)
     maps, found = fuse(outputs, geometry, config, space), finish(outputs, geometry, config, space)
     ids = [*found.category_ids.numpy().tolist(), *found.detection_category_ids.numpy().tolist()]
     assert set(ids) <= {1, 3, 93, 95}
+    assert found.semantic_map is not None
     assert set(np.unique(found.semantic_map)) == {ANY_THING, 0, 93, 95}
     labels = outputs["detection_classes"].numpy()
     assert len(found.scores) == ((labels == 1) | (labels == 3)).sum() < 9
     assert (np.diff(found.scores) <= 0).all()
     assert found.masks.shape[0] == len(found.scores) == len(found.boxes)
 
-    # Painted again, the segments give the maps of the fusion.
+    # The segments, painted again, give the maps of the fusion.
     category = np.concatenate([[0], found.category_ids])[found.segment_map]
     np.testing.assert_array_equal(category, maps.category)
     place = np.concatenate([[0], found.detection_of_segment])[found.segment_map]
@@ -115,7 +116,7 @@ def test_classes_without_a_category_are_void_everywhere(seed: int) -> None:
     known = np.flatnonzero((labels == 1) | (labels == 3))
     np.testing.assert_array_equal(known[place[place > 0] - 1] + 1, maps.instance.numpy()[place > 0])
 
-    # Segments are ordered by category and detection, each has its pixels, and a thing lies within its mask.
+    # Segments are ordered by category and detection, each has pixels, and a thing is within its mask.
     keys = list(zip(found.category_ids.numpy().tolist(), found.detection_of_segment.numpy().tolist(), strict=True))
     assert keys == sorted(set(keys))
     np.testing.assert_array_equal(found.areas, np.bincount(found.segment_map.numpy().ravel())[1:])
@@ -142,4 +143,4 @@ def test_a_higher_threshold_leaves_fewer_things() -> None:
     expected = finish(outputs, geometry, configured, space)
     assert (given.detection_of_segment.numpy() > 0).sum() < (lower.detection_of_segment.numpy() > 0).sum()
     np.testing.assert_array_equal(given.segment_map, expected.segment_map)
-    np.testing.assert_array_equal(given.scores, lower.scores)  # detections are listed whatever the threshold
+    np.testing.assert_array_equal(given.scores, lower.scores)  # detections are listed at any threshold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def network(shapes_labels: LabelSpace) -> PanopticFPN:
     keras.utils.set_random_seed(1)
     task = load_experiment("panoptic_fpn_shapes", options=OPTIONS).task
     network = PanopticFPN(task, shapes_labels)
-    # An untrained network scores all boxes alike; larger kernels make it choose and place them apart.
+    # An untrained network gives all boxes the same score. With larger kernels, scores and positions differ.
     rng = np.random.default_rng(0)
     for layer, scale in (
         (network.rpn_head.classifier, 0.3),
@@ -56,13 +56,13 @@ def outputs(network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry]) -> dict[
 
 
 def assert_same_detections(a: dict[str, Any], b: dict[str, Any]) -> None:
-    # The convolutions add up in another order: relative differences of 1e-6 a layer, 1e-4 in pixels at the end.
+    # Convolutions add in another order: relative differences of 1e-6 per layer, 1e-4 pixels at the end.
     for key, value in a.items():
         tolerance = 5e-3 if key == "detection_boxes" else 5e-4
         np.testing.assert_allclose(value, b[key], atol=tolerance, rtol=1e-3, err_msg=key)
 
 
-def test_outputs(outputs: dict[str, np.ndarray], network: PanopticFPN) -> None:
+def test_outputs_have_their_shapes_and_ranges(outputs: dict[str, np.ndarray], network: PanopticFPN) -> None:
     most = network.config.detection_generator.max_num_detections
     classes = network.label_space.num_classes
     assert outputs["detection_boxes"].shape == (2, most, 4)
@@ -81,7 +81,7 @@ def test_outputs(outputs: dict[str, np.ndarray], network: PanopticFPN) -> None:
     assert ((outputs["detection_masks"] >= 0) & (outputs["detection_masks"] <= 1)).all()
 
 
-def test_one_picture_is_the_same_in_a_batch(
+def test_a_single_picture_gives_the_same_outputs_as_in_a_batch(
     network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry], outputs: dict[str, np.ndarray]
 ) -> None:
     images, geometry = pictures
@@ -90,16 +90,16 @@ def test_one_picture_is_the_same_in_a_batch(
         assert_same_detections(alone, {key: value[i : i + 1] for key, value in outputs.items()})
 
 
-def test_graph_is_eager(
+def test_graph_and_eager_execution_give_the_same_outputs(
     network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry], outputs: dict[str, np.ndarray]
 ) -> None:
     before = [w.numpy() for w in network.weights]
-    # a batch of unknown size, as in an exported model
+    # The batch size is unknown, as in an exported model.
     signature = [tf.TensorSpec([None, SIZE, SIZE, 3]), geometry_spec(None)]
     graph = tf.function(lambda images, geometry: network(images, geometry), input_signature=signature)
     assert_same_detections(graph(*pictures), outputs)
     for a, b in zip(before, network.weights, strict=True):
-        np.testing.assert_array_equal(a, b.numpy())  # inference leaves no trace
+        np.testing.assert_array_equal(a, b.numpy())  # inference changes no weights
 
 
 def ground_truth() -> dict[str, tf.Tensor]:
@@ -154,7 +154,7 @@ def test_proposals_do_not_depend_on_the_suppression(
 
 
 @pytest.mark.slow
-def test_training_compiles_to_the_same(network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry]) -> None:
+def test_compiled_training_gives_the_same_outputs(network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry]) -> None:
     batch = {"images": pictures[0], "geometry": pictures[1], **ground_truth()}
     weights = network.get_weights()
     variables = [v.value for v in network.trainable_variables]
@@ -171,14 +171,14 @@ def test_training_compiles_to_the_same(network: PanopticFPN, pictures: tuple[tf.
     compiled, compiled_norm = tf.function(training, jit_compile=True)("xla", batch)
     network.set_weights(weights)
     for name, value in plain.items():
-        # One ROI may be drawn or not by a rounding; the values of all others agree.
+        # Rounding may decide whether one ROI is drawn; the values of all others agree.
         close = np.isclose(value, compiled[name], atol=2e-3, rtol=2e-3)
         assert close.mean() > 0.98, name
     assert float(norm) == pytest.approx(float(compiled_norm), rel=1e-2)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_lower_precision_is_near(
+def test_lower_precision_is_close_to_float32(
     policy: str,
     network: PanopticFPN,
     pictures: tuple[tf.Tensor, Geometry],
@@ -193,7 +193,7 @@ def test_lower_precision_is_near(
     for key, value in result.items():
         assert value.dtype in (tf.float32, tf.int32), key
         assert np.isfinite(value).all(), key
-    # 8 bits of mantissa, errors adding up over 30 layers
+    # The mantissa has 8 bits, and errors add up over 30 layers.
     expected = outputs["semantic_logits"]
     error = np.sqrt(np.mean((result["semantic_logits"].numpy() - expected) ** 2))
     assert error < 0.1 * expected.std()
@@ -204,17 +204,17 @@ def coco_labels() -> LabelSpace:
     return LabelSpace.create(CategoryTable.from_list(entries, "the test"), 90, 91, 111)
 
 
-def test_size_of_the_coco_preset() -> None:
+def test_the_coco_preset_has_the_size_of_the_reference() -> None:
     network = PanopticFPN(load_experiment("panoptic_fpn_coco").task, coco_labels())
-    assert network.count_params() == 48_809_824  # what the reference's checkpoint holds, too
+    assert network.count_params() == 48_809_824  # as in the reference's checkpoint
     assert len(network.weights) == 441
     assert len({w.path for w in network.weights}) == 441
 
 
-# Sums of the published torchvision models without their classifiers; the reference projects the first stage's
-# shortcut also in the basic blocks (64 x 64 kernel and two norm vectors).
+# The sizes of torchvision's published models without their classifiers. The reference projects the first stage's
+# shortcut in the basic blocks, too (a 64 x 64 kernel and two norm vectors).
 @pytest.mark.parametrize(("model_id", "trainable"), [(18, 11_176_512 + 4224), (50, 23_508_032), (101, 42_500_160)])
-def test_backbones_have_the_published_sizes(model_id: int, trainable: int) -> None:
+def test_backbones_have_the_published_sizes(model_id: Literal[18, 50, 101], trainable: int) -> None:
     from panoptic_cli.config.panoptic_fpn import NormActivation, ResNetBackbone
     from panoptic_cli.models.panoptic_fpn.resnet import ResNet
 

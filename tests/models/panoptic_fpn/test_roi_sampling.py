@@ -1,4 +1,4 @@
-"""Which proposals are trained on and their mask targets, against loops."""
+"""The sampling of proposals for training and their mask targets, compared with loops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def some_boxes(seed: int, count: int, size: float = 128.0) -> np.ndarray:
 
 
 def roi_inputs(empty: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two pictures: proposals around the ground truth and elsewhere; the second picture may have none."""
+    """Returns proposals near the ground truth and elsewhere for two pictures; the second may have no ground truth."""
     rng = np.random.default_rng(6)
     gt = np.stack([some_boxes(1, 6), some_boxes(2, 6)])
     classes = rng.integers(1, 9, (2, 6)).astype(np.int32)
@@ -37,10 +37,14 @@ def roi_inputs(empty: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return proposals, gt.astype(np.float32), classes
 
 
-def test_sampled_rois() -> None:
+def sample(inputs: tuple[np.ndarray, np.ndarray, np.ndarray], count: int, seed: tf.Tensor) -> SampledROIs:
+    proposals, gt, classes = map(tf.constant, inputs)
+    return sample_rois(proposals, gt, classes, ROISampler(num_sampled_rois=count), seed)
+
+
+def test_sampled_rois_are_matched_to_the_ground_truth() -> None:
     proposals, gt, classes = roi_inputs()
-    config = ROISampler(num_sampled_rois=64)
-    rois = sample_rois(*map(tf.constant, (proposals, gt, classes)), config, tf.constant([1, 2]))
+    rois = sample((proposals, gt, classes), 64, tf.constant([1, 2]))
     candidates = np.concatenate([proposals, gt], axis=1)
     for b in range(2):
         chosen, labels = rois.boxes[b].numpy(), rois.classes[b].numpy()
@@ -54,26 +58,24 @@ def test_sampled_rois() -> None:
         np.testing.assert_array_equal(rois.matched_boxes[b].numpy()[foreground], gt[b][best][foreground])
         assert not rois.matched_boxes[b].numpy()[~foreground].any()
         assert not rois.matched_indices[b].numpy()[~foreground].any()
-        # drawn without replacement from the candidates
+        # They are drawn without replacement from the candidates.
         names = {tuple(box): 0 for box in candidates[b].tolist()}
         for box in chosen.tolist():
             names[tuple(box)] += 1
         assert all(count <= 1 for box, count in names.items() if box != (0, 0, 0, 0))
 
 
-def test_roi_sampling_is_a_function_of_its_seed_and_uniform() -> None:
+def test_roi_sampling_is_uniform_and_depends_only_on_the_seed() -> None:
     proposals, gt, classes = roi_inputs()
-    inputs = [tf.constant(x) for x in (proposals, gt, classes)]
-    config = ROISampler(num_sampled_rois=64)
-    draw = tf.function(lambda seed: sample_rois(*inputs, config, seed).boxes)
+    draw = tf.function(lambda seed: sample((proposals, gt, classes), 64, seed).boxes)
     np.testing.assert_array_equal(draw(tf.constant([1, 2])), draw(tf.constant([1, 2])))
     counts: dict[tuple, int] = {}
     draws = 150
     for i in range(draws):
         for box in draw(tf.constant([7, i]))[0, 16:].numpy().tolist():
             counts[tuple(box)] = counts.get(tuple(box), 0) + 1
-    # each of the background boxes is as likely as the others: binomial, within five deviations of the mean
-    del counts[(0.0, 0.0, 0.0, 0.0)]  # five candidates of the same box
+    # All background boxes are equally likely: the counts are binomial, within five deviations of the mean.
+    del counts[(0.0, 0.0, 0.0, 0.0)]  # five candidates with the same box
     foreground = overlaps(proposals[0], gt[0, :4]).max(axis=1) >= 0.5
     share = 48 / np.sum(~foreground)
     numbers = np.array(list(counts.values())) / draws
@@ -81,21 +83,15 @@ def test_roi_sampling_is_a_function_of_its_seed_and_uniform() -> None:
 
 
 def test_rois_without_ground_truth_are_background() -> None:
-    proposals, gt, classes = roi_inputs(empty=True)
-    rois = sample_rois(
-        *map(tf.constant, (proposals, gt, classes)), ROISampler(num_sampled_rois=64), tf.constant([1, 2])
-    )
+    rois = sample(roi_inputs(empty=True), 64, tf.constant([1, 2]))
     assert np.any(rois.classes[0])
     assert not np.any(rois.classes[1])
     assert not np.any(rois.matched_boxes[1])
-    assert np.min(rois.boxes[1]) >= 0  # real proposals before the padding of the ground truth
+    assert np.min(rois.boxes[1]) >= 0  # real proposals are drawn before the padding of the ground truth
 
 
-def test_fewer_candidates_than_the_sample() -> None:
-    proposals, gt, classes = roi_inputs()
-    rois = sample_rois(
-        *map(tf.constant, (proposals, gt, classes)), ROISampler(num_sampled_rois=512), tf.constant([1, 2])
-    )
+def test_too_few_candidates_are_all_sampled() -> None:
+    rois = sample(roi_inputs(), 512, tf.constant([1, 2]))
     assert rois.boxes.shape == (2, 206, 4)
     assert np.isfinite(rois.boxes).all()
 
@@ -123,27 +119,27 @@ def mask_oracle(roi: np.ndarray, box: np.ndarray, mask: np.ndarray, size: int) -
 
 
 @pytest.mark.parametrize("as_bytes", [True, False])
-def test_mask_targets(as_bytes: bool) -> None:
+def test_mask_targets_equal_those_of_the_loops(as_bytes: bool) -> None:
     rng = np.random.default_rng(0)
     gt = some_boxes(5, 3)
     masks = (rng.random((1, 3, 20, 20)) > 0.4).astype(np.float32)
     matched = np.array([[0, 1, 2, 2, 0]])
     boxes = gt[matched] + np.float32(0.0)
-    rois = boxes + rng.normal(0, 3, boxes.shape).astype(np.float32)  # some reach beyond their box
+    rois = boxes + rng.normal(0, 3, boxes.shape).astype(np.float32)  # some extend beyond their box
     rois[0, 1] = boxes[0, 1]
     classes = np.array([[3, 1, 2, 5, 0]], np.int32)
     boxes[0, 4] = 0
     sampled = SampledROIs(*map(tf.constant, (rois, classes, boxes, matched.astype(np.int32))))
     given = (masks * 255).astype(np.uint8) if as_bytes else masks
     out_rois, out_classes, targets = mask_targets(sampled, tf.constant(given), 8, 14)
-    assert targets.shape == (1, 5, 14, 14)  # no more than there are ROIs
+    assert targets.shape == (1, 5, 14, 14)  # not more targets than ROIs
     np.testing.assert_array_equal(out_rois, rois)
     np.testing.assert_array_equal(out_classes, classes)
     for k in range(4):
         expected = mask_oracle(
             rois[0, k].astype(np.float64), boxes[0, k].astype(np.float64), masks[0, matched[0, k]], 14
         )
-        # positions up to 24 cells in float32: 1e-5 of a cell, times a step of 1 between cells
+        # In float32, positions up to 24 cells are exact to 1e-5; masks change by up to 1 between cells.
         np.testing.assert_allclose(targets[0, k], expected, atol=1e-4)
     assert not np.any(targets[0, 4])
     assert mask_targets(sampled, tf.constant(given), 2, 14)[2].shape == (1, 2, 14, 14)
