@@ -49,7 +49,7 @@ test-beam: $(BEAM)/.installed
 
 # Other random inputs at every run, where the tests above repeat the same ones.
 fuzz: setup
-	$(BIN)/python -m pytest --hypothesis-profile random -k "fuzz or json_index or png or masks" tests
+	$(BIN)/python -m pytest --hypothesis-profile random -m hypothesis tests
 
 quality: setup
 	$(BIN)/ruff check .

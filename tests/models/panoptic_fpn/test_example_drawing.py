@@ -1,4 +1,4 @@
-"""Drawing the training examples of Panoptic FPN."""
+"""Drawings of Panoptic FPN's training examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from panoptic_cli.categories import read_categories
 
 
 @pytest.mark.slow
-def test_masks_are_in_their_boxes_and_on_the_things(shapes_records: Path) -> None:
+def test_masks_are_inside_their_boxes_and_cover_the_things(shapes_records: Path) -> None:
     from panoptic_cli.models.panoptic_fpn import drawing
     from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
     from panoptic_cli.models.panoptic_fpn.targets import PanopticFPNTargets
@@ -37,7 +37,7 @@ def test_masks_are_in_their_boxes_and_on_the_things(shapes_records: Path) -> Non
         things = example.semantic == 1
         categories, instances = drawing._paste(example, space)
         assert (categories > 0)[~example.inside].sum() == 0
-        # Masks come from 56-pixel crops: their edges may move by a pixel or two, their inner parts do not.
+        # Masks come from crops of 56 pixels: their edges may move by a pixel or two, their interiors do not.
         assert ((categories > 0) == things)[example.inside].mean() > 0.9
         for place, (box, label) in enumerate(zip(example.boxes, example.classes, strict=True), start=1):
             ys, xs = np.nonzero(instances == place)
@@ -51,7 +51,7 @@ def test_masks_are_in_their_boxes_and_on_the_things(shapes_records: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_normalization_is_undone_exactly() -> None:
+def test_the_normalisation_is_undone_exactly() -> None:
     import tensorflow as tf
 
     from panoptic_cli.models.panoptic_fpn import drawing
