@@ -1,4 +1,4 @@
-"""The platforms that graphs are traced for: operations have several forms with equal results and different costs."""
+"""The platforms that graphs are traced for: some operations have forms with equal results and different costs."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def sample_rois(
 
 
 def _draw(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws numbers in [0, 1), float32 [batch, n], that depend on the image's index in the batch of all replicas."""
+    """Draws random numbers in [0, 1), float32 [batch, n], by the image's index in the batch of all replicas."""
     context = tf.distribute.get_replica_context()
     replicas, replica = 1, tf.constant(0)
     if context is not None:

@@ -62,7 +62,7 @@ class RegionProposalHead(keras.layers.Layer):
     def call(
         self, features: dict[int, tf.Tensor], training: bool | None = None
     ) -> tuple[dict[int, tf.Tensor], dict[int, tf.Tensor]]:
-        """Computes a score and a box for every anchor.
+        """Computes the score and the box offsets of every anchor.
 
         Args:
             features: {level: [batch, h, w, c]}.

@@ -16,9 +16,9 @@ _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 
 
 def _tile_matrices(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Computes the Toom-Cook algorithm for `outputs` values of a 3-tap filter: y = a @ ((g @ filter) * (b @ x)).
+    """Returns the Toom-Cook matrices for `outputs` values of a 3-tap filter: y = a @ ((g @ filter) * (b @ x)).
 
-    It evaluates polynomials at finite points and at infinity; the convolution is its transpose.
+    The algorithm evaluates polynomials at finite points and at infinity; the convolution is its transpose.
 
     Returns:
         a [outputs, n], g [n, 3] and b [n, n], where n = outputs + 2.
@@ -37,7 +37,7 @@ def _tile_matrices(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def row_matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Computes the matrices for a row of `size` pixels with a zero on either side: tiles of 4, then one for the rest.
+    """Returns the matrices for a row of `size` pixels with a zero on either side: tiles of 4, then one for the rest.
 
     Returns:
         float32 a [size, m], g [m, 3] and b [m, size], where m is the number of multiplications.
