@@ -1,4 +1,4 @@
-"""The tiny network of the shapes preset."""
+"""Fixtures for the tests of Panoptic FPN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which anchors stand for which ground truth, against loops over all pairs."""
+"""Matching of anchors to ground truth, compared with loops over all pairs."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def match_oracle(anchors: np.ndarray, gt: np.ndarray, high: float, low: float) -
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_anchors_are_matched_as_by_the_loop(seed: int) -> None:
+def test_matching_equals_the_loop(seed: int) -> None:
     by_level = anchor_boxes(Anchor(anchor_size=4), (128, 128), 2, 4)
     anchors = np.concatenate([boxes.reshape(-1, 4) for boxes in by_level.values()])
     gt = some_boxes(seed, 7)
-    gt[0] = [3, 3, 5, 4]  # overlaps no anchor well: forced
+    gt[0] = [3, 3, 5, 4]  # overlaps no anchor well, so that its best anchor is forced
     gt[1] = gt[2]  # two boxes force the same anchor
     labels, matched = match_anchors(by_level, tf.constant(gt), 0.6, 0.3)
     expected_labels, expected_matched = match_oracle(anchors, gt, 0.6, 0.3)
@@ -61,18 +61,18 @@ def test_anchors_are_matched_as_by_the_loop(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_boxes_of_all_sizes_are_matched_as_by_the_loop(seed: int) -> None:
+def test_matching_equals_the_loop_for_boxes_of_all_sizes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 128, (40, 2))
     gt = np.concatenate([low, np.minimum(low + np.exp(rng.uniform(-7, 5, (40, 2))), 128)], axis=-1)
     gt[:20] = np.round(gt[:20])  # many anchors overlap such a box equally
     gt = gt[(gt[:, 2:] > gt[:, :2]).all(axis=-1)].astype(np.float32)
     gt[:3] = [[0, 0, 128, 128], [32, 32, 96, 96], [32, 32, 96, 96]]
-    # levels of different shapes, several scales, and gaps between the smallest anchors
+    # Levels of different shapes, several scales, and gaps between the smallest anchors.
     by_level = anchor_boxes(Anchor(anchor_size=0.5, num_scales=2), (128, 64), 2, 6)
     anchors = np.concatenate([boxes.reshape(-1, 4) for boxes in by_level.values()])
     gt = np.concatenate([gt, [[3.5, 3.5, 4.5, 4.5], [120, 100, 125, 110]]]).astype(np.float32)
-    assert not overlaps(anchors, gt)[:, -1].any()  # it meets no anchor
+    assert not overlaps(anchors, gt)[:, -1].any()  # it overlaps no anchor
     for high, low_threshold in ((0.7, 0.3), (0.5, 0.5), (0.2, 0.0)):
         labels, matched = match_anchors(by_level, tf.constant(gt), high, low_threshold)
         expected_labels, expected_matched = match_oracle(anchors, gt, high, low_threshold)
@@ -92,7 +92,7 @@ def test_without_ground_truth_all_anchors_are_negative() -> None:
 
 def test_anchor_targets_decode_to_the_ground_truth() -> None:
     anchors, gt = anchor_boxes(Anchor(anchor_size=4), (128, 128), 2, 5), some_boxes(3, 5)
-    every = Parser(rpn_batch_size_per_im=1_000_000, rpn_fg_fraction=1.0)  # as many as there are: nothing is left out
+    every = Parser(rpn_batch_size_per_im=1_000_000, rpn_fg_fraction=1.0)  # the sample includes all anchors
     scores, boxes = anchor_targets(anchors, tf.constant(gt), every, tf.constant([1, 2]))
     found = set()
     for level, level_anchors in anchors.items():
@@ -116,7 +116,7 @@ def test_subsampling_keeps_the_right_numbers(positives: int, negatives: int, exp
     labels = rng.permutation([1] * positives + [0] * negatives + [-1] * 30).astype(np.int32)
     kept = subsample_labels(tf.constant(labels), 256, 0.5, tf.constant([3, 4])).numpy()
     assert ((kept == 1).sum(), (kept == 0).sum()) == expected
-    np.testing.assert_array_equal(kept[kept >= 0], labels[kept >= 0])  # none changes its kind
+    np.testing.assert_array_equal(kept[kept >= 0], labels[kept >= 0])  # no label is changed
     again = subsample_labels(tf.constant(labels), 256, 0.5, tf.constant([3, 4])).numpy()
     np.testing.assert_array_equal(kept, again)
     if sum(expected) == 256:

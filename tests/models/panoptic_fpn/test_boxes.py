@@ -22,11 +22,11 @@ def test_decode_inverts_encode(weights: tuple[float, ...] | None) -> None:
     rng = np.random.default_rng(0)
     boxes, anchors = random_boxes(rng, 200), random_boxes(rng, 200)
     decoded = box_ops.decode(box_ops.encode(boxes, anchors, weights), anchors, weights)
-    # float32: positions up to 200 with a relative rounding of 6e-8, a few operations each
+    # A few float32 operations on positions up to 200, each with a relative rounding error of 6e-8.
     np.testing.assert_allclose(decoded, boxes, atol=2e-4)
 
 
-def test_encoding_by_hand() -> None:
+def test_encoding_equals_values_computed_by_hand() -> None:
     anchor = np.array([[10.0, 20.0, 30.0, 60.0]], np.float32)  # centre (20, 40), size (20, 40)
     box = np.array([[15.0, 40.0, 35.0, 60.0]], np.float32)  # centre (25, 50), size (20, 20)
     expected = np.array([[0.25, 0.25, 0.0, np.log(0.5)]])
@@ -35,20 +35,20 @@ def test_encoding_by_hand() -> None:
     np.testing.assert_allclose(scaled, expected * [10, 10, 5, 5], atol=1e-5)
 
 
-def test_a_bad_prediction_decodes_to_something_finite() -> None:
+def test_extreme_offsets_decode_to_a_finite_box() -> None:
     anchors = np.array([[0.0, 0.0, 16.0, 16.0]], np.float32)
     decoded = box_ops.decode(tf.constant([[0.0, 0.0, 1e4, 1e4]]), anchors).numpy()
     np.testing.assert_allclose(decoded[0, 2:] - decoded[0, :2], 1000.0, rtol=1e-5)  # 16 * 1000 / 16
 
 
-def test_clip_uses_each_pictures_own_size() -> None:
+def test_boxes_are_clipped_to_the_size_of_their_picture() -> None:
     boxes = np.tile(np.array([[-5.0, 3.0, 50.0, 70.0]], np.float32), (2, 3, 1, 1))
     clipped = box_ops.clip(tf.constant(boxes), tf.constant([[40.0, 60.0], [64.0, 64.0]])).numpy()
     np.testing.assert_array_equal(clipped[0], np.broadcast_to([0, 3, 40, 60], (3, 1, 4)))
     np.testing.assert_array_equal(clipped[1], np.broadcast_to([0, 3, 50, 64], (3, 1, 4)))
 
 
-def test_iou_counts_pixels() -> None:
+def test_iou_equals_a_count_of_pixels() -> None:
     rng = np.random.default_rng(1)
     low = rng.integers(0, 12, (20, 2))
     boxes = np.concatenate([low, low + rng.integers(0, 9, (20, 2))], axis=-1)
@@ -62,10 +62,10 @@ def test_iou_counts_pixels() -> None:
         expected[i, j] = (raster[i] & raster[j]).sum() / union if union else 0.0
     actual = box_ops.iou(boxes.astype(np.float32), boxes.astype(np.float32)).numpy()
     np.testing.assert_allclose(actual, expected, atol=1e-6)
-    assert np.isfinite(actual).all()  # boxes of no area among them
+    assert np.isfinite(actual).all()  # some of the boxes have no area
 
 
-def test_anchors_by_their_definition() -> None:
+def test_anchors_follow_their_definition() -> None:
     config = Anchor(num_scales=2, aspect_ratios=(0.5, 1.0, 2.0), anchor_size=3.0)
     levels = anchor_boxes(config, (64, 96), 2, 4)
     assert anchors_per_place(config) == 6
@@ -80,7 +80,7 @@ def test_anchors_by_their_definition() -> None:
             size = 3.0 * stride * 2 ** (place // 3 / 2)
             ratio = config.aspect_ratios[place % 3]
             y1, x1, y2, x2 = boxes[row, column, place].astype(np.float64)
-            # width / height is the ratio and the area does not depend on it; the centre is the cell's
+            # The ratio is width / height and does not change the area; the centre is that of the cell.
             assert (x2 - x1) / (y2 - y1) == pytest.approx(ratio, rel=1e-5)
             assert (x2 - x1) * (y2 - y1) == pytest.approx(size**2, rel=1e-5)
             assert (y1 + y2) / 2 == pytest.approx((row + 0.5) * stride, abs=1e-4)

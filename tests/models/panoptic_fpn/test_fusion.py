@@ -1,4 +1,4 @@
-"""Things and stuff become one picture: against pasting everything densely and resizing everything."""
+"""The fusion of things and stuff, compared with dense pasting and resizing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _labels = tf.function(semantic_labels, reduce_retracing=True)
 
 
 def pasted(box: np.ndarray, mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float64 [height, width]: the mask stretched over the box, -1 outside of it."""
+    """Returns the mask stretched over the box and -1 outside it, float64 [height, width]."""
     cells = mask.shape[0]
     out = np.full((height, width), -1.0)
     y1, x1, y2, x2 = box.astype(np.float64)
@@ -63,23 +63,23 @@ def place(boxes: Any, scores: Any, masks: Any, height: int, width: int) -> np.nd
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (1, 90), (90, 1), (30, 700)])
-def test_things_are_placed_as_densely(height: int, width: int) -> None:
+def test_placed_things_equal_dense_pasting(height: int, width: int) -> None:
     rng = np.random.default_rng(height)
     n = 14
     size = np.array([height, width])
-    low = rng.uniform(-0.3, 0.9, (n, 2)) * size  # partly and wholly outside, too
+    low = rng.uniform(-0.3, 0.9, (n, 2)) * size  # some are partly or entirely outside
     boxes = np.concatenate([low, low + rng.uniform(0.1, 0.8, (n, 2)) * size], axis=-1)
     boxes[3] = [*low[3], low[3, 0], low[3, 1] + 5]  # no height
     boxes[4] = [*low[4], *low[4]]  # a point
     boxes[5] = 0  # padding
-    boxes[6] = [-20, -20, -3, -3]  # wholly above and left
+    boxes[6] = [-20, -20, -3, -3]  # entirely above and to the left
     boxes[7] = [height + 2, 0, height + 9, width]
     boxes = boxes.astype(np.float32)
     masks = rng.uniform(0.2, 0.95, (n, 8, 8)).astype(np.float32)
     scores = rng.uniform(0.3, 1, n).astype(np.float32)
-    scores[[1, 2]] = 0.9  # a tie: the first one first
+    scores[[1, 2]] = 0.9  # a tie, which the first one wins
     scores[3:8] = 0.95
-    scores[8] = CONFIG.score_threshold  # exactly at the threshold: out
+    scores[8] = CONFIG.score_threshold  # exactly at the threshold: not placed
     owner = place(boxes, scores, masks, height, width)
     np.testing.assert_array_equal(owner, dense(boxes, scores, masks, height, width))
     assert not np.isin(owner, [5, 6, 7, 8, 9]).any()
@@ -87,7 +87,7 @@ def test_things_are_placed_as_densely(height: int, width: int) -> None:
         assert len(np.unique(owner)) >= 3
 
 
-def test_boxes_on_whole_pixels_are_a_resize() -> None:
+def test_masks_in_boxes_on_whole_pixels_equal_a_resize() -> None:
     rng = np.random.default_rng(1)
     mask = rng.random((1, 28, 28)).astype(np.float32)
     owner = place([[7, 11, 57, 44]], [0.9], mask, 64, 64)
@@ -105,7 +105,7 @@ def test_overlap_at_the_threshold_drops_a_detection(covered: int, stays: bool) -
     assert (owner == 2).sum() == (200 - 10 * covered if stays else 0)
 
 
-def test_ties_and_nothing() -> None:
+def test_the_first_of_equal_scores_wins_and_low_scores_are_not_placed() -> None:
     masks = np.ones((2, 4, 4))
     same = [[0, 0, 8, 8], [0, 0, 8, 8]]
     assert np.unique(place(same, [0.7, 0.7], masks, 8, 8)).tolist() == [1]
@@ -118,23 +118,23 @@ def test_ties_and_nothing() -> None:
     ("cells", "resized", "size"),
     [
         ((16, 16), (64, 64), (48, 64)),
-        ((12, 20), (97, 161), (90, 161)),  # factors that are no whole numbers
+        ((12, 20), (97, 161), (90, 161)),  # factors that are not whole numbers
         ((32, 32), (1030, 1030), (700, 1030)),  # larger than 640
         ((32, 32), (20, 20), (1, 20)),  # shrunk
         ((16, 16), (640, 640), (640, 1)),
     ],
 )
-def test_semantic_labels_are_the_argmax_of_the_resize(cells: tuple, resized: tuple, size: tuple) -> None:
+def test_semantic_labels_are_the_argmax_of_the_resized_logits(cells: tuple, resized: tuple, size: tuple) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.standard_normal((4, 4, 9)).astype(np.float32)
-    # smooth regions with a little noise: cells that agree and cells that do not
+    # Smooth regions with a little noise, so that some cells agree with their neighbours and some do not.
     logits = tf.image.resize(coarse, cells, method="nearest").numpy()
     logits += 0.2 * rng.standard_normal(logits.shape).astype(np.float32)
     arguments = [tf.constant(x) for x in (*resized, *size)]
     labels = _labels(tf.constant(logits), *arguments).numpy()
     whole = tf.image.resize(logits, resized).numpy()[: size[0], : size[1]]
     assert labels.shape == size
-    # rounding may decide between classes whose values agree to 1e-5; anything else is an error
+    # Rounding may decide between classes whose values agree to 1e-5; anything else is an error.
     chosen = np.take_along_axis(whole, labels[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(chosen, whole.max(axis=-1), atol=1e-5)
     assert np.mean(labels == whole.argmax(axis=-1)) > 0.999
@@ -183,7 +183,7 @@ def test_fusion_of_a_whole_picture(label_space: LabelSpace) -> None:
     maps = run_fuse(label_space, one_hot_logits(cells), 64)
     category, instance = maps.category.numpy(), maps.instance.numpy()
     assert category.shape == instance.shape == maps.semantic.shape == (40, 64)
-    # boxes are in pixels of the input, twice as large in the picture; the second is cut at row 40
+    # Boxes are in pixels of the input and twice as large in the picture; the second is cut off at row 40.
     np.testing.assert_array_equal(np.argwhere(instance == 1).max(axis=0), [31, 31])
     np.testing.assert_array_equal(np.argwhere(instance == 2).min(axis=0), [32, 32])
     assert (category[instance == 1] == 30).all()
@@ -196,11 +196,11 @@ def test_fusion_of_a_whole_picture(label_space: LabelSpace) -> None:
     np.testing.assert_array_equal(instance[category == 9], 0)
 
 
-def test_stuff_needs_more_than_the_threshold(label_space: LabelSpace) -> None:
+def test_stuff_must_cover_more_than_the_area_threshold(label_space: LabelSpace) -> None:
     cells = np.full((8, 8), 2)
     cells[:, 5:] = 3
     areas = np.bincount(run_fuse(label_space, one_hot_logits(cells), 0).semantic.numpy().ravel())
-    sky = int(areas[3])  # counted before the detections are placed: the second one stands on it
+    sky = int(areas[3])  # counted before the detections are placed: the second one covers a part of it
     kept = run_fuse(label_space, one_hot_logits(cells), sky - 1).category.numpy()
     gone = run_fuse(label_space, one_hot_logits(cells), sky).category.numpy()
     assert (kept == 2).any()
@@ -208,7 +208,7 @@ def test_stuff_needs_more_than_the_threshold(label_space: LabelSpace) -> None:
     np.testing.assert_array_equal(gone == 0, kept == 2)
 
 
-def test_a_class_of_zero_is_no_detection(label_space: LabelSpace) -> None:
+def test_class_zero_is_not_a_detection(label_space: LabelSpace) -> None:
     outputs = {
         "detection_boxes": tf.constant([[0.0, 0.0, 16.0, 16.0]]),
         "detection_classes": tf.constant([0], tf.int32),
@@ -229,17 +229,17 @@ def test_a_class_of_zero_is_no_detection(label_space: LabelSpace) -> None:
 def fused_plainly(
     outputs: dict[str, np.ndarray], info: np.ndarray, config: PanopticSegmentationGenerator, labels: LabelSpace
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rules one by one, every pixel of every class: category, instance and semantic maps."""
+    """Applies the rules one by one to all pixels and classes; returns the category, instance and semantic maps."""
     (height, width), desired, scale = info[0].astype(int), info[1], info[2]
     logits = outputs["semantic_logits"].astype(np.float64)
     rows, columns = (np.ceil(desired / scale)).astype(int)
     values = np.stack(
         [pasted(np.array([0, 0, rows, columns]), logits[..., c], rows, columns) for c in range(logits.shape[-1])], -1
     )
-    semantic = values[:height, :width].argmax(-1)  # cropped to the picture; of equal classes the first
+    semantic = values[:height, :width].argmax(-1)  # cropped to the picture; of equal classes, the first
     owner = np.zeros((height, width), np.int32)
     scores = np.where(outputs["detection_classes"] > 0, outputs["detection_scores"], 0.0)
-    for i in np.argsort(-scores, kind="stable"):  # the best first, of equal scores the first
+    for i in np.argsort(-scores, kind="stable"):  # the best first; of equal scores, the first
         if not scores[i] > config.score_threshold:
             continue
         box = outputs["detection_boxes"][i] / np.tile(scale, 2)
@@ -250,7 +250,7 @@ def fused_plainly(
         if inside.any() and taken / np.count_nonzero(inside) < config.things_overlap_threshold:
             owner[inside & (owner == 0)] = i + 1
     category = np.zeros((height, width), np.int32)
-    for label in range(2, logits.shape[-1]):  # 0 is void and 1 any thing: void where no detection stands
+    for label in range(2, logits.shape[-1]):  # 0 is void, and 1 any thing, which is void without a detection
         if np.count_nonzero(semantic == label) > config.stuff_area_threshold:
             category[semantic == label] = labels.semantic_ids[label]
     for i in np.unique(owner[owner > 0]):
@@ -259,8 +259,8 @@ def fused_plainly(
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_pictures_are_fused_as_plainly(label_space: LabelSpace, seed: int) -> None:
-    # Whole and half numbers, and sizes that are powers of two: nothing is rounded, so ties are ties in both.
+def test_fusion_of_random_pictures_follows_the_rules(label_space: LabelSpace, seed: int) -> None:
+    # Whole and half numbers and sizes that are powers of two cause no rounding, so ties are the same in both.
     rng = np.random.default_rng(seed)
     scale = float(rng.choice([0.5, 1.0, 2.0]))
     side = int(32 / scale)

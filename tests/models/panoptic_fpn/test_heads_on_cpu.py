@@ -1,4 +1,4 @@
-"""The heads' towers with fewer multiplications: same outputs, gradients and statistics in training."""
+"""The heads with Winograd convolutions in training: outputs, gradients and statistics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mask_branch() -> tuple[keras.layers.Layer, Callable[..., tf.Tensor], int]:
 
 
 @pytest.mark.parametrize("make", [box_head, mask_branch])
-def test_training_with_fewer_multiplications(make: Callable[[], Any]) -> None:
+def test_training_with_winograd_convolutions_equals_plain_training(make: Callable[[], Any]) -> None:
     results = []
     for winograd in (False, True):
         keras.utils.set_random_seed(1)
@@ -61,6 +61,6 @@ def test_training_with_fewer_multiplications(make: Callable[[], Any]) -> None:
         results.append([outputs.numpy(), *(g.numpy() for g in gradients), *statistics])
     assert len(results[0]) == len(results[1]) > 10
     for plain, fewer in zip(*results, strict=True):
-        # Rounding of float32 three times that of the plain convolution, through two layers and their gradients;
-        # gradients of biases before a normalisation are zero but for rounding.
+        # The rounding error is three times that of plain float32 convolutions, through two layers and their gradients.
+        # Gradients of biases before a normalisation are zero except for rounding.
         np.testing.assert_allclose(fewer, plain, rtol=0, atol=1e-4 * np.abs(plain).max() + 1e-3)

@@ -1,4 +1,4 @@
-"""What the network saves at inference on a CPU does not change what it finds."""
+"""The forms of the network for inference on a CPU, compared with those for a GPU."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def outputs(network: PanopticFPN, images: tf.Tensor, platform: Platform) -> dict
     return {name: value.numpy() for name, value in found.items()}
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])  # detections in all places, in some, in none
-def test_savings_change_nothing(tiny_network: tuple[str, ...], threshold: float) -> None:
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.0])  # many detections, some, or none
+def test_the_forms_for_cpu_and_gpu_give_the_same_outputs(tiny_network: tuple[str, ...], threshold: float) -> None:
     settings = [*tiny_network, "task.model.detection_head.num_convs=2", "task.model.detection_head.num_filters=16"]
     settings.append(f"task.model.detection_generator={{pre_nms_score_threshold: {threshold}, max_num_detections: 12}}")
     experiment = load_experiment("panoptic_fpn_shapes", settings=settings)
@@ -36,23 +36,23 @@ def test_savings_change_nothing(tiny_network: tuple[str, ...], threshold: float)
         norm.moving_variance.assign(rng.uniform(0.3, 2, norm.moving_variance.shape))
     for conv in network.detection_head.convs:
         conv.bias.assign(rng.normal(0, 0.3, conv.bias.shape))
-    # Scores that differ: an untrained classifier gives every proposal nearly the same.
+    # Make the scores differ: an untrained classifier gives every proposal nearly the same score.
     classifier = network.detection_head.classifier
     classifier.kernel.assign(rng.normal(0, 1.0, classifier.kernel.shape))
     images = tf.constant(rng.normal(0, 1, (2, 64, 64, 3)).astype(np.float32))
 
-    saving, plain = outputs(network, images, "cpu"), outputs(network, images, "gpu")
+    cpu_form, gpu_form = outputs(network, images, "cpu"), outputs(network, images, "gpu")
 
-    counts = plain["num_detections"]
+    counts = gpu_form["num_detections"]
     assert {0.0: counts.min() > 8, 0.3: counts.max() > 0, 1.0: counts.max() == 0}[threshold]
-    np.testing.assert_array_equal(saving["num_detections"], counts)
-    np.testing.assert_array_equal(saving["detection_classes"], plain["detection_classes"])
-    np.testing.assert_array_equal(saving["semantic_logits"], plain["semantic_logits"])
-    np.testing.assert_allclose(saving["detection_scores"], plain["detection_scores"], atol=2e-5)
-    np.testing.assert_allclose(saving["detection_boxes"], plain["detection_boxes"], atol=1e-3)
-    assert saving["detection_masks"].shape == plain["detection_masks"].shape
+    np.testing.assert_array_equal(cpu_form["num_detections"], counts)
+    np.testing.assert_array_equal(cpu_form["detection_classes"], gpu_form["detection_classes"])
+    np.testing.assert_array_equal(cpu_form["semantic_logits"], gpu_form["semantic_logits"])
+    np.testing.assert_allclose(cpu_form["detection_scores"], gpu_form["detection_scores"], atol=2e-5)
+    np.testing.assert_allclose(cpu_form["detection_boxes"], gpu_form["detection_boxes"], atol=1e-3)
+    assert cpu_form["detection_masks"].shape == gpu_form["detection_masks"].shape
     for picture, count in enumerate(counts):
-        # Boxes in their last bits move the samples of the masks.
+        # The last bits of the boxes move the samples of the masks.
         np.testing.assert_allclose(
-            saving["detection_masks"][picture, :count], plain["detection_masks"][picture, :count], atol=2e-4
+            cpu_form["detection_masks"][picture, :count], gpu_form["detection_masks"][picture, :count], atol=2e-4
         )

@@ -1,4 +1,4 @@
-"""All forms of non-maximum suppression against a greedy loop."""
+"""All forms of non-maximum suppression, compared with a greedy loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]
 
 
 def crowded(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in clusters, so that most overlap something, with different scores."""
+    """Returns boxes in clusters, so that most overlap others, with different scores."""
     rng = np.random.default_rng(seed)
     centre = rng.uniform(20, 80, (8, 2))[rng.integers(0, 8, count)] + rng.normal(0, 4, (count, 2))
     half = rng.uniform(4, 14, (count, 2))
@@ -36,10 +36,12 @@ def crowded(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes, scores
 
 
-# Sizes around the kernel's tile (512 boxes), where suppression has to reach over tiles.
+# Numbers around the kernel's tile size (512 boxes): with more boxes, suppression must work across tiles.
 @pytest.mark.parametrize("suppression", ["kernel", "padded"])
 @pytest.mark.parametrize(("count", "threshold"), [(60, 0.3), (60, 0.7), (700, 0.5), (1100, 0.7)])
-def test_sorted_form_is_greedy(count: int, threshold: float, suppression: Suppression) -> None:
+def test_suppression_of_sorted_boxes_equals_the_greedy_loop(
+    count: int, threshold: float, suppression: Suppression
+) -> None:
     batches = [crowded(seed, count) for seed in (0, 1)]
     order = [np.argsort(-scores) for _, scores in batches]
     boxes = np.stack([b[o] for (b, _), o in zip(batches, order, strict=True)])
@@ -58,7 +60,7 @@ def test_sorted_form_is_greedy(count: int, threshold: float, suppression: Suppre
         assert not np.any(kept_scores[i, n:])
 
 
-def test_sorted_form_compiles() -> None:
+def test_compiled_suppression_of_sorted_boxes_keeps_the_same() -> None:
     boxes, scores = crowded(3, 100)
     order = np.argsort(-scores)
     boxes, scores = boxes[None, order], scores[None, order]
@@ -73,7 +75,7 @@ def test_sorted_form_compiles() -> None:
 
 
 @pytest.mark.parametrize("shared_boxes", [True, False])
-def test_class_by_class(shared_boxes: bool) -> None:
+def test_suppression_by_class_equals_the_greedy_loop(shared_boxes: bool) -> None:
     rng = np.random.default_rng(5)
     count, classes, per_class, most, threshold, least = 80, 4, 10, 25, 0.4, 0.2
     boxes = np.stack([crowded(10 + c, count)[0] for c in range(classes)], axis=1)
@@ -97,10 +99,10 @@ def test_class_by_class(shared_boxes: bool) -> None:
     np.testing.assert_array_equal(out_boxes[0, :n], [item[2] for item in found])
 
 
-def test_boxes_clipped_away_and_low_scores_do_not_count() -> None:
+def test_boxes_without_area_and_low_scores_are_dropped() -> None:
     boxes = tf.constant([[[[0.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 9.0, 9.0]], [[20.0, 0.0, 29.0, 9.0]]]])
     scores = tf.constant([[[0.9], [0.5], [0.05]]])
     out_boxes, out_scores, _, counts = suppress_by_class(boxes, scores, 3, 3, 0.5, 0.05)
-    assert counts.numpy().tolist() == [1]  # a score equal to the threshold is out, too
+    assert counts.numpy().tolist() == [1]  # a score equal to the threshold is dropped, too
     np.testing.assert_array_equal(out_boxes[0, 0], [0, 0, 9, 9])
     np.testing.assert_array_equal(out_scores[0], [0.5, 0, 0])

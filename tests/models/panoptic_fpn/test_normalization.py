@@ -1,4 +1,4 @@
-"""The fused batch normalisation is Keras' own."""
+"""The fused batch normalisation, compared with Keras' own."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def layers(shape: tuple[int, ...], **options: object) -> tuple[BatchNormalizatio
 
 @pytest.mark.parametrize("shape", [(4, 5, 6, 8), (2, 1, 1, 8), (7, 8)])
 @pytest.mark.parametrize("training", [True, False])
-def test_equal_to_keras(shape: tuple[int, ...], training: bool) -> None:
+def test_results_equal_those_of_keras(shape: tuple[int, ...], training: bool) -> None:
     ours, keras_own = layers(shape)
     rng = np.random.default_rng(1)
-    for _ in range(3):  # several, so that the moving statistics add up
+    for _ in range(3):  # several steps, so that the moving statistics add up
         x = tf.constant(rng.normal(2, 3, shape), tf.float32)
         weight = tf.constant(rng.standard_normal(shape), tf.float32)
         results = []
@@ -38,7 +38,7 @@ def test_equal_to_keras(shape: tuple[int, ...], training: bool) -> None:
                 y = layer(x, training=training)
                 loss = tf.reduce_sum(y * weight)
             results.append([y, *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])])
-        # Values of order 1; sums over up to 120 places in another order. With two samples per channel the
+        # Values are of order 1, and sums of up to 120 values have another order. With two samples per channel, the
         # gradient divides by a variance that may be small, hence the relative part.
         for a, b in zip(*results, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
@@ -51,7 +51,7 @@ def test_equal_to_keras(shape: tuple[int, ...], training: bool) -> None:
 # A 16-bit output is rounded to 8 (bfloat16) or 11 bits; Keras computes the mean in float32 from the same inputs.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-7), ("float16", 2**-9)])
 @pytest.mark.parametrize("training", [True, False])
-def test_in_16_bits(dtype: str, tolerance: float, training: bool) -> None:
+def test_16_bit_inputs_have_float32_statistics(dtype: str, tolerance: float, training: bool) -> None:
     shape = (4, 6, 6, 8)
     exact = layers(shape)[1]
     ours, keras_own = layers(shape, dtype=f"mixed_{dtype}")
@@ -62,12 +62,12 @@ def test_in_16_bits(dtype: str, tolerance: float, training: bool) -> None:
     keras_own(x, training=training)
     expected = exact(tf.cast(x, tf.float32), training=training)
     np.testing.assert_allclose(tf.cast(y, tf.float32), expected, rtol=tolerance, atol=2 * tolerance)
-    # statistics in float32, as if the inputs had been float32
+    # The statistics are those of float32 inputs.
     np.testing.assert_allclose(ours.moving_mean, exact.moving_mean, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours.moving_variance, exact.moving_variance, rtol=1e-3)
 
 
-def test_frozen_uses_and_keeps_its_statistics() -> None:
+def test_a_frozen_layer_uses_and_keeps_its_statistics() -> None:
     ours, _ = layers((4, 5, 6, 8))
     x = tf.random.stateless_normal([4, 5, 6, 8], [1, 2], mean=3.0)
     inference = ours(x, training=False)

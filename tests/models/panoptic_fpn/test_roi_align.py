@@ -1,4 +1,4 @@
-"""ROI align against loops over pixels."""
+"""ROI align, compared with loops over pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS = range(2, 6)
 
 
 def oracle(features: dict[int, np.ndarray], boxes: np.ndarray, crop: int) -> np.ndarray:
-    """One bilinear sample at each cell's centre, in float64, one value at a time."""
+    """Takes one bilinear sample at each cell's centre, in float64, one value at a time."""
     batch, count = boxes.shape[:2]
     out = np.zeros((batch, count, crop, crop, features[2].shape[-1]))
     for b, n in np.ndindex(batch, count):
@@ -27,7 +27,7 @@ def oracle(features: dict[int, np.ndarray], boxes: np.ndarray, crop: int) -> np.
         for i, j in np.ndindex(crop, crop):
             y = (y1 + (i + 0.5) / crop * (y2 - y1)) / 2**level
             x = (x1 + (j + 0.5) / crop * (x2 - x1)) / 2**level
-            y, x = min(y, height - 1), min(x, width - 1)  # the last cell's value goes on to the border
+            y, x = min(y, height - 1), min(x, width - 1)  # the last cell's value extends to the border
             top, left = min(int(y), height - 1), min(int(x), width - 1)
             for dy, dx in np.ndindex(2, 2):
                 weight = (y - top if dy else 1 - (y - top)) * (x - left if dx else 1 - (x - left))
@@ -44,7 +44,7 @@ def pyramid() -> dict[int, np.ndarray]:
 def rois() -> np.ndarray:
     rng = np.random.default_rng(1)
     boxes = []
-    for side in (4, 40, 100, 180, 300, 380):  # every level, boxes of many aspects
+    for side in (4, 40, 100, 180, 300, 380):  # boxes for every level, with many aspect ratios
         low = rng.uniform(0, [512 - side, 384 - side], (8, 2))
         boxes.append(np.concatenate([low, low + side * rng.uniform(0.3, 1, (8, 2))], axis=-1))
     special = [
@@ -59,10 +59,10 @@ def rois() -> np.ndarray:
 
 
 @pytest.mark.parametrize("crop", [1, 7])
-def test_as_the_loops(pyramid: dict[int, np.ndarray], crop: int) -> None:
+def test_crops_equal_those_of_the_loops(pyramid: dict[int, np.ndarray], crop: int) -> None:
     boxes = rois()
     actual = roi_align({k: tf.constant(v) for k, v in pyramid.items()}, tf.constant(boxes), crop)
-    # positions up to 128 cells in float32 are exact to 1e-5; the features vary by about 1 between cells
+    # In float32, positions up to 128 cells are exact to 1e-5; features change by about 1 between cells.
     np.testing.assert_allclose(actual, oracle(pyramid, boxes, crop), atol=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_a_linear_ramp_is_sampled_exactly() -> None:
     np.testing.assert_allclose(crop[0, :, 1], (32 + (np.arange(7) + 0.5) * 4) / 4, atol=1e-5)
 
 
-def test_levels_change_at_their_sizes() -> None:
+def test_levels_change_at_the_right_sizes() -> None:
     sides = np.array([1, 111.9, 112.1, 223.9, 224.1, 447.9, 448.1, 5000], np.float32)
     boxes = np.stack([np.zeros(8), np.zeros(8), sides, sides], axis=-1).astype(np.float32)
     assert roi_levels(boxes, 2, 6).numpy().tolist() == [2, 2, 3, 3, 4, 4, 5, 6]
@@ -83,7 +83,7 @@ def test_levels_change_at_their_sizes() -> None:
     assert roi_levels(tf.zeros([2, 4]), 2, 6).numpy().tolist() == [2, 2]
 
 
-def test_gradient_reaches_the_sampled_cells_only(pyramid: dict[int, np.ndarray]) -> None:
+def test_the_gradient_reaches_only_the_sampled_cells(pyramid: dict[int, np.ndarray]) -> None:
     features = {k: tf.constant(v) for k, v in pyramid.items()}
     box = tf.constant([[[8.0, 8.0, 36.0, 36.0]]] * 2)  # on level 2, cells 2..9
     with tf.GradientTape() as tape:
@@ -91,7 +91,7 @@ def test_gradient_reaches_the_sampled_cells_only(pyramid: dict[int, np.ndarray])
         total = tf.reduce_sum(roi_align(features, box, 7)[0])
     gradient = tape.gradient(total, features)
     dense = {k: tf.convert_to_tensor(v).numpy() for k, v in gradient.items()}
-    assert dense[2][0].sum() == pytest.approx(7 * 7 * 3, rel=1e-5)  # bilinear weights add up to one a sample
+    assert dense[2][0].sum() == pytest.approx(7 * 7 * 3, rel=1e-5)  # bilinear weights add up to one per sample
     touched = np.argwhere(np.abs(dense[2][0]).sum(-1) > 0)
     assert touched.min() >= 2
     assert touched.max() <= 9

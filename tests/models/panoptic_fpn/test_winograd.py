@@ -1,4 +1,4 @@
-"""The convolution with fewer multiplications against the plain one."""
+"""Winograd convolutions, compared with plain ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from panoptic_cli.models.panoptic_fpn.winograd import conv3x3, row_matrices
 
 @pytest.mark.parametrize("size", range(1, 15))
 def test_rows_are_convolved_exactly(size: int) -> None:
-    # In whole numbers of a small range and float64 the only rounding is that of the points' halves.
+    # With small whole numbers in float64, only the halves among the points cause rounding.
     rng = np.random.default_rng(size)
     a, g, b = (m.astype(np.float64) for m in row_matrices(size))
     row, taps = rng.integers(-5, 6, size).astype(float), rng.integers(-5, 6, 3).astype(float)
@@ -35,17 +35,17 @@ def test_crops_take_about_a_quarter_of_the_multiplications(size: int, multiplica
 
 
 @pytest.mark.parametrize(("size", "n"), [(7, 5), (14, 3), (5, 1), (7, 0)])
-def test_crops_are_convolved_as_plainly(size: int, n: int) -> None:
+def test_convolved_crops_equal_those_of_the_plain_convolution(size: int, n: int) -> None:
     rng = np.random.default_rng(size)
     crops = np.maximum(rng.standard_normal((n, size, size, 64)), 0).astype(np.float32)
     kernel = (rng.standard_normal((3, 3, 64, 32)) / 24).astype(np.float32)
     ours = conv3x3(tf.transpose(crops, [1, 2, 0, 3]), tf.constant(kernel)).numpy()
     assert ours.shape == (size, size, n, 32)
-    if n == 0:  # no detections: nothing to compare, and nothing that fails
+    if n == 0:  # no detections: there is nothing to compare
         return
     exact = tf.nn.conv2d(crops.astype(np.float64), kernel.astype(np.float64), 1, "SAME").numpy()
     plain = tf.nn.conv2d(crops, kernel, 1, "SAME").numpy()
     ours = ours.transpose(2, 0, 1, 3)
-    # Values are of size 1; the plain float32 convolution is off by about 1e-6, this one by a few times as much.
+    # Values are of order 1. The plain float32 convolution is off by about 1e-6, this one by a few times as much.
     assert np.abs(ours - exact).max() < 2e-5
     assert np.sqrt(np.mean((ours - exact) ** 2)) < 8 * np.sqrt(np.mean((plain - exact) ** 2))
