@@ -1,4 +1,4 @@
-"""The reference's checkpoint rebuilt from its recipe, and the figures that the reference computed with it."""
+"""The reference's checkpoint, rebuilt from its recipe, and the figures that the reference computed with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 @pytest.fixture(scope="session")
 def pictures(shared: Path) -> Callable[[str, str], np.ndarray]:
-    """Reads the pictures of an npz of figures, which stay outside the project for their licences (mark: shared)."""
+    """Reads pictures of the figures, which are not in the project because of their licences (mark: shared)."""
 
     def read(name: str, key: str) -> np.ndarray:
         with np.load(shared / "conformance" / "reference" / f"{name}.npz") as archive:
@@ -38,7 +38,7 @@ def figures() -> Callable[[str], dict[str, np.ndarray]]:
 
 
 def variable_value(key: str, shape: list[int], salt: str) -> np.ndarray:
-    """The value of one variable of the checkpoint: random numbers that only depend on the salt and the name."""
+    """Returns the value of a variable: random numbers that depend only on the salt and the name."""
     name = key.removesuffix(_SUFFIX)
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{name}".encode())))
     value = generator.standard_normal(shape, dtype=np.float32)
@@ -59,13 +59,13 @@ def variable_value(key: str, shape: list[int], salt: str) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def reference_variables() -> dict[str, Any]:
-    """Salt, and the shape of each variable by its key in the checkpoint."""
+    """The salt, and the shape of each variable by its key in the checkpoint."""
     return json.loads((FIGURES / "variables.json").read_text())
 
 
 @pytest.fixture(scope="session")
 def reference_checkpoint(reference_variables: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Prefix of the checkpoint, as the reference itself would load it."""
+    """The prefix of the checkpoint, which has the reference's own format."""
     import tensorflow as tf
 
     prefix = tmp_path_factory.mktemp("reference") / "ckpt-1"
@@ -79,7 +79,7 @@ def reference_checkpoint(reference_variables: dict[str, Any], tmp_path_factory: 
 
 @pytest.fixture(scope="session")
 def coco_labels() -> Any:
-    """The reference's label space: every id that COCO could have, things up to 90 and stuff from 92."""
+    """The reference's label space: every id that COCO may have, things up to 90 and stuff from 92."""
     from panoptic_cli.categories import CategoryTable
     from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 
@@ -92,7 +92,7 @@ def coco_labels() -> Any:
 
 @pytest.fixture(scope="session")
 def coco_config() -> Any:
-    """The preset panoptic_fpn_coco at the figures' input size."""
+    """The preset panoptic_fpn_coco with the input size of the figures."""
     from panoptic_cli.config import load_experiment
 
     return load_experiment(settings=["task.model.input_size=[512,512,3]"])
@@ -100,7 +100,7 @@ def coco_config() -> Any:
 
 @pytest.fixture(scope="session")
 def reference_network(coco_config: Any, coco_labels: Any, reference_checkpoint: str) -> Any:
-    """The network of the preset with the checkpoint's weights."""
+    """The network of the preset with the weights of the checkpoint."""
     from panoptic_cli import weights
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 

@@ -1,13 +1,13 @@
-"""Inference with the reference's checkpoint against what the reference computed, and the panoptic maps.
+"""Inference with the reference's checkpoint, compared with the outputs and the panoptic maps of the reference.
 
-The checkpoint is made of random numbers, so RPN offsets are large (standard deviation 10 anchor sizes, against
-less than 1 in a trained network) and amplify float32 rounding: 1e-5 of an offset is 0.05 pixel of an anchor of
-512. It is largest for slivers (boxes less than a pixel wide or high, most of them without any area: 147 of the 200
-detections), whose contents change from pixel to pixel. What rounding alone does was measured by running the
-reference's own code with the same TensorFlow on another machine than the figures': against the figures, its proper
-boxes were off by up to 0.076 pixel, 1.0e-4 in score and 1.6e-2 in mask, slivers by 0.64 pixel and 1.2e-3, and 12
-detections stood in another place. Ours: 0.045 pixel, 7e-5, 9e-3; 0.6 pixel, 1.1e-3; 12. Stages that are fed the same
-numbers agree without any of this: test_reference_stages.
+The checkpoint contains random numbers, so RPN offsets are large (standard deviation 10 anchor sizes, less than 1 in a
+trained network) and amplify float32 rounding: 1e-5 of an offset is 0.05 pixel for an anchor of 512. The effect is
+largest for slivers (boxes less than a pixel wide or high, most of them without any area: 147 of the 200 detections),
+whose contents change from pixel to pixel. To measure the effect of rounding alone, the reference's own code was run
+with the same TensorFlow on a machine other than that of the figures. Compared with the figures, its proper boxes were
+off by up to 0.076 pixel, 1.0e-4 in score and 1.6e-2 in mask, its slivers by 0.64 pixel and 1.2e-3, and 12 detections
+were at another index. Ours: 0.045 pixel, 7e-5, 9e-3; 0.6 pixel, 1.1e-3; 12. Stages with equal inputs agree without
+these differences; see test_reference_stages.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from geometries import geometry_of
 FUSED = ("detection_boxes", "detection_classes", "detection_scores", "detection_masks", "semantic_logits")
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
-# The tolerances asked for (relative to the level's standard deviation where features are meant).
+# The required tolerances (that of features is relative to the standard deviation of the level).
 FEATURES, SCORES, BOXES, MASKS, SEMANTIC = 1e-4, 1e-4, 0.05, 1e-3, 1e-3
-TIED = 5e-4  # scores this close may change places: rounding moves a sliver's score by that much
+TIED = 5e-4  # scores this close may be swapped: rounding changes a sliver's score by that much
 SLIVER = 1.0  # pixels
 
 
@@ -54,7 +54,9 @@ def computed(reference_network: Any, stored: dict[str, np.ndarray]) -> dict[str,
 
 
 @pytest.mark.parametrize(("part", "levels"), [("backbone", range(2, 6)), ("fpn", range(2, 7))])
-def test_features(part: str, levels: range, computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
+def test_features_of_backbone_and_pyramid_match(
+    part: str, levels: range, computed: dict[str, Any], stored: dict[str, np.ndarray]
+) -> None:
     for level in levels:
         ours, (mean, std) = computed[part][level], stored[f"{part}_{level}_stats"]
         assert abs(ours.mean() - mean) <= FEATURES * std, level
@@ -63,7 +65,7 @@ def test_features(part: str, levels: range, computed: dict[str, Any], stored: di
         assert np.abs(corner).max() <= FEATURES * std, level
 
 
-def test_region_proposal_head(computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
+def test_region_proposal_outputs_match(computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
     for level in range(2, 7):
         for part in ("rpn_scores", "rpn_boxes"):
             expected = stored[f"{part}_{level}"]
@@ -71,7 +73,7 @@ def test_region_proposal_head(computed: dict[str, Any], stored: dict[str, np.nda
             assert difference <= FEATURES * expected.std(), (part, level)
 
 
-def test_anchors_to_the_last_bit(coco_config: Any, stored: dict[str, np.ndarray]) -> None:
+def test_anchors_are_equal_to_the_last_bit(coco_config: Any, stored: dict[str, np.ndarray]) -> None:
     from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
 
     for level, boxes in anchor_boxes(coco_config.task.model.anchor, (512, 512), 2, 6).items():
@@ -79,19 +81,19 @@ def test_anchors_to_the_last_bit(coco_config: Any, stored: dict[str, np.ndarray]
         np.testing.assert_array_equal(ours, stored[f"anchors_{level}"])
 
 
-def test_semantic_logits(computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
+def test_semantic_logits_match(computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
     expected = stored["segmentation_logits_s4"]
     assert np.abs(computed["semantic_logits"][:, ::4, ::4] - expected).max() <= SEMANTIC * expected.std()
 
 
 def paired(computed: dict[str, Any], stored: dict[str, np.ndarray], picture: int) -> np.ndarray:
-    """Our detection for each of the reference's: the nearest of its class and (nearly) its score, each used once."""
+    """Returns our detection for each of the reference's: the nearest of its class and nearly its score, used once."""
     taken: list[int] = []
     for i, box in enumerate(stored["detection_boxes"][picture]):
         distance = np.abs(computed["detection_boxes"][picture] - box).max(axis=-1)
         score_difference = np.abs(computed["detection_scores"][picture] - stored["detection_scores"][picture, i])
         same_class = computed["detection_classes"][picture] == stored["detection_classes"][picture, i]
-        # of slivers that stand on the same place, the one that also has the same score
+        # Of slivers at the same position, prefer the one with the same score.
         distance = np.where(same_class & (score_difference < 5e-3), distance + score_difference, np.inf)
         distance[taken] = np.inf
         best = int(distance.argmin())
@@ -101,7 +103,7 @@ def paired(computed: dict[str, Any], stored: dict[str, np.ndarray], picture: int
 
 
 @pytest.mark.parametrize("picture", [0, 1])
-def test_detections(picture: int, computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
+def test_detections_match(picture: int, computed: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
     count = int(stored["num_detections"][picture])
     assert computed["num_detections"][picture] == count == 100
     scores, boxes = stored["detection_scores"][picture], stored["detection_boxes"][picture]
@@ -109,7 +111,7 @@ def test_detections(picture: int, computed: dict[str, Any], stored: dict[str, np
 
     pairs = paired(computed, stored, picture)
     moved = np.flatnonzero(pairs != np.arange(count))
-    # Those in another place stand among detections of the same score.
+    # Detections may only change their order among those of the same score.
     for i in moved:
         low, high = sorted((i, int(pairs[i])))
         assert scores[low] - scores[high] <= TIED, (i, pairs[i])
@@ -122,14 +124,14 @@ def test_detections(picture: int, computed: dict[str, Any], stored: dict[str, np
     proper = sides >= SLIVER
     assert proper.sum() >= 20
     assert score_error[proper].max() <= SCORES
-    # Boxes: twice the tolerance for other machines' rounding (the reference itself needs it); a mask cell's value
-    # changes within a pixel.
+    # Boxes get twice the tolerance for the rounding of other machines, which the reference itself needs. The value of
+    # a mask cell changes within a pixel.
     assert np.quantile(box_error[proper], 0.9) <= BOXES
     assert box_error[proper].max() <= 2 * BOXES
     assert np.quantile(mask_error[proper].mean(axis=(1, 2)), 0.9) <= MASKS
     assert mask_error[proper].mean(axis=(1, 2)).max() <= 3 * MASKS
     assert mask_error[proper].max() <= 0.03
-    # Slivers: most are as good, none is another detection.
+    # Most slivers are as accurate, and none is a different detection.
     assert np.quantile(score_error, 0.9) <= 3 * SCORES
     assert score_error.max() <= 3e-3
     assert np.quantile(box_error, 0.9) <= BOXES
@@ -137,7 +139,7 @@ def test_detections(picture: int, computed: dict[str, Any], stored: dict[str, np
 
 
 @pytest.mark.parametrize("picture", [0, 1])
-def test_panoptic_maps(
+def test_panoptic_maps_match(
     picture: int,
     computed: dict[str, Any],
     stored: dict[str, np.ndarray],
@@ -155,7 +157,7 @@ def test_panoptic_maps(
         coco_labels,
     )
     height, width = stored["image_info"][picture, 0].astype(int)
-    # Every class of this label space has a category, so that nothing is void for want of one.
+    # Every class of this label space has a category, so nothing is void for lack of one.
     assert (coco_labels.thing_id_of_class == coco_labels.thing_ids).all()
     assert (coco_labels.stuff_id_of_class == coco_labels.semantic_ids).all()
     assert maps.category.shape == maps.instance.shape == (height, width)
@@ -166,7 +168,7 @@ def test_panoptic_maps(
     assert len(np.unique(maps.category)) > 5
 
 
-def test_predictor_gives_the_same(
+def test_the_predictor_gives_the_same_outputs(
     computed: dict[str, Any],
     stored: dict[str, np.ndarray],
     coco_config: Any,
@@ -185,8 +187,8 @@ def test_predictor_gives_the_same(
     scale = np.tile(stored["image_info"][0, 2], 2)
     found = prediction.detections
     assert len(found.boxes) == len(found.masks) == 100
-    # one picture alone is the same as in a batch of two, up to rounding and the amplification above
+    # A single picture gives the same outputs as in a batch of two, up to rounding and the amplification above.
     assert np.quantile(np.abs(found.boxes * scale - computed["detection_boxes"][0]), 0.8) <= BOXES
     assert np.quantile(np.abs(found.scores - computed["detection_scores"][0]), 0.8) <= SCORES
-    # in this label space a thing's class is its id
+    # In this label space, the class of a thing is its id.
     assert np.mean(found.category_ids == computed["detection_classes"][0]) >= 0.9

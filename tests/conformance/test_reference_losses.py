@@ -1,4 +1,4 @@
-"""Losses, ROI align and box coding against the reference's figures on seeded inputs."""
+"""Losses, ROI align and box encoding, compared with the reference's figures for seeded inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = range(2, 7)
 
 @pytest.fixture(scope="module")
 def seeded() -> dict[str, Any]:
-    """The inputs, drawn in the order in which the figures' README lists them."""
+    """The inputs, drawn in the order of the figures' README."""
     g = np.random.default_rng(0)
 
     def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -44,7 +44,7 @@ def losses() -> dict[str, float]:
     return json.loads((Path(__file__).parent / "reference" / "losses.json").read_text())
 
 
-def test_losses(
+def test_losses_match(
     seeded: dict[str, Any], losses: dict[str, float], figures: Callable[[str], dict[str, np.ndarray]]
 ) -> None:
     from panoptic_cli.models.panoptic_fpn import losses as loss_ops
@@ -68,7 +68,7 @@ def test_losses(
         assert float(ours[name]) == pytest.approx(value, rel=1e-5), name
 
 
-def test_roi_align(seeded: dict[str, Any], figures: Callable[[str], dict[str, np.ndarray]]) -> None:
+def test_roi_align_matches(seeded: dict[str, Any], figures: Callable[[str], dict[str, np.ndarray]]) -> None:
     import tensorflow as tf
 
     from panoptic_cli.models.panoptic_fpn.roi_align import roi_align
@@ -80,13 +80,13 @@ def test_roi_align(seeded: dict[str, Any], figures: Callable[[str], dict[str, np
         np.testing.assert_allclose(ours, stored[f"roi_align_{crop}"], rtol=0, atol=1e-5)
 
 
-def test_box_coding(figures: Callable[[str], dict[str, np.ndarray]]) -> None:
+def test_box_encoding_and_decoding_match(figures: Callable[[str], dict[str, np.ndarray]]) -> None:
     from panoptic_cli.models.panoptic_fpn.boxes import BOX_HEAD_WEIGHTS, decode, encode
 
     stored = figures("ops")
     boxes, anchors = stored["roi_boxes"], stored["encode_anchors"]
     np.testing.assert_allclose(encode(boxes, anchors, BOX_HEAD_WEIGHTS), stored["encoded"], rtol=0, atol=1e-5)
-    # 1e-5 of a value up to 600 is below float32's spacing (6e-5); two spacings are allowed there
+    # For values up to 600, 1e-5 is below the spacing of float32 (6e-5), so two spacings are allowed.
     np.testing.assert_allclose(
         decode(stored["encoded"], anchors, BOX_HEAD_WEIGHTS), stored["decoded"], rtol=2.4e-7, atol=1e-5
     )

@@ -1,8 +1,8 @@
-"""Each stage of detection by itself, fed with the same numbers as the reference's.
+"""Each stage of detection on its own, with the same inputs as the reference.
 
-`stages.npz` holds what the reference's own layers gave under TensorFlow 2.21 for inputs drawn from
-`numpy.random.default_rng(7)` in the order of `Draws`, with image shapes 512x512 and 384x500. Stage by stage there is no
-amplified rounding (see test_forward), so rules, order and ties are compared without slack.
+`stages.npz` contains the outputs of the reference's own layers under TensorFlow 2.21 for inputs drawn from
+`numpy.random.default_rng(7)` in the order of `Draws`, with image shapes 512x512 and 384x500. A single stage does not
+amplify rounding (see test_forward), so rules, order and ties must be the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pytest
 
 LEVELS = range(2, 7)
 SHAPES = np.array([[512, 512], [384, 500]], np.float32)
-PIXELS = 3e-4  # float32 spacing at 512 is 6e-5; a wild offset's exp() gives some of it
+PIXELS = 3e-4  # the spacing of float32 at 512 is 6e-5; exp() of a wild offset is off by several of these
 
 
 class Draws:
-    """The inputs, in the order in which they were drawn; RPN scores and offsets, usual (0.5) and wild (10)."""
+    """The inputs, in the order in which they were drawn; RPN scores with usual (0.5) and wild (10) offsets."""
 
     def __init__(self) -> None:
         self._generator = np.random.default_rng(7)
@@ -52,7 +52,7 @@ def stored(figures: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndar
 @pytest.mark.parametrize("suppression", ["kernel", "padded"])
 @pytest.mark.parametrize("phase", ["inference", "training"])
 @pytest.mark.parametrize("offsets", ["usual", "wild"])
-def test_proposals(
+def test_proposals_match(
     offsets: str, phase: str, suppression: Any, draws: Draws, stored: dict[str, np.ndarray], coco_config: Any
 ) -> None:
     import tensorflow as tf
@@ -71,7 +71,7 @@ def test_proposals(
 
 
 @pytest.mark.parametrize("suppression", ["kernel", "lists", "padded"])
-def test_detections(suppression: Any, draws: Draws, stored: dict[str, np.ndarray], coco_config: Any) -> None:
+def test_detections_match(suppression: Any, draws: Draws, stored: dict[str, np.ndarray], coco_config: Any) -> None:
     import tensorflow as tf
 
     from panoptic_cli.models.panoptic_fpn.detection import detect
@@ -91,13 +91,13 @@ def test_detections(suppression: Any, draws: Draws, stored: dict[str, np.ndarray
 
 
 @pytest.mark.slow
-def test_heads(draws: Draws, stored: dict[str, np.ndarray], reference_network: Any) -> None:
+def test_outputs_of_the_heads_match(draws: Draws, stored: dict[str, np.ndarray], reference_network: Any) -> None:
     import tensorflow as tf
 
     network = reference_network
     logits, offsets = tf.function(lambda x: network.detection_head(x, training=False))(draws.box_crops)
     masks = tf.function(lambda x, c: network.mask_head(x, c, training=False))(draws.mask_crops, draws.mask_classes)
-    # The sums have up to 12,544 terms: float32 rounding of about 1e-6 of values up to 5.
+    # The sums have up to 12,544 terms, so float32 rounding is about 1e-6 of values up to 5.
     np.testing.assert_allclose(logits, stored["class_logits"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(np.reshape(offsets, (2, 20, 364)), stored["box_offsets"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(masks, stored["mask_logits"], rtol=0, atol=2e-5)

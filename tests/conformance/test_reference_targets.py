@@ -1,4 +1,4 @@
-"""Training targets of the reference's records against those that the reference computed, augmentation off."""
+"""Training targets of the reference's records without augmentation, compared with those of the reference."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def examples(shared: Path, coco_labels: Any) -> list[dict[str, Any]]:
     ids = [int(decode_example(record)[schema.IMAGE_SOURCE_ID][0]) for record in serialized]
     assert tuple(ids) == PICTURES
 
-    # No augmentation, and as many anchors as there are: none is left out by the sampling.
+    # No augmentation, and a sample of all anchors.
     plain = "aug_rand_hflip: false, aug_scale_min: 1, aug_scale_max: 1"
     every = "rpn_batch_size_per_im: 1000000, rpn_fg_fraction: 1"
     settings = ["task.model.input_size=[512,512,3]", f"task.train_data.parser={{{plain}, {every}}}"]
@@ -54,14 +54,14 @@ def stored(
     return {**figures("training_targets"), "images_s4": pictures("training_targets", "images_s4")}
 
 
-def test_pictures(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
+def test_pictures_match(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
     for place, example in enumerate(examples):
         np.testing.assert_array_equal(image_info_of(example["geometry"]), stored["image_info"][place])
-        # normalised pictures, of order 1: rounding of the resize and of (x - mean) / std
+        # Normalised pictures have values of order 1. The resize and (x - mean) / std are rounded.
         np.testing.assert_allclose(example["images"][::4, ::4], stored["images_s4"][place], atol=2e-5)
 
 
-def test_anchor_targets(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
+def test_anchor_targets_match(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
     positives = 0
     for place, example in enumerate(examples):
         for level in range(2, 7):
@@ -74,7 +74,7 @@ def test_anchor_targets(examples: list[dict[str, Any]], stored: dict[str, np.nda
     assert positives > 40
 
 
-def test_ground_truth(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
+def test_ground_truth_matches(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
     for place, example in enumerate(examples):
         np.testing.assert_array_equal(example["gt_boxes"], stored["gt_boxes"][place])
         np.testing.assert_array_equal(example["gt_classes"], stored["gt_classes"][place])
@@ -82,17 +82,17 @@ def test_ground_truth(examples: list[dict[str, Any]], stored: dict[str, np.ndarr
         assert real.any()
         crops = example["gt_masks"][real] / 255.0
         expected = stored["gt_masks"][place][real].astype(np.float32)
-        # The reference crops after resizing the whole mask, we crop the original: edges differ, areas do not.
+        # The reference crops the resized mask, we crop the original one: edges differ, areas do not.
         assert np.abs(crops - expected).mean() <= 0.02
         assert ((crops > 0.5) == (expected > 0.5)).mean() >= 0.97
 
 
-def test_semantic_labels(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
+def test_semantic_labels_match(examples: list[dict[str, Any]], stored: dict[str, np.ndarray]) -> None:
     for place, example in enumerate(examples):
         np.testing.assert_array_equal(example["semantic_labels"], stored["gt_segmentation_mask"][place, ..., 0])
 
 
-def test_inference_sees_the_same_picture(
+def test_pictures_prepared_for_inference_match(
     shared: Path, figures: Callable[[str], dict[str, np.ndarray]], pictures: Callable[[str, str], np.ndarray]
 ) -> None:
     import tensorflow as tf
