@@ -1,4 +1,4 @@
-"""Checkpoints of tensorflow/models, made here as its trainer lays them out: found by attribute names, or refused."""
+"""Loading of tensorflow/models checkpoints, which are written here in the layout of its trainer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from panoptic_cli.weights import model_garden
 STEP = 1234
 FIGURES = Path(__file__).parents[1] / "conformance" / "reference" / "variables.json"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-SHRINK = 8  # every layer has an eighth of the filters of the published network
-# Sizes that depend on the classes and anchors, or on the picture's channels, not on the width of the layers.
+SHRINK = 8  # every layer has an eighth of the published network's filters
+# Sizes that depend on the classes, the anchors or the picture's channels, not on the width of the layers.
 FIXED = {1, 3, 12, 91, 364, 111}
 
 
@@ -37,7 +37,7 @@ def _float32_policy() -> Iterator[None]:
 
 
 def small_network(**settings: Any) -> PanopticFPN:
-    """The network of panoptic_fpn_coco, with its layers and classes, an eighth as wide."""
+    """Creates the network of panoptic_fpn_coco with all its layers and classes, but an eighth as wide."""
     widths = {
         "backbone.resnet.depth_multiplier": 1 / SHRINK,
         "decoder.fpn.num_filters": 256 // SHRINK,
@@ -61,20 +61,20 @@ def network() -> PanopticFPN:
 
 
 def shrunk(shape: list[int]) -> list[int]:
-    """The shape of a variable of the published checkpoint in the small network."""
+    """Converts the shape of a variable of the published checkpoint to that in the small network."""
     spatial, channels = (shape[:2], shape[2:]) if len(shape) == 4 else ([], shape)
     return [*spatial, *(size if size in FIXED else size // SHRINK for size in channels)]
 
 
 def stored_values() -> dict[str, np.ndarray]:
-    """Different numbers for every variable, by the names that the reference itself gave them."""
+    """Returns different numbers for every variable, by its name in the reference."""
     rng = np.random.default_rng(0)
     shapes = json.loads(FIGURES.read_text())["variables"]
     return {k.removesuffix(_SUFFIX): rng.standard_normal(shrunk(s)).astype(np.float32) for k, s in shapes.items()}
 
 
 def objects(values: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A tree of trackable objects in which each path leads to a variable."""
+    """Builds a tree of trackable objects in which each path leads to a variable."""
     tree: dict[str, Any] = {}
     for path, value in values.items():
         *parents, name = path.split("/")
@@ -105,13 +105,13 @@ def write(tmp_path: Path) -> Writer:
 
 
 @pytest.mark.parametrize("under_model", [True, False])
-def test_every_variable_goes_where_its_name_says(
+def test_every_variable_is_loaded_by_its_path(
     under_model: bool, network: PanopticFPN, write: Writer, tmp_path: Path
 ) -> None:
     values = stored_values()
     prefix = write(values, under_model=under_model)
     weights.load_weights(network, prefix)
-    # Every value went to a variable of its own; which one, the conformance tests show by the network's outputs.
+    # Every value went to a variable of its own. That it is the right one, the conformance tests check by the outputs.
     loaded_values = sorted(float(v.numpy().sum()) for v in network.weights)
     np.testing.assert_allclose(loaded_values, sorted(float(v.sum()) for v in values.values()), rtol=1e-6)
     np.testing.assert_array_equal(
@@ -133,7 +133,7 @@ def test_every_variable_goes_where_its_name_says(
     assert not loaded.backbone_only
 
 
-def test_all_misfits_are_named_and_nothing_is_changed(network: PanopticFPN, write: Writer) -> None:
+def test_all_mismatches_are_named_and_nothing_is_changed(network: PanopticFPN, write: Writer) -> None:
     values = stored_values()
     del values["decoder/layer_with_weights-0/kernel"]
     values["mask_head/_deconv/bias"] = np.zeros(999, np.float32)
@@ -149,7 +149,7 @@ def test_all_misfits_are_named_and_nothing_is_changed(network: PanopticFPN, writ
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_network_of_another_depth_is_refused(network: PanopticFPN, write: Writer) -> None:
+def test_a_checkpoint_of_another_depth_is_refused(network: PanopticFPN, write: Writer) -> None:
     prefix = write(stored_values())
     with pytest.raises(RunError, match="does not fit the configured network"):
         weights.load_weights(small_network(**{"backbone.resnet.model_id": 34}), prefix)
@@ -157,7 +157,7 @@ def test_a_network_of_another_depth_is_refused(network: PanopticFPN, write: Writ
         weights.load_weights(small_network(max_level=4), prefix)
 
 
-def test_a_classifier_starts_the_backbone_only(network: PanopticFPN, write: Writer) -> None:
+def test_a_classifier_initialises_only_the_backbone(network: PanopticFPN, write: Writer) -> None:
     values = {path: v for path, v in stored_values().items() if path.startswith("backbone/")}
     values["_dense/kernel"] = np.zeros((4, 1000), np.float32)
     prefix = write(values)
@@ -172,10 +172,10 @@ def test_a_classifier_starts_the_backbone_only(network: PanopticFPN, write: Writ
     for a, b in zip(before, heads, strict=True):
         np.testing.assert_array_equal(a, b.numpy())
     with pytest.raises(RunError, match="not in the checkpoint"):
-        weights.load_weights(network, prefix)  # for evaluation the heads are needed
+        weights.load_weights(network, prefix)  # an evaluation needs the heads
 
 
-def test_what_is_no_checkpoint_is_refused(network: PanopticFPN, write: Writer, tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused(network: PanopticFPN, write: Writer, tmp_path: Path) -> None:
     with pytest.raises(RunError):
         weights.load_weights(network, str(tmp_path / "absent"))
     other = tf.train.Checkpoint(encoder=tf.Variable(1.0)).write(str(tmp_path / "other"))
@@ -188,7 +188,7 @@ def test_what_is_no_checkpoint_is_refused(network: PanopticFPN, write: Writer, t
         weights.load_weights(network, prefix)
 
 
-def test_a_checkpoint_whose_data_are_cut_short_changes_nothing(network: PanopticFPN, write: Writer) -> None:
+def test_a_truncated_checkpoint_changes_nothing(network: PanopticFPN, write: Writer) -> None:
     prefix = write(stored_values())
     data = Path(f"{prefix}.data-00000-of-00001")
     data.write_bytes(data.read_bytes()[: data.stat().st_size * 3 // 4])
