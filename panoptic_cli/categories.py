@@ -69,10 +69,10 @@ class CategoryTable:
                 continue
             identifier = entry["id"]
             if not isinstance(identifier, int) or isinstance(identifier, bool) or not 1 <= identifier <= _MAX_ID:
-                problems.append(f"{where}: id must be a positive integer, not {identifier!r:.40}")
+                problems.append(f"{where}: id must be an integer from 1 to 2^62, not {identifier!r:.40}")
                 continue
             if identifier in seen:
-                problems.append(f"{where}: duplicate id {identifier}")
+                problems.append(f"{where}: id {identifier} is listed twice")
                 continue
             if entry["isthing"] not in (0, 1):
                 problems.append(f"{where}: isthing must be 0 or 1, not {entry['isthing']!r:.40}")
