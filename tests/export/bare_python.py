@@ -1,4 +1,4 @@
-"""A Python that has TensorFlow and neither this package nor Keras, as a server may have."""
+"""A Python with TensorFlow, but without this package and Keras, as a server may have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-# Runs each SavedModel on its inputs, (key of the inputs) = <folder>:<anything>, and writes all outputs.
+# Runs each SavedModel on its inputs, whose keys are <folder>:<anything>, and writes all outputs.
 _SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -32,7 +32,7 @@ assert not {"panoptic_cli", "keras"} & {name.partition(".")[0] for name in sys.m
 
 
 def without_the_package(folder: Path) -> Path:
-    """Makes a folder that has all installed packages except this one and Keras."""
+    """Creates a folder with all installed packages except this one and Keras."""
     site = Path(sysconfig.get_paths()["purelib"])
     folder.mkdir()
     for path in site.iterdir():
@@ -44,7 +44,7 @@ def without_the_package(folder: Path) -> Path:
 def serve(folder: Path, packages: Path) -> subprocess.CompletedProcess[str]:
     """Runs the SavedModels in `folder` on its inputs.npz; `packages` is from `without_the_package`.
 
-    With -I and -S Python reads neither the environment nor site-packages nor the links of editable installs.
+    With -I and -S, Python ignores environment variables, site-packages and the links of editable installs.
     """
     command = [sys.executable, "-I", "-S", "-c", _SCRIPT, str(packages)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)

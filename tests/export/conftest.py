@@ -1,4 +1,4 @@
-"""A small network with COCO's categories and random weights, as a checkpoint that a user could have."""
+"""A small network with COCO's categories and random weights, as a checkpoint that a user may have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def coco_checkpoint(
     from panoptic_cli.categories import read_categories
     from panoptic_cli.weights.checkpoints import Checkpoints
 
-    # Of random scores: a threshold that some detections pass, so that maps hold things and stuff.
+    # Scores are random. Some detections exceed this threshold, so that maps contain things and stuff.
     threshold = "task.model.panoptic_segmentation_generator={score_threshold: 0.05, stuff_area_threshold: 256}"
     settings = (*tiny_network, threshold)
     categories = coco100 / "annotations" / "panoptic_val2017.json"
@@ -29,7 +29,7 @@ def coco_checkpoint(
     network = models.create_network(experiment, read_categories(categories))
     generator = np.random.default_rng(5)
     for variable in network.trainable_variables:
-        # Final layers are made to start near zero; here they have to tell pictures and places apart.
+        # Final layers are initialised near zero. Here, their outputs must depend on the picture and the position.
         if variable.path.endswith("kernel") and any(
             w in variable.path for w in ("classifier", "regressor", "segmentation")
         ):

@@ -1,4 +1,4 @@
-"""`predict --saved-model`: the exported model alone gives what the checkpoint gives."""
+"""`predict --saved-model`: an exported model predicts the same as the checkpoint, which it does not need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from panoptic_cli.inference.predictor import LoadedModel, Predictor
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("input_type", "batch_size"), [("image_tensor", None), ("image_bytes", 2)])
-def test_predicts_as_the_checkpoint_does(
+def test_predictions_equal_those_of_the_checkpoint(
     tiny_model: LoadedModel,
     tiny_predictor: Predictor,
     shapes_dir: Path,
@@ -32,28 +32,28 @@ def test_predicts_as_the_checkpoint_does(
     assert exported.step == tiny_model.step
     pixels = read_picture(find_pictures([str(shapes_dir / "val2017")])[0])
     ours, theirs = tiny_predictor.predict(pixels), exported.predict(pixels)
-    # what is decided is the same in every pixel
+    # All decisions are the same in every pixel.
     np.testing.assert_array_equal(theirs.category_map, ours.category_map)
     np.testing.assert_array_equal(theirs.instance_map, ours.instance_map)
     np.testing.assert_array_equal(theirs.segment_map, ours.segment_map)
     np.testing.assert_array_equal(theirs.semantic_map, ours.semantic_map)
     assert theirs.segments == ours.segments
     np.testing.assert_array_equal(theirs.detections.category_ids, ours.detections.category_ids)
-    # float32 sums in another order: preprocessing and network are one graph here; boxes in pixels
+    # float32 sums have another order, because preprocessing and network are one graph here. Boxes are in pixels.
     np.testing.assert_allclose(theirs.detections.boxes, ours.detections.boxes, atol=1e-3)
     assert len(ours.detections.scores) > 0
     same = [np.array_equal(a, b) for a, b in zip(theirs.detections.masks, ours.detections.masks, strict=True)]
-    assert np.mean(same) > 0.9  # a box moved in its last bits may move a pixel at the threshold
+    assert np.mean(same) > 0.9  # the last bits of a box may decide a pixel at the threshold
 
 
-def test_another_folder_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_saved_model_is_an_error(tmp_path: Path) -> None:
     from panoptic_cli.export.exported_model import ExportedModel
 
     with pytest.raises(DataError, match="not a SavedModel of panoptic export"):
         ExportedModel(tmp_path)
 
 
-def test_options_that_it_brings_itself_are_refused(
+def test_options_that_the_saved_model_determines_are_refused(
     shapes_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = str(find_pictures([str(shapes_dir / "val2017")])[0])

@@ -1,4 +1,4 @@
-"""TensorFlow Lite and ONNX files, run by their own interpreters against TensorFlow."""
+"""TensorFlow Lite and ONNX files, run by their own interpreters and compared with TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
 
 class Reference:
-    """Two prepared pictures and what the network makes of them."""
+    """Two prepared pictures and the network's outputs for them."""
 
     def __init__(self, checkpoint: tuple[str, ...], coco100: Path) -> None:
         import tensorflow as tf
@@ -39,17 +39,20 @@ class Reference:
         ]
 
     def check(self, place: int, outputs: dict[str, Any]) -> None:
-        """The same decisions; numbers up to float32 sums in another order (measured: 5e-5 pixels, 2e-5 for logits)."""
-        wanted = self.outputs[place]
-        assert outputs.keys() == wanted.keys()
-        count = int(wanted["num_detections"][0])
+        """Checks that decisions are equal, and numbers up to the order of float32 sums.
+
+        Measured differences are 5e-5 pixels for boxes and 2e-5 for logits.
+        """
+        expected = self.outputs[place]
+        assert outputs.keys() == expected.keys()
+        count = int(expected["num_detections"][0])
         assert count > 20
         assert int(outputs["num_detections"][0]) == count
-        np.testing.assert_array_equal(outputs["detection_classes"], wanted["detection_classes"])
+        np.testing.assert_array_equal(outputs["detection_classes"], expected["detection_classes"])
         for name, tolerance in (("boxes", 1e-3), ("scores", 1e-4), ("masks", 1e-4)):
             found = outputs[f"detection_{name}"][:, :count]
-            np.testing.assert_allclose(found, wanted[f"detection_{name}"][:, :count], atol=tolerance)
-        np.testing.assert_allclose(outputs["semantic_logits"], wanted["semantic_logits"], atol=1e-3)
+            np.testing.assert_allclose(found, expected[f"detection_{name}"][:, :count], atol=tolerance)
+        np.testing.assert_allclose(outputs["semantic_logits"], expected["semantic_logits"], atol=1e-3)
         assert not outputs["detection_scores"][:, count:].any()
 
 
@@ -69,9 +72,9 @@ def export(checkpoint: tuple[str, ...], file_format: str, output: Path, capsys: 
     assert sorted(path.name for path in output.parent.iterdir()) == [output.name, f"{output.name}.json"]
 
 
-# TensorFlow has moved its interpreter to the package ai-edge-litert; the one inside is the same code.
+# TensorFlow has moved its interpreter to the package ai-edge-litert; the one in TensorFlow has the same code.
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-def test_tflite(
+def test_a_tflite_model_gives_the_same_outputs(
     reference: Reference, coco_checkpoint: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import tensorflow as tf
@@ -85,7 +88,7 @@ def test_tflite(
         reference.check(place, runner(images=image))
 
 
-def test_onnx(
+def test_an_onnx_model_gives_the_same_outputs(
     reference: Reference, coco_checkpoint: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tf2onnx")
@@ -99,7 +102,7 @@ def test_onnx(
         reference.check(place, dict(zip(names, values, strict=True)))
 
 
-def test_operations_that_a_converter_does_not_support_are_named(
+def test_unsupported_operations_are_named(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tensorflow as tf
@@ -135,7 +138,7 @@ def test_a_missing_converter_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_that_do_not_fit_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_do_not_apply_to_the_format_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--batch-size", "2"], ["--input-type", "image_bytes"], ["--precision", "bfloat16"]):
         assert run(["export", "--checkpoint", "x", "--output", "y", "--format", "tflite", *words]) == 2
         assert "--format tflite" in capsys.readouterr().err
