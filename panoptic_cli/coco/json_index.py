@@ -1,6 +1,6 @@
 """Indexing JSON files that are too large for memory: where the entries of their top-level lists are.
 
-Annotation files are one object with a few long lists. They are read once in blocks. Vectorized bracket counting finds
+Annotation files are one object with a few long lists. They are read once in blocks. Vectorised bracket counting finds
 where each entry begins and ends, and the entries are decoded later, a few at a time. So COCO's 860,000 object
 annotations take 14 MB instead of gigabytes of Python objects.
 """

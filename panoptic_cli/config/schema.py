@@ -41,7 +41,7 @@ class Data(Section):
 
     input_path: str = ""  # glob patterns of TFRecord shards, separated by commas
     global_batch_size: Positive = 64
-    shuffle_buffer_size: Positive = 1000  # serialized records
+    shuffle_buffer_size: Positive = 1000  # serialised records
     seed: int | None = None  # None: trainer.seed
     parser: Parser = Parser()
 

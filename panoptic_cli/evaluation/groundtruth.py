@@ -44,7 +44,7 @@ class GroundTruth:
         """Reads a record.
 
         Args:
-            record: a serialized tf.train.Example, ours or the reference's.
+            record: a serialised tf.train.Example, ours or the reference's.
             table: the categories.
             objects: False skips the objects, whose masks take long to encode.
 

@@ -56,7 +56,7 @@ class PictureScores:
 
         Args:
             prediction: the prediction.
-            record: the picture's serialized record.
+            record: the picture's serialised record.
 
         Raises:
             DataError: the record, or the picture's annotations, cannot be used.

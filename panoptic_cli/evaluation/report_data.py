@@ -159,7 +159,7 @@ class ReportData:
 
 
 def picture_of_record(record: bytes) -> np.ndarray | None:
-    """Decodes the picture of a serialized tf.train.Example to uint8 [H, W, 3]; None if it has none."""
+    """Decodes the picture of a serialised tf.train.Example to uint8 [H, W, 3]; None if it has none."""
     content = schema.decode_example(record).get(schema.IMAGE_ENCODED)
     return picture_of_file(content[0]) if content else None
 

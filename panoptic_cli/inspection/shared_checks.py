@@ -39,7 +39,7 @@ def examine_picture(encoded: bytes) -> PictureFacts:
     """Decodes a picture to find damage.
 
     The entropy-coded data of a JPEG are read completely but transformed at an eighth of the size. This saves a third of
-    the time, and it suffices to find damage and to recognize the picture.
+    the time, and it suffices to find damage and to recognise the picture.
 
     Raises:
         ValueError: it cannot be decoded; says why.

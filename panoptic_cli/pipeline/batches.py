@@ -105,7 +105,7 @@ def evaluation_dataset(
         limit: read only this many pictures; None: all.
 
     Returns:
-        Batches (images float32 [b, height, width, 3], Geometry, serialized string [b]). An unusable record fails with
+        Batches (images float32 [b, height, width, 3], Geometry, records string [b]). An unusable record fails with
         its file and index; see `record_errors.record_error`.
 
     Raises:

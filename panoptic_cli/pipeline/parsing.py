@@ -37,7 +37,7 @@ class AnnotatedPicture(NamedTuple):
 
 
 def parse_record(serialized: tf.Tensor) -> AnnotatedPicture:
-    """Parses a serialized tf.train.Example, a string scalar."""
+    """Parses a serialised tf.train.Example, a string scalar."""
     strings = tf.io.RaggedFeature(tf.string)
     floats = tf.io.RaggedFeature(tf.float32)
     integers = tf.io.RaggedFeature(tf.int64)

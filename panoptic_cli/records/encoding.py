@@ -1,4 +1,4 @@
-"""Encoding one annotated picture as one serialized record."""
+"""Encoding one annotated picture as one serialised record."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PictureEncoder:
         """Encodes one picture.
 
         Returns:
-            The serialized tf.train.Example, and counts of what it contains: "objects", "crowds", "segments";
+            The serialised tf.train.Example, and counts of what it contains: "objects", "crowds", "segments";
             "skipped: <reason>" for object annotations without pixels; "note: <what>" for changes to the picture or its
             objects that the user should know about.
 

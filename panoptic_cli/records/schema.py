@@ -107,7 +107,7 @@ def _example_class() -> Any:
 
 
 def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
-    """Serializes features as tf.train.Example; equal features give equal bytes.
+    """Serialises features as tf.train.Example; equal features give equal bytes.
 
     Args:
         features: bytes, an int, a list of bytes, or an array of integers or floats. Empty ones become empty features.
@@ -134,7 +134,7 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
 
 
 def decode_example(record: bytes) -> dict[str, list[bytes] | np.ndarray]:
-    """Parses a serialized tf.train.Example.
+    """Parses a serialised tf.train.Example.
 
     Returns:
         A list of bytes, a float32 array or an int64 array for each feature.

@@ -21,7 +21,7 @@ _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _BLOCK = 1 << 20
 _MASK_DELTA = 0xA282EAD8
-_MAX_LENGTH = 1 << 31  # a serialized protobuf message cannot be longer, so a larger length means a damaged file
+_MAX_LENGTH = 1 << 31  # a serialised protobuf message cannot be longer, so a larger length means a damaged file
 
 
 def masked_crc32c(data: bytes) -> int:
