@@ -241,7 +241,7 @@ def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str,
             problems.append(f"{name} is {shapes[name]} in the checkpoint and {shape} here")
         else:
             mapping[name] = _raw(saved.variable)
-    problems += [f"{name} is in the checkpoint only" for name in sorted(shapes.keys() - set(names))]
+    problems += [f"{name} is only in the checkpoint" for name in sorted(shapes.keys() - set(names))]
     return mapping, problems
 
 

@@ -103,7 +103,7 @@ def test_a_mismatch_names_the_variables(tmp_path: Path) -> None:
     other(tf.zeros((1, 6)))
     with pytest.raises(RunError, match=r"first/kernel is \[6, 5\] in the checkpoint and \[6, 4\] here") as caught:
         load_network(other, tmp_path)
-    assert "last/bias is in the checkpoint only" in caught.value.message
+    assert "last/bias is only in the checkpoint" in caught.value.message
 
 
 def test_a_damaged_checkpoint_is_one_error(tmp_path: Path) -> None:
