@@ -50,10 +50,17 @@ def find_record_files(pattern: str | Sequence[str], *, what: str = "records", hi
 def list_record_files(pattern: str | Sequence[str]) -> list[list[Any]]:
     """Returns [file name, bytes] of each record file in reading order; parts that match nothing are skipped.
 
-    The folders are omitted, so that the same records are recognized wherever they are mounted.
+    The folders are omitted, so that the same records are recognised wherever they are mounted.
     """
     found = {path for text in _texts(pattern) for _, paths in _resolve(text) for path in paths}
     return [[os.path.basename(path), storage.size(path)] for path in sorted(found)]
+
+
+def first_folder(pattern: str) -> str:
+    """Returns the folder of the records that the first part of a pattern names, whether there are any or not."""
+    for part, paths in _resolve(pattern):
+        return os.path.dirname(paths[0] if paths else part) or "."
+    return "."
 
 
 def count_records(files: Sequence[str]) -> list[int]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError
+from panoptic_cli.records.files import first_folder
 
 
 def load_categories(experiment: Experiment) -> CategoryTable:
@@ -22,8 +21,7 @@ def load_categories(experiment: Experiment) -> CategoryTable:
         DataError: the file is missing or has no usable table.
     """
     given = experiment.task.categories_file
-    first = experiment.task.train_data.input_path.split(",")[0].strip()
-    path = given or f"{os.path.dirname(first) or '.'}/{CATEGORIES_FILE}"
+    path = given or f"{first_folder(experiment.task.train_data.input_path)}/{CATEGORIES_FILE}"
     if not storage.exists(path):
         where = "" if given else " beside the training records"
         raise DataError(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_cli import config, models
-from panoptic_cli.categories import CategoryTable, read_categories
-from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import ConfigError, DataError
+from panoptic_cli.errors import ConfigError
+from panoptic_cli.runs.categories import load_categories
 from panoptic_cli.startup import import_tensorflow
 
 
@@ -53,7 +53,8 @@ def find_examples(
 
     Args:
         record_files: the records.
-        categories: file with the categories; None: categories.json beside the records.
+        categories: file with the categories; None: that of the configuration, or else categories.json beside the first
+            records.
         experiment: name of a preset; None: the default one. If nothing else is configured either, its network takes any
             categories.
         config_file: YAML configuration.
@@ -63,16 +64,13 @@ def find_examples(
         DataError: there is no file with the categories.
         ConfigError: the configuration is invalid, or the categories do not fit it.
     """
-    file = Path(categories) if categories else Path(record_files[0]).parent / CATEGORIES_FILE
-    if not file.is_file():
-        raise DataError(f"The categories file {file} does not exist.", "Give the panoptic JSON with --categories.")
-    table = read_categories(file)
+    options = [("task.train_data.input_path", ",".join(record_files))]
+    if categories:
+        options.append(("task.categories_file", categories))
     loaded = config.load_experiment(
-        experiment or config.DEFAULT_EXPERIMENT,
-        config_file=config_file,
-        settings=settings or (),
-        options=[("task.train_data.input_path", ",".join(record_files))],
+        experiment or config.DEFAULT_EXPERIMENT, config_file=config_file, settings=settings or (), options=options
     )
+    table = load_categories(loaded)
     try:
         models.check_categories(loaded, table)
     except ConfigError:

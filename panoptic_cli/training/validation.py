@@ -38,7 +38,7 @@ def averages_in_place(model: keras.Model) -> Iterator[None]:
 
     Afterwards the weights are the same to the last bit, also after an error.
     """
-    averages = getattr(model, "averages", [])
+    averages = model.averages
     variables = model.network.trainable_variables if averages else []
     kept = [variable.numpy().copy() for variable in variables]  # numpy() may be a view
     try:

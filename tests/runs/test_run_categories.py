@@ -26,6 +26,16 @@ def test_the_file_beside_the_records_unless_another_is_given(tmp_path: Path) -> 
     assert load_categories(load_experiment(options=[records, given])) == OTHER
 
 
+@pytest.mark.parametrize("pattern", ["{}", "{}/train-*", "{}/train-*,/elsewhere/*"])
+def test_folders_of_any_name(tmp_path: Path, pattern: str) -> None:
+    folder = tmp_path / "a, b [2]"
+    folder.mkdir()
+    (folder / "train-00000-of-00001.tfrecord").touch()
+    (folder / "categories.json").write_text(json.dumps(TABLE.to_list()))
+    records = ("task.train_data.input_path", pattern.format(folder))
+    assert load_categories(load_experiment(options=[records])) == TABLE
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     records = ("task.train_data.input_path", f"{tmp_path}/train-*")
     with pytest.raises(DataError, match=f"beside the training records: {tmp_path}/categories.json does not exist"):
