@@ -53,11 +53,8 @@ def fusion(folder: Path) -> Iterator[Row]:
     ours, plain = seconds(labels), seconds(dense)
     yield "semantic labels alone", ours, "s", f"{plain / ours:.1f}x as fast as resize + argmax (equal on {agree:.4%})"
 
-    masks, boxes, threshold = (
-        outputs["detection_masks"],
-        outputs["detection_boxes"] / _SCALE,
-        settings.mask_binarize_threshold,
-    )
+    masks, boxes = outputs["detection_masks"], outputs["detection_boxes"] / _SCALE
+    threshold = settings.mask_binarize_threshold
     encode = tf.function(lambda: mask_runs(masks, boxes, sizes[2], sizes[3], threshold))
     numpy_arguments = masks.numpy(), boxes.numpy(), _HEIGHT, _WIDTH, threshold
     runs = encode()
