@@ -85,7 +85,7 @@ class ServedModel(tf.Module):
         self._model = model
         # As text, because TensorFlow wraps dictionaries in the attributes of a module.
         self._metadata_values = {name: json.dumps(value) for name, value in description.items()}
-        # Plain TensorFlow variables: the SavedModel holds no Keras objects and loads without Keras.
+        # Plain TensorFlow variables: the SavedModel contains no Keras objects and loads without Keras.
         self.weights = [variable.value for variable in model.network.variables]
         spec, decode = {
             "image_tensor": (tf.TensorSpec([batch_size, None, None, 3], tf.uint8, name="image"), _same),

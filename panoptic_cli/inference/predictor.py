@@ -45,7 +45,7 @@ class LoadedModel:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the network's pictures are prepared."""
+        """The preprocessing of the network's pictures."""
         return self.network.preprocessing
 
     @property
@@ -55,7 +55,7 @@ class LoadedModel:
 
     @property
     def platform(self) -> models.Platform:
-        """What the network's graphs are traced for in this process."""
+        """The platform that the network's graphs are traced for in this process."""
         return "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
 
 
@@ -166,7 +166,7 @@ class Predictor:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the network's pictures are prepared."""
+        """The preprocessing of the network's pictures."""
         return self.model.preprocessing
 
     def run(self, images: tf.Tensor, geometry: Geometry, share: int | None = None) -> list[dict[str, np.ndarray]]:

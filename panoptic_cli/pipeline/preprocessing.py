@@ -13,7 +13,7 @@ IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 
 class Geometry(NamedTuple):
-    """How the pixels of the network's input relate to those of the original picture.
+    """The relation between the pixels of the network's input and those of the original picture.
 
     Attributes:
         original_size: float32 [2] or [batch, 2], (height, width) of the picture in pixels.
@@ -49,7 +49,7 @@ class Resizing(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model family prepares its pictures.
+    """The preprocessing of a model family.
 
     A picture is resized (bilinear, without antialiasing) with its aspect ratio kept, normalised, and padded with
     zeros at the bottom and on the right.

@@ -29,7 +29,7 @@ def load_weights(network: PanopticNetwork, source: str) -> Loaded:
 
 
 def initialize(network: PanopticNetwork, source: str) -> Loaded:
-    """Loads the initial weights of a training: of the whole network, or of the backbone from a classifier's checkpoint.
+    """Loads the initial weights for training: all of them, or those of the backbone from a classifier's checkpoint.
 
     Args:
         network: the built network.

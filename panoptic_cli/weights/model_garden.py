@@ -92,7 +92,7 @@ class _ObjectGraph:
         self._shapes = self._reader.get_variable_to_shape_map()
 
     def child(self, node: int, name: str) -> int | None:
-        """Returns the node that `node` holds under an attribute name."""
+        """Returns the child of `node` with an attribute name, or None."""
         for reference in self._nodes[node].children:
             if reference.local_name == name:
                 return int(reference.node_id)
@@ -148,7 +148,7 @@ class _ObjectGraph:
         """Returns a stored tensor.
 
         Raises:
-            RunError: the file that holds it is missing or damaged.
+            RunError: the file that contains it is missing or damaged.
         """
         try:
             return np.asarray(self._reader.get_tensor(key))

@@ -111,7 +111,7 @@ def test_every_variable_is_loaded_by_its_path(
     values = stored_values()
     prefix = write(values, under_model=under_model)
     weights.load_weights(network, prefix)
-    # Every value went to a variable of its own. That it is the right one, the conformance tests check by the outputs.
+    # Every value went to a different variable. The conformance tests check by the outputs that it is the right one.
     loaded_values = sorted(float(v.numpy().sum()) for v in network.weights)
     np.testing.assert_allclose(loaded_values, sorted(float(v.sum()) for v in values.values()), rtol=1e-6)
     np.testing.assert_array_equal(

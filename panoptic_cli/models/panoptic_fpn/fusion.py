@@ -154,7 +154,7 @@ def fuse(
 
     Args:
         outputs: the outputs of `PanopticFPN.call`, without the batch dimension: detection_boxes float32 [n, 4] in
-            pixels of the network's input, detection_classes int32 [n] (0 is no detection), detection_scores
+            pixels of the network's input, detection_classes int32 [n] (0 means none), detection_scores
             float32 [n], detection_masks float32 [n, m, m], semantic_logits float32 [h, w, c].
         geometry: the geometry of the picture.
         config: thresholds.

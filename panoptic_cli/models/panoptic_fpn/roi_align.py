@@ -30,8 +30,8 @@ def roi_align(
 ) -> tf.Tensor:
     """Crops a feature window of fixed size for each box, from the level that fits the box.
 
-    One bilinear sample is taken in each of crop_size x crop_size cells, `sample_offset` of the way into it. There
-    are only static shapes and gathers, so the function compiles under XLA.
+    One bilinear sample is taken in each of crop_size x crop_size cells, `sample_offset` of the way into it. It
+    uses only static shapes and gathers, so it compiles under XLA.
 
     Args:
         features: {level: [batch, height / 2^level, width / 2^level, channels]} of consecutive levels.
