@@ -84,7 +84,7 @@ def export(
             f"Would export {source.checkpoint} to {target} {what}.",
         )
         return
-    _show(formats.export(source, target, file_format, input_type, batch_size))
+    _show(formats.export_model(source, target, file_format, input_type, batch_size))
 
 
 def _show(description: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ ExperimentName = Annotated[
         rich_help_panel=CONFIG,
     ),
 ]
-Schedule = Annotated[
+ScheduleName = Annotated[
     str | None,
     typer.Option(
         "--schedule",

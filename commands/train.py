@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def train(
     experiment: o.ExperimentName = None,
-    schedule: o.Schedule = None,
+    schedule: o.ScheduleName = None,
     config_file: o.ConfigFile = None,
     settings: o.Settings = None,
     params_override: o.ParamsOverride = None,

@@ -64,7 +64,7 @@ def default_output(model_dir: Path | None, checkpoint: str | None, source: Model
     return f"{storage.normalize(model_dir or source.checkpoint)}/{_NAMES[file_format]}"
 
 
-def export(
+def export_model(
     source: ModelSource, output: str, file_format: FileFormat, input_type: InputType, batch_size: int | None
 ) -> dict[str, Any]:
     """Loads a model and exports it. What can be checked without the network is checked first.

@@ -49,7 +49,7 @@ def parts(start: int, end: int, per_loop: int) -> list[tuple[int, int]]:
     return [part for part in ((whole, per_loop), (1, rest)) if all(part)]
 
 
-def run(
+def run_steps(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
     dataset: Callable[[int, tf.distribute.InputContext], tf.data.Dataset],

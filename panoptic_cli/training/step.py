@@ -14,7 +14,7 @@ from panoptic_cli.training.schedules import clip_norm
 
 
 class TrainingModel(keras.Model):
-    """A network with its moving averages, for `loop.run`.
+    """A network with its moving averages, for `loop.run_steps`.
 
     Args:
         network: the network to train.

@@ -116,7 +116,7 @@ def _run(session: Session) -> TrainResult:
         stack.enter_context(explained(session.experiment, session.workers.count))
         try:
             callbacks = _callbacks(session, progress, signals, stack)
-            loop.run(
+            loop.run_steps(
                 session.model,
                 session.strategy,
                 session.dataset,

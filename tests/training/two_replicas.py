@@ -52,7 +52,7 @@ def step(batch: Any) -> Any:
     return strategy.run(model.train_step, args=(batch,))
 
 
-result: dict[str, np.ndarray] = {}
+result: dict[str, Any] = {}
 for number, batch in zip((1, 2), batches, strict=False):
     for name, value in step(batch).items():
         values = [float(v) for v in strategy.experimental_local_results(value)]

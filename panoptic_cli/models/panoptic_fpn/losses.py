@@ -128,14 +128,12 @@ def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf
 
     Args:
         logits: float32 [batch, h, w, c].
-        labels: int [batch, H, W] or [batch, H, W, 1].
+        labels: int [batch, H, W].
         ignore_label: label of the ignored pixels.
 
     Returns:
         float32 scalar.
     """
-    if len(labels.shape) == 4:
-        labels = labels[..., 0]
     labels = tf.cast(labels, tf.int32)
     resized = tf.image.resize(logits, tf.shape(labels)[1:3], method="bilinear")
     counted = labels != ignore_label
