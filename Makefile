@@ -29,8 +29,9 @@ aria2:
 demo: setup
 	$(BIN)/panoptic demo
 
+# Two processes: tracing graphs uses one core. The tests of a file share a process, and so the networks it makes.
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
 
 test-slow: setup test-beam
 	$(BIN)/python -m pytest -m slow
