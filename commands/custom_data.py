@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-_PANEL = "Data in another layout"
+_PANEL = "Custom data layout"
 
 ImageDir = Annotated[
     Path | None,

@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Run everything on generated pictures: make data, convert, train, evaluate, export, predict.
 
-    It takes a few minutes on two CPU cores and downloads nothing. The same command continues an interrupted demo.
+    It takes a few minutes on two CPU cores and downloads nothing. Run it again to continue an interrupted demo.
 
     Examples:
         panoptic demo

@@ -26,7 +26,7 @@ def doctor(
 ) -> None:
     """Print versions, devices, programs, disk space and environment, ready to paste into a bug report.
 
-    Credentials are not printed, only whether there are any.
+    Credentials are never printed, only whether they are set.
 
     Examples:
         panoptic doctor

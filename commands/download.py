@@ -64,7 +64,7 @@ def download(
             "--manifest",
             envvar="PANOPTIC_MANIFEST",
             metavar="FILE",
-            help="JSON list of archives with sizes, SHA-256 and what they extract to.",
+            help="JSON manifest of archives: sizes, SHA-256 and extraction targets.",
             show_default="COCO 2017",
             rich_help_panel=_SOURCE,
         ),

@@ -28,6 +28,10 @@ _TPU = (
     "--tpu: evaluation does not run on TPUs. The fusion of things and stuff works at each picture's own size, but TPUs "
     "need shapes that are known at compile time."
 )
+_MODEL_OPTIONS = (
+    *("model_dir", "checkpoint", "experiment", "config_file", "settings", "params_override", "eval_data"),
+    *("annotation_file", "categories", "limit", "batch_size", "watch", "precision", "gpus"),
+)
 _SCORING_OPTIONS = ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers")
 
 
@@ -53,7 +57,7 @@ def evaluate(
             "--batch-size",
             min=1,
             metavar="N",
-            help="Pictures per device and step.",
+            help="Batch size per device.",
             show_default="1 on the CPU, the configured batch on GPUs",
             rich_help_panel=o.DEVICES,
         ),
@@ -121,14 +125,14 @@ def evaluate(
     workers: Annotated[
         int, typer.Option("--workers", min=1, metavar="N", help="Number of processes.", rich_help_panel=_SCORE)
     ] = 2,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the figures of each category.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the metrics of each category.")] = False,
     report: Annotated[
         Path | None,
         typer.Option(
             "--report",
             metavar="FILE",
             dir_okay=False,
-            help="Write an HTML page with figures, confusions, the worst and the best pictures.",
+            help="Write an HTML report with metrics, confusions, and the best and worst pictures.",
         ),
     ] = None,
     watch: Annotated[
@@ -158,7 +162,7 @@ def evaluate(
     """Measure panoptic quality, box AP and mask AP.
 
     Without options, this evaluates the run in runs/panoptic_fpn_coco on data/coco/tfrecords/val-*. With --predictions,
-    it scores the result file of any model. Ctrl-C prints the figures of the pictures so far and writes nothing.
+    it scores the result file of any model. Ctrl-C prints the metrics so far and writes nothing.
 
     Examples:
         panoptic evaluate --limit 100 --per-class
@@ -169,7 +173,7 @@ def evaluate(
         raise UsageError(_TPU, "Use --gpus N, or omit it for the CPU.")
     shown = _Output(output, report, per_class)
     if predictions is not None:
-        _refuse(context, ("model_dir", "checkpoint"), "--predictions scores a file: omit {}.")
+        _refuse(context, _MODEL_OPTIONS, "--predictions scores a file: omit {}.")
         folders = (predictions_dir, panoptic_masks, image_dir)
         return _score_file(predictions, panoptic_annotations, folders, workers, shown, dry_run)
     _refuse(context, _SCORING_OPTIONS, "{} needs --predictions.")
@@ -243,9 +247,9 @@ def _typed(context: typer.Context, name: str) -> bool:
 
 def _refuse(context: typer.Context, names: Sequence[str], message: str) -> None:
     """Raises a UsageError if one of the options is given on the command line."""
-    for name in names:
-        if _typed(context, name):
-            raise UsageError(message.format(f"--{name.replace('_', '-')}"))
+    for parameter in context.command.params:
+        if parameter.name in names and _typed(context, parameter.name):
+            raise UsageError(message.format(max(parameter.opts, key=len)))
 
 
 def _validation_records(context: typer.Context, eval_data: str | None, data_dir: Path) -> tuple[str | None, str]:

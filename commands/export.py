@@ -33,7 +33,7 @@ def export(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="saved_model; or tflite or onnx, the network alone without preprocessing and fusion.",
+            help="saved_model, tflite or onnx; the last two without preprocessing and fusion.",
         ),
     ] = "saved_model",
     input_type: Annotated[

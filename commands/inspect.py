@@ -26,7 +26,7 @@ def inspect(
         typer.Argument(
             metavar="DATA",
             envvar="PANOPTIC_DATA_DIR",
-            help="A data set's folder, or records: files, folders or 'PATTERNS'.",
+            help="Data set folder, or records (files, folders or quoted patterns).",
             show_default=str(o.DEFAULT_DATA_DIR),
         ),
     ] = None,
@@ -43,7 +43,7 @@ def inspect(
             "--output",
             envvar="PANOPTIC_OUTPUT",
             metavar="DIR",
-            help="Folder for the drawings; needs --draw.",
+            help="Output folder for --draw.",
             rich_help_panel=_DRAWING,
         ),
     ] = None,
@@ -51,7 +51,7 @@ def inspect(
         bool,
         typer.Option(
             "--augmented",
-            help="Draw what training sees, from records.",
+            help="Draw augmented training examples from records.",
             rich_help_panel=_DRAWING,
         ),
     ] = False,
@@ -68,7 +68,7 @@ def inspect(
     """Check a data set or records and count what is in them.
 
     Lists every problem at once, with the first few of each kind. The exit code is 1 if there are errors, and 0 if there
-    are only warnings. --augmented takes --experiment, --config and --set.
+    are only warnings. --experiment, --config and --set apply only with --augmented.
 
     Examples:
         panoptic inspect data/coco --draw 4 --output samples

@@ -46,7 +46,7 @@ def _split_lines(data: str, reports: Sequence[SplitReport]) -> list[Any]:
             shown += _categories(f"{report.name}: categories by pixels", "segments", rows, len(shares))
     rows = [[r.name, *(f"{r.counts[key]:,}" for key in _COUNTS)] for r in reports]
     shown += [console.table(data, ["split", *_COUNTS], rows), ""]
-    columns = ["split", "width", "height", "objects a picture", "void %", "crowd %"]
+    columns = ["split", "width", "height", "objects per picture", "void %", "crowd %"]
     rows = [
         [
             r.name,
@@ -84,12 +84,12 @@ def _record_lines(data: str, report: RecordReport) -> list[Any]:
     values = [f"{counts[key]:,}" for key in columns[:-1]] + [f"{counts['bytes'] / 1e6:,.1f}"]
     shown += [console.table(data, columns, [values], left=0), ""]
     spreads = [_spread(s.to_dict()) for s in (contents.widths, contents.heights, contents.objects_per_picture)]
-    columns = ["width", "height", "objects a picture", "void %"]
+    columns = ["width", "height", "objects per picture", "void %"]
     title = "Smallest / median / largest, and share of the pixels"
     shown += [console.table(title, columns, [[*spreads, _percent(report.void_share)]], left=0), ""]
     shown += problem_lines("records", report.findings)
     if report.findings.errors:
-        shown.append("To make damaged files again, delete them and run panoptic make-tfrecords.")
+        shown.append("To recreate damaged files, delete them and run panoptic make-tfrecords.")
     return shown
 
 

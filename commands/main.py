@@ -39,7 +39,7 @@ app = typer.Typer(
 
 _DATA = "Prepare data"
 _MODEL = "Train and use"
-_HELP = "Try it, ask for help"
+_HELP = "Demo and diagnostics"
 _GLOBAL = ("-v", "--verbose", "-q", "--quiet", "--version")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from panoptic_cli.records.plans import ConversionPlan
 
 _RECORDS = "Records"
-_BEAM = "Several machines, with Apache Beam installed"
+_BEAM = "Apache Beam (several machines)"
 
 
 def make_tfrecords(
@@ -63,7 +63,7 @@ def make_tfrecords(
     ] = None,
     on_bad_data: Annotated[
         Literal["fail", "skip"],
-        typer.Option(help="At a bad picture: stop, or skip it and count it."),
+        typer.Option(help="How to handle bad pictures: stop, or skip and count them."),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
     panoptic_annotations: custom_data.PanopticAnnotations = None,
@@ -73,7 +73,7 @@ def make_tfrecords(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="First part of the file names.",
+            help="Prefix of the file names.",
             show_default="train",
             rich_help_panel=_RECORDS,
         ),
@@ -98,7 +98,7 @@ def make_tfrecords(
     ] = None,
     runner_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Option of the pipeline; repeatable.", rich_help_panel=_BEAM),
+        typer.Option(metavar="NAME=VALUE", help="Beam pipeline option; repeatable.", rich_help_panel=_BEAM),
     ] = None,
     dry_run: DryRun = False,
     json: Json = False,

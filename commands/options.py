@@ -55,7 +55,7 @@ Checkpoint = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="PATH",
-        help="Checkpoint (prefix or folder) instead of a run; takes --experiment, --config, --set.",
+        help="A checkpoint (prefix or folder) instead of a run; with --experiment, --config or --set.",
         rich_help_panel=RUN,
     ),
 ]
@@ -161,7 +161,9 @@ Gpus = Annotated[
 ]
 Tpu = Annotated[
     str | None,
-    typer.Option("--tpu", metavar="NAME", help="Name or address of a TPU; local on a TPU VM.", rich_help_panel=DEVICES),
+    typer.Option(
+        "--tpu", metavar="NAME", help="Name or address of a TPU, or 'local' on a TPU VM.", rich_help_panel=DEVICES
+    ),
 ]
 
 

@@ -40,7 +40,7 @@ def predict(
         typer.Option(
             "--saved-model",
             metavar="DIR",
-            help="A SavedModel of panoptic export instead of a run.",
+            help="An exported SavedModel instead of a run.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -64,7 +64,7 @@ def predict(
             min=0.0,
             max=1.0,
             metavar="X",
-            help="Keep only detections with a greater score.",
+            help="Keep only detections with a higher score.",
             show_default="as configured",
             rich_help_panel=_DRAWING,
         ),
@@ -86,7 +86,7 @@ def predict(
         typer.Option(
             "--contact-sheet",
             metavar="FILE",
-            help="Also put all overlays on one picture.",
+            help="Also put all overlays in one picture.",
             rich_help_panel=_DRAWING,
         ),
     ] = None,

@@ -32,7 +32,7 @@ def train(
             "--batch-size",
             min=1,
             metavar="N",
-            help="Images per step, over all devices. Rates, steps and warm-up scale with it.",
+            help="Global batch size. Learning rates, steps and warm-up scale with it.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def train(
             "--epochs",
             min=0.001,
             metavar="X",
-            help="Length in passes over the data instead. The schedule is stretched to it.",
+            help="Number of epochs, instead of --steps. The schedule is scaled to fit.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -56,7 +56,7 @@ def train(
             "--init-checkpoint",
             metavar="PATH|none",
             envvar="PANOPTIC_INIT_CHECKPOINT",
-            help="Weights that a new run starts from; none: random weights.",
+            help="Initial weights of a new run; 'none' for random weights.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -81,10 +81,10 @@ def train(
     ] = False,
     json_output: o.Json = False,
 ) -> int:
-    """Train a network, or resume a training.
+    """Train a network, or resume a run.
 
-    Everything is written to the run directory. The same command again resumes at the last checkpoint. Ctrl-C and
-    SIGTERM save a checkpoint first. For several workers, set TF_CONFIG in the environment of each.
+    Everything is written to the run directory. Run the same command again to resume from the last checkpoint. Ctrl-C
+    and SIGTERM save a checkpoint first. For several workers, set TF_CONFIG in the environment of each.
 
     Examples:
         panoptic train --schedule 1x --gpus 1 --batch-size 4 --dry-run

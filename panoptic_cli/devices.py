@@ -41,11 +41,11 @@ def check_devices(
         if gpus is not None:
             raise UsageError("--tpu and --gpus cannot be combined.", "Give only one of them.")
         if kind not in ("auto", "tpu"):
-            raise UsageError(f"--tpu contradicts runtime.distribution_strategy={kind}.", "Set it to auto or tpu.")
+            raise UsageError(f"--tpu conflicts with runtime.distribution_strategy={kind}.", "Set it to auto or tpu.")
         if runtime.mixed_precision_dtype == "float16":
             raise UsageError("TPUs do not support float16.", "Use --precision bfloat16.")
         if "TF_CONFIG" in os.environ:
-            raise UsageError("--tpu contradicts the environment variable TF_CONFIG.", "Unset TF_CONFIG.")
+            raise UsageError("--tpu conflicts with the environment variable TF_CONFIG.", "Unset TF_CONFIG.")
         if tpu != "local":
             _check_remote(tpu, model_dir, train_data)
     elif kind == "tpu":
@@ -53,14 +53,16 @@ def check_devices(
     elif runtime.tpu_zone is not None or runtime.tpu_project is not None:
         raise UsageError("--tpu-zone and --tpu-project need --tpu.", "Give --tpu NAME.")
     if kind == "one_device" and gpus is not None and gpus > 1:
-        raise UsageError(f"--gpus {gpus} contradicts runtime.distribution_strategy=one_device.", "Set it to mirrored.")
+        raise UsageError(
+            f"--gpus {gpus} conflicts with runtime.distribution_strategy=one_device.", "Set it to mirrored."
+        )
     if kind == "mirrored" and gpus == 0:
-        raise UsageError("--gpus 0 contradicts runtime.distribution_strategy=mirrored.", "Set it to one_device.")
+        raise UsageError("--gpus 0 conflicts with runtime.distribution_strategy=mirrored.", "Set it to one_device.")
     workers = 1
     if "TF_CONFIG" in os.environ:
         if kind not in ("auto", "multi_worker_mirrored"):
             raise UsageError(
-                f"runtime.distribution_strategy={kind} contradicts the environment variable TF_CONFIG.",
+                f"runtime.distribution_strategy={kind} conflicts with the environment variable TF_CONFIG.",
                 "Unset TF_CONFIG, or use multi_worker_mirrored.",
             )
         workers = _workers_of(os.environ["TF_CONFIG"])

@@ -112,7 +112,7 @@ class _Pool(Generic[Unit, Outcome]):
                     process.join(_STOP_SECONDS)
                     raise RunError(
                         f"A worker process died (exit code {process.exitcode}).",
-                        "The usual cause is a lack of memory: try again with fewer processes (--workers).",
+                        "It probably ran out of memory. Try again with fewer processes (--workers).",
                     ) from None
                 if kind == "advance":
                     advance(value)
@@ -148,7 +148,7 @@ def _call(work: Work, unit: Any, advance: Callable[[int], None]) -> Any:
         place = f"{error.filename}: " if error.filename else ""
         raise RunError(f"{place}{error.strerror or error}.", "Check free space and permissions.") from error
     except MemoryError:
-        raise RunError("Memory ran out.", "Try again with fewer processes (--workers).") from None
+        raise RunError("Out of memory.", "Try again with fewer processes (--workers).") from None
 
 
 def _serve(connection: Connection, work: Work) -> None:

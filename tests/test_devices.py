@@ -71,9 +71,9 @@ def test_settings_that_contradict_a_cluster(monkeypatch: pytest.MonkeyPatch) -> 
     devices.check_devices(Runtime(num_gpus=2), batch_size=12)
     with pytest.raises(UsageError, match="batch size 16 is not divisible by the number of replicas, 6"):
         devices.check_devices(Runtime(num_gpus=2), batch_size=16)
-    with pytest.raises(UsageError, match="mirrored contradicts the environment variable TF_CONFIG"):
+    with pytest.raises(UsageError, match="mirrored conflicts with the environment variable TF_CONFIG"):
         devices.check_devices(Runtime(distribution_strategy="mirrored"))
-    with pytest.raises(UsageError, match="--tpu contradicts the environment variable TF_CONFIG"):
+    with pytest.raises(UsageError, match="--tpu conflicts with the environment variable TF_CONFIG"):
         devices.check_devices(Runtime(tpu="local"))
 
 

@@ -64,11 +64,11 @@ class OwnFiles:
         """
         annotations = self.panoptic_annotations
         if annotations is None:
-            raise UsageError("Data in another layout also needs --panoptic-annotations.")
+            raise UsageError("A custom data layout also needs --panoptic-annotations.")
         masks = self.panoptic_masks or annotations.with_suffix("")
         pictures = self.image_dir or guess_image_dir(annotations, masks)
         if pictures is None and annotations.is_file() and masks.is_dir():
-            raise UsageError(f"The pictures of {annotations} are not in a usual place.", "Give --image-dir.")
+            raise UsageError(f"The image folder of {annotations} cannot be guessed.", "Give --image-dir.")
         # Without pictures, another file is missing too, and that one is named.
         files = SplitFiles(name or annotations.stem, annotations, masks, pictures or masks, self.object_annotations)
         missing = missing_files(files)

@@ -1,1 +1,1 @@
-"""The whole way on generated data."""
+"""All stages on generated data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from panoptic_cli.pipeline.batches import evaluation_dataset
 from panoptic_cli.pipeline.record_errors import record_error
 from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.results.coco_files import PredictionWriter
+
+_FUSING_THREADS = 4  # at most
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class Evaluator:
         self.predictor = Predictor(model)
         self._limit = limit
         self._batch_size = batch_size or _default_batch_size(model)
+        # On the CPU, the network uses all cores. A GPU is faster than one thread that fuses.
+        self._threads = 1 if model.platform == "cpu" else min(_FUSING_THREADS, os.cpu_count() or 1)
 
     def load(self, checkpoint: str) -> None:
         """Loads the weights of another checkpoint into the network.
@@ -147,8 +152,8 @@ class Evaluator:
             limit=self._limit,
         )
         writer = PredictionWriter(output_dir, model.table) if output_dir is not None else None
-        scores = PictureScores(model.table, writer, annotations, report)
         try:
+            scores = PictureScores(model.table, writer, annotations, report)
             clock, partial = self._score(dataset, scores, keep_partial)
             result = self._result(scores, clock, partial)
             if writer is not None and not partial:
@@ -164,7 +169,7 @@ class Evaluator:
         batches = _batches(dataset, self.pattern)
         try:
             with console.progress("Evaluating", _count(self.pattern, self._limit)) as advance:
-                for done in score_all(self.predictor, batches, self._batch_size, scores.add):
+                for done in score_all(self.predictor, batches, self._batch_size, scores.add, self._threads):
                     clock.tick(len(scores.images))
                     advance(done)
             clock.stop()
@@ -202,7 +207,7 @@ class Evaluator:
 
 def _default_batch_size(model: LoadedModel) -> int:
     """Returns how many pictures each replica takes at once."""
-    if not tf.config.get_visible_devices("GPU"):
+    if model.platform == "cpu":
         return 1
     replicas = model.strategy.num_replicas_in_sync if model.strategy is not None else 1
     return int(max(1, model.experiment.task.validation_data.global_batch_size // replicas))
@@ -217,7 +222,7 @@ def _count(pattern: str, limit: int | None) -> int | None:
         count = sum(count_records(files))
     except DataError:
         if limit is None:
-            raise  # before the pictures in front of the damage are evaluated in vain
+            raise  # fail now, not after evaluating all pictures before the damaged record
         return limit
     return count if limit is None else min(limit, count)
 

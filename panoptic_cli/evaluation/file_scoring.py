@@ -90,7 +90,7 @@ def score_files(files: ResultFiles, workers: int = 2, for_report: bool = False) 
     warnings = list(results.warnings)
     if quality.area_differences:
         warnings.append(
-            f"{quality.area_differences} areas in {files.annotations} differ from the number of pixels, which counts "
+            f"{quality.area_differences} areas in {files.annotations} differ from the pixel counts, which are used "
             f"here ({quality.area_notes[0]}); panopticapi uses the JSON's areas, so its figures may differ."
         )
     seconds = time.monotonic() - begun
@@ -152,5 +152,5 @@ def _picture(image_dir: Path | None, name: Any) -> np.ndarray | None:
     path = image_dir / name
     picture = picture_of_file(path.read_bytes()) if path.is_file() else None
     if picture is None:
-        console.warn(f"{path} is missing or cannot be read: the report shows its maps alone.")
+        console.warn(f"{path} is missing or cannot be read: the report shows only its maps.")
     return picture

@@ -146,6 +146,8 @@ def _objects(features: dict[str, Any], image_id: int | str, height: int, width: 
     sides = np.array([width, height, width, height], np.float64)
     edges = (schema.OBJECT_XMIN, schema.OBJECT_YMIN, schema.OBJECT_XMAX, schema.OBJECT_YMAX)
     x1, y1, x2, y2 = (np.stack([features[edge] for edge in edges], axis=1).astype(np.float64) * sides).T
+    # Records without these lists are accepted, as in the pipeline: they have no crowds.
+    crowds, areas = (features.get(key, ()) for key in (schema.OBJECT_IS_CROWD, schema.OBJECT_AREA))
     found = []
     for place, png in enumerate(masks):
         mask = mask_utils.encode(np.asfortranarray(decode_png(png).astype(np.uint8)))
@@ -154,8 +156,8 @@ def _objects(features: dict[str, Any], image_id: int | str, height: int, width: 
                 "image_id": image_id,
                 "category_id": int(features[schema.OBJECT_LABEL][place]),
                 "bbox": [x1[place], y1[place], x2[place] - x1[place], y2[place] - y1[place]],
-                "area": float(features[schema.OBJECT_AREA][place]),
-                "iscrowd": int(features[schema.OBJECT_IS_CROWD][place]),
+                "area": float(areas[place] if len(areas) else mask_utils.area(mask)),
+                "iscrowd": int(crowds[place]) if len(crowds) else 0,
                 "segmentation": mask,
             }
         )

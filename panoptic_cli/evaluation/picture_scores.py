@@ -115,6 +115,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
     lists = isinstance(value, dict) and all(
         isinstance(value.get(key), list) for key in ("images", "annotations", "categories")
     )
-    if not lists or not all(isinstance(image, dict) and "id" in image for image in value["images"]):
+    if not lists or not all(
+        isinstance(image, dict) and isinstance(image.get("id"), int | str) for image in value["images"]
+    ):
         raise DataError(f"{path} is not a COCO instances JSON.", "It needs images, annotations and categories.")
     return dict(value)

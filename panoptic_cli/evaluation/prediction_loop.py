@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,13 +16,14 @@ from panoptic_cli.records import schema
 from panoptic_cli.results.prediction import Prediction
 
 _BATCHES_BEHIND = 2  # batches whose outputs may wait for fusion and scoring
-_FUSING_THREADS = 4  # at most, with GPUs
 
 Batch = tuple[tf.Tensor, Geometry, tf.Tensor]
 Score = Callable[[Prediction, bytes], None]
 
 
-def score_all(predictor: Predictor, batches: Iterable[Batch], share: int, score: Score) -> Iterator[int]:
+def score_all(
+    predictor: Predictor, batches: Iterable[Batch], share: int, score: Score, threads: int = 1
+) -> Iterator[int]:
     """Predicts and scores all pictures.
 
     The network, fusion and scoring release Python's lock for most of their time. Pictures are scored one at a time in
@@ -34,13 +34,11 @@ def score_all(predictor: Predictor, batches: Iterable[Batch], share: int, score:
         batches: of `evaluation_dataset`.
         share: pictures that each replica takes at once.
         score: called with the prediction and the record of each picture.
+        threads: how many threads fuse.
 
     Yields:
         How many more pictures are scored.
     """
-    # On the CPU, the network uses all cores. A GPU is faster than one thread that fuses.
-    has_gpus = bool(tf.config.get_visible_devices("GPU"))
-    threads = min(_FUSING_THREADS, os.cpu_count() or 1) if has_gpus else 1
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads, "fusion") as fusing, ThreadPoolExecutor(1, "scoring") as scoring:
         try:

@@ -88,7 +88,7 @@ def _read_panoptic_json(path: Path, what: str) -> dict[str, Any]:
             raise DataError(f"annotations[{place}] of {path} has no {listed(missing)}.")
         for key, kinds in (("image_id", int | str), ("file_name", str)):
             if not isinstance(entry[key], kinds):
-                raise DataError(f"annotations[{place}] of {path} has the {key} {entry[key]!r}.")
+                raise DataError(f"annotations[{place}] of {path} has an invalid {key}: {entry[key]!r}.")
     return dict(content)
 
 

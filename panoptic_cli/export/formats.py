@@ -28,7 +28,7 @@ def check_options(
         return
     if input_type is not None or batch_size not in (None, 1) or precision not in (None, "float32"):
         raise UsageError(
-            f"--format {file_format} holds the network alone, in float32, for one prepared picture a call.",
+            f"--format {file_format} contains only the network, in float32, for one preprocessed picture per call.",
             "Omit --input-type, --batch-size and --precision.",
         )
 

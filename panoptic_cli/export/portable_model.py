@@ -35,7 +35,7 @@ def check_packages(file_format: str) -> None:
         UsageError: a package is missing.
     """
     if file_format == "onnx" and importlib.util.find_spec("tf2onnx") is None:
-        raise UsageError("Export to ONNX needs the package tf2onnx.", "pip install tf2onnx")
+        raise UsageError("Export to ONNX needs the package tf2onnx.", "Run: pip install 'panoptic-cli[onnx]'")
 
 
 def export_portable(model: LoadedModel, output: str | Path, file_format: str) -> dict[str, Any]:

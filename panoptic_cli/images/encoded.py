@@ -114,7 +114,9 @@ def read_picture_file(path: Path, width: int, height: int) -> PictureFile:
     orientation = header.orientation()
     if (header.width, header.height) == (width, height):
         if not header.decodable:
-            return PictureFile(_as_png(path, encoded), "png", "pictures stored as PNG: TensorFlow reads no such JPEG")
+            return PictureFile(
+                _as_png(path, encoded), "png", "pictures stored as PNG: TensorFlow cannot read these JPEGs"
+            )
         note = (
             None
             if orientation == 1

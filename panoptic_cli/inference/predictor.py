@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli import console, models, weights
+from panoptic_cli import console, devices, models, weights
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.devices import create_strategy, set_precision
 from panoptic_cli.models.network import PanopticNetwork
 from panoptic_cli.models.segments import Segments
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing, geometry_spec
@@ -55,7 +54,9 @@ class LoadedModel:
 
     @property
     def platform(self) -> models.Platform:
-        """The platform that the network's graphs are traced for in this process."""
+        """The platform that the network's graphs are traced for: that of its strategy."""
+        if self.strategy is not None:
+            return "cpu" if devices.on_cpu(self.strategy) else "gpu"
         return "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
 
 
@@ -80,7 +81,7 @@ def inference_strategy(experiment: Experiment, gpus: int | None = None) -> tf.di
         _hide_gpus()
     # The TPU or the workers in the configuration are those of the training.
     local = {"tpu": None, "distribution_strategy": "auto", "num_gpus": gpus}
-    return create_strategy(experiment.runtime.model_copy(update=local))
+    return devices.create_strategy(experiment.runtime.model_copy(update=local))
 
 
 def load_model(
@@ -102,7 +103,7 @@ def load_model(
     """
     if strategy is None and experiment.runtime.num_gpus == 0:
         _hide_gpus()
-    set_precision(experiment.runtime, on_cpu=not tf.config.get_visible_devices("GPU"))
+    devices.set_precision(experiment.runtime, on_cpu=not tf.config.get_visible_devices("GPU"))
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         network = models.create_network(experiment, table)
         loaded = weights.load_weights(network, str(checkpoint))
@@ -131,6 +132,7 @@ class Predictor:
         self.replicas = int(strategy.num_replicas_in_sync) if strategy is not None else 1
         share = (tf.TensorSpec([None, height, width, 3], tf.float32), geometry_spec(None))
         platform = model.platform
+        device = None if strategy is None else strategy.extended.worker_devices[0]
 
         def run(images: tf.Tensor, geometry: Geometry) -> dict[str, tf.Tensor]:
             outputs: dict[str, tf.Tensor] = network(images, geometry, platform=platform)
@@ -139,8 +141,10 @@ class Predictor:
         # One graph serves all batch sizes, as in exported models: a smaller last batch is not traced again.
         @tf.function(input_signature=[[share] * self.replicas])
         def forward(shares: Sequence[tuple[tf.Tensor, Geometry]]) -> tuple[dict[str, tf.Tensor], ...]:
-            if strategy is None or self.replicas == 1:
-                return (run(*shares[0]),)
+            if self.replicas == 1:
+                with tf.device(device):
+                    return (run(*shares[0]),)
+            assert strategy is not None
 
             def one_share() -> dict[str, tf.Tensor]:
                 replica = tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)

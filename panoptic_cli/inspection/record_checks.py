@@ -184,7 +184,10 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
     if len(np.unique(ids)) < len(ids):
         yield "duplicate segment id", f"{len(ids)} segments have {len(np.unique(ids))} ids"
     if places.max() > len(ids):
-        yield "segment map differs from the lists", f"it has place {places.max()}, but there are {len(ids)} segments"
+        yield (
+            "segment map differs from the lists",
+            f"it contains index {places.max()}, but there are {len(ids)} segments",
+        )
         return
     pixels = np.bincount(places.ravel(), minlength=len(ids) + 1)[1:]
     if not pixels.all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -54,7 +55,9 @@ def number_segments(
     stuff = sorted(stuff_ids)
     first = len(stuff) + 1  # the first slot of the detections
     # Every possible segment has a slot: void, then the stuff categories, then the detections.
-    slot_of_id = tf.scatter_nd([[i] for i in stuff], tf.range(1, first), [max(stuff, default=0) + 1])
+    slot_of_stuff = np.zeros(max(stuff, default=0) + 1, np.int32)
+    slot_of_stuff[stuff] = np.arange(1, first)
+    slot_of_id = tf.constant(slot_of_stuff)
     is_thing = detection_map > 0
     slots = tf.where(is_thing, detection_map + (first - 1), tf.gather(slot_of_id, tf.where(is_thing, 0, category_map)))
     slot_ids = tf.concat([[0], tf.constant(stuff, tf.int32), detection_category_ids], axis=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import UsageError
+from panoptic_cli.records.files import first_folder
 from panoptic_cli.runs import run_directory
 from panoptic_cli.runs.categories import load_categories
 from panoptic_cli.runs.run_directory import RunDirectory
@@ -125,7 +125,7 @@ def _find_categories(experiment: Experiment, records_dir: str | Path | None) -> 
     task = experiment.task
     if task.categories_file is None:
         patterns = (task.validation_data.input_path, task.train_data.input_path)
-        folders = [os.path.dirname(pattern.split(",")[0].strip()) or "." for pattern in patterns if pattern]
+        folders = [first_folder(pattern) for pattern in patterns if pattern]
         for folder in [*folders, *([str(records_dir)] if records_dir else [])]:
             path = f"{storage.normalize(folder)}/{CATEGORIES_FILE}"
             if storage.exists(path):

@@ -116,7 +116,7 @@ class RunDirectory:
             The differences from the last start, none of which changes what the training computes.
 
         Raises:
-            RunError: the directory holds a run with another configuration, or files of something else.
+            RunError: the directory contains a run with a different configuration, or files of something else.
         """
         if not self.is_run:
             self._check_empty()
@@ -134,7 +134,7 @@ class RunDirectory:
         if problems:
             removable = "" if self.latest_checkpoint() else " It has no checkpoint yet, so you can also delete it."
             raise RunError(
-                f"{self.path} holds a run with another configuration. It differs in: {summarize(problems, 20)}.",
+                f"{self.path} contains a run with a different configuration. It differs in: {summarize(problems, 20)}.",
                 f"Give another --model-dir, or resume the run with the settings in {self.file(_CONFIG)}.{removable}",
             )
         return config.differences(experiment, theirs)
@@ -257,7 +257,7 @@ def load_run(path: str | Path) -> tuple[Experiment, CategoryTable]:
             problem = f"{run.path} is not a run directory: it has no {_CONFIG}."
         else:
             problem = f"The run directory {run.path} does not exist."
-        raise RunError(problem, "Give the directory of a training with --model-dir, or run panoptic train.")
+        raise RunError(problem, "Give a run directory with --model-dir, or start one with panoptic train.")
     if run.latest_checkpoint() is None:
         raise RunError(
             f"The run {run.path} has no checkpoint yet.",

@@ -133,7 +133,10 @@ def _build(
     from panoptic_cli.weights.checkpoints import Checkpoints
 
     trainer = experiment.trainer
-    model = TrainingModel(models.create_network(experiment, table), experiment, _platform(experiment, strategy))
+    network = models.create_network(experiment, table)
+    if experiment.task.freeze_backbone:
+        network.freeze_backbone()  # first, because averages and optimizer follow the trainable variables
+    model = TrainingModel(network, experiment, _platform(experiment, strategy))
     optimizer = build_optimizer(trainer.optimizer_config, trainer.train_steps, experiment.runtime.mixed_precision_dtype)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer, auto_scale_loss=False)

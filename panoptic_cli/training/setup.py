@@ -50,7 +50,7 @@ def configure_training(
     given = dict(options)
     name = preset or config.DEFAULT_EXPERIMENT
     if epochs is not None and _STEPS in given:
-        raise UsageError("--epochs and --steps both give the length.", "Leave one of them out.")
+        raise UsageError("--epochs and --steps cannot be combined.", "Give only one of them.")
     overrides = config.split_params(params_override or "")
 
     def load(extra: Options) -> Experiment:

@@ -133,7 +133,7 @@ def _run(session: Session) -> TrainResult:
     if status != "finished":
         saved = session.checkpoints.saved_step
         kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
-        console.info(f"Stopped at step {progress.step} of {total}. {kept}. The same command resumes the training.")
+        console.info(f"Stopped at step {progress.step} of {total}. {kept}. Run the same command again to resume.")
     if at_once and session.workers.count > 1:
         raise KeyboardInterrupt  # the other workers still wait for this one: see cluster
     return TrainResult(
@@ -206,7 +206,7 @@ def _validation(session: Session, progress: Progress, signals: StopOnSignal, sum
     reason = validation.obstacle(session.strategy)
     if reason is not None:
         console.warn(
-            f"There is no evaluation during this training: {reason}. Evaluate its checkpoints from another machine or "
+            f"Evaluation during training is disabled: {reason}. Evaluate its checkpoints from another machine or "
             f"process: panoptic evaluate --watch --model-dir {session.run}"
         )
         return []

@@ -69,10 +69,7 @@ class Validator:
         self.model = model
         self.summaries = summaries
         strategy = model.distribute_strategy
-        several = strategy.num_replicas_in_sync > 1
-        loaded = LoadedModel(
-            experiment, table, model.network, "this training", None, strategy=strategy if several else None
-        )
+        loaded = LoadedModel(experiment, table, model.network, "this training", None, strategy=strategy)
         batches = experiment.trainer.validation_steps
         limit = None if batches in (None, -1) else batches * experiment.task.validation_data.global_batch_size
         self._evaluator = Evaluator(loaded, limit=limit)

@@ -138,7 +138,7 @@ def make_plan(
         items.append(Item(archive, url, path, outputs, missing, state, have))
     if foreign:
         raise DataError(
-            f"{listed(foreign)} came from another archive than the manifest's.",
+            f"{listed(foreign)} came from a different archive than the one in the manifest.",
             "Give another --data-dir, or move the old data away.",
         )
     if not items:

@@ -271,7 +271,7 @@ class _Counter:
 
 
 class _CountedFile:
-    """A file that counts the bytes sent: when a reader asks for more, it has sent what it read before."""
+    """A file that counts the bytes sent. A block counts as sent when the client reads the next one."""
 
     def __init__(self, stream: IO[bytes], counter: _Counter, name: str) -> None:
         self._stream = stream

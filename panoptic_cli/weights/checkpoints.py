@@ -135,7 +135,7 @@ class Checkpoints:
             if storage.exists(f"{self._directory}/{checkpoint_files.STATE_FILE}"):  # a restart would lose the run
                 raise RunError(
                     f"The newest checkpoint of {self._directory} is missing.",
-                    "Name an existing one in the file checkpoint, or give another --model-dir.",
+                    "Edit the file named 'checkpoint' to point to an existing one, or give another --model-dir.",
                 )
             return 0
         self.saved_step, self.saved_prefix = _restore(prefix, self._groups), prefix
@@ -194,7 +194,7 @@ def _read_layout(prefix: str) -> dict[str, Any]:
     if layout is None:
         raise RunError(
             f"The checkpoint {prefix} was not written by panoptic train.",
-            "Other checkpoints can start a training: --init-checkpoint.",
+            "To start a new run from it, use panoptic train --init-checkpoint.",
         )
     return dict(layout)
 

@@ -111,7 +111,7 @@ MISTAKES = [
         _text("mine.yaml", "task: {modl: {}}"),
     ),
     Mistake("train --set task.model.input_size=[100,100,3]", 2, ("input_size", "multiples of 64")),
-    Mistake("train --steps 10 --epochs 2 --train-data {records}/train-*", 2, ("--epochs", "--steps", "Leave one")),
+    Mistake("train --steps 10 --epochs 2 --train-data {records}/train-*", 2, ("--epochs", "--steps", "Give only one")),
     # Devices.
     Mistake(_TRAIN + " --tpu v3 --gpus 2", 2, ("--tpu", "--gpus", "Give only one")),
     Mistake(_TRAIN + " --tpu v3 --precision float16", 2, ("float16", "bfloat16")),
@@ -127,7 +127,7 @@ MISTAKES = [
         "evaluate --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir", "panoptic train")
     ),
     Mistake("evaluate --model-dir mine", 1, ("mine is not a run directory: it has no config.yaml", "--model-dir")),
-    Mistake("predict a.jpg --model-dir nowhere", 1, ("no picture, folder or match for: a.jpg", "Check the path")),
+    Mistake("predict a.jpg --model-dir nowhere", 1, ("Nothing found for: a.jpg", "Check the path")),
     Mistake("predict mine/annotations", 1, ("no pictures (", ".jpg", "in mine/annotations.", "Check the path")),
     Mistake("predict mine --model-dir nowhere", 1, ("The run directory nowhere does not exist", "--model-dir")),
     Mistake("predict mine --contact-sheet all.gif", 2, ("all.gif", ".png, .jpg or .webp")),

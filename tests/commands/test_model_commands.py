@@ -280,7 +280,7 @@ def test_a_checkpoint_needs_categories(tiny_run: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
-def test_devices_that_are_not_there(tiny_run: Path, shapes_dir: Path, tmp_path: Path, command: str) -> None:
+def test_unavailable_devices(tiny_run: Path, shapes_dir: Path, tmp_path: Path, command: str) -> None:
     pictures = [shapes_dir / "val2017"] if command == "predict" else []
     error = fails(2, command, *pictures, "--model-dir", tiny_run, "--gpus", 3, "--output", tmp_path / "out")
     assert error.startswith("error: --gpus 3: no GPU is visible")
@@ -306,6 +306,9 @@ def test_evaluate_usage(tiny_run: Path, shapes_records: Path, tmp_path: Path) ->
     scoring = ("evaluate", "--predictions", tmp_path / "pred.json", "--panoptic-annotations", tmp_path / "gt.json")
     assert "omit --model-dir" in fails(2, *scoring, "--model-dir", tiny_run)
     assert "omit --checkpoint" in fails(2, *scoring, "--checkpoint", tiny_run)
+    assert "omit --set" in fails(2, *scoring, "--set", "task.freeze_backbone=true")
+    assert "omit --config" in fails(2, *scoring, "--config", tmp_path / "some.yaml")
+    assert "omit --watch" in fails(2, *scoring, "--watch")
     assert "gt.json does not exist" in fails(1, *scoring)
     model = ("evaluate", "--model-dir", tiny_run)
     for option in ("--predictions-dir", "--panoptic-annotations", "--panoptic-masks"):

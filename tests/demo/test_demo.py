@@ -29,7 +29,7 @@ def demo(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_whole_way_and_again(tmp_path: Path) -> None:
+def test_all_stages_and_a_second_run(tmp_path: Path) -> None:
     first = demo(tmp_path, "--steps", "20")
     assert first.returncode == 0, first.stderr
     assert "Traceback" not in first.stderr
@@ -55,7 +55,7 @@ def test_the_whole_way_and_again(tmp_path: Path) -> None:
     again = demo(tmp_path, "--steps", "20", "--json")
     assert again.returncode == 0, again.stderr
     assert stamps() == before  # nothing was made, converted or trained a second time
-    assert "finished already" in again.stderr
+    assert "already finished" in again.stderr
     assert again.stdout.count("\n") == 1
     result = json.loads(again.stdout)
     shown = next(row.split()[1:4] for row in first.stdout.splitlines() if row.startswith("All"))

@@ -16,7 +16,7 @@ from predictions import detections_of, prediction_of
 
 from panoptic_cli.categories import ANY_THING, CategoryTable
 from panoptic_cli.errors import DeviceError, RunError
-from panoptic_cli.evaluation import evaluator, prediction_loop
+from panoptic_cli.evaluation import evaluator
 from panoptic_cli.inference.predictor import LoadedModel
 from panoptic_cli.pipeline.preprocessing import Geometry
 from panoptic_cli.results.prediction import Prediction
@@ -85,8 +85,8 @@ def test_figures_do_not_depend_on_the_timing(run: Callable[..., Any], monkeypatc
 
     assert figures(run(FakePredictor(pause, pause), batch_size=5)) == plain
     # Beside a GPU several threads fuse, and pictures are fused out of their order.
-    monkeypatch.setattr(prediction_loop.tf.config, "get_visible_devices", lambda kind: ["GPU"])
-    monkeypatch.setattr(prediction_loop.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(LoadedModel, "platform", "gpu")
+    monkeypatch.setattr(evaluator.os, "cpu_count", lambda: 4)
     assert figures(run(FakePredictor(pause, pause), batch_size=3)) == plain
 
 

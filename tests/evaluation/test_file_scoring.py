@@ -229,7 +229,7 @@ def test_a_wrong_area_in_the_json_is_a_warning_and_changes_nothing(
         ),
         (
             lambda gt, pred: pred["annotations"][0].update(image_id=[1]),
-            r"annotations\[0\] of .*pred\.json has the image_id \[1\]",
+            r"annotations\[0\] of .*pred\.json has an invalid image_id: \[1\]",
         ),
     ],
 )

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.evaluation.groundtruth import GroundTruth, segments_from_maps
+from panoptic_cli.images.masks import encode_png
 from panoptic_cli.records import schema
 
 TABLE = CategoryTable.from_list(
@@ -56,3 +59,23 @@ def test_a_record_without_panoptic_masks_is_named() -> None:
     record = schema.encode_example({schema.IMAGE_SOURCE_ID: [b"7"]})
     with pytest.raises(DataError, match="image 7 has no usable panoptic ground truth"):
         GroundTruth.from_record(record, TABLE)
+
+
+def test_objects_without_crowd_flags_and_areas_are_plain_objects() -> None:
+    categories = np.array([[190, 5, 5], [190, 5, 190]], np.uint8)
+    features: dict[str, Any] = {
+        schema.IMAGE_SOURCE_ID: [b"7"],
+        schema.IMAGE_HEIGHT: np.array([2]),
+        schema.IMAGE_WIDTH: np.array([3]),
+        schema.CATEGORY_MASK: [encode_png(categories)],
+        schema.INSTANCE_MASK: [encode_png((categories == 5).astype(np.uint8))],
+        schema.OBJECT_LABEL: np.array([5]),
+        schema.OBJECT_MASK: [encode_png((categories == 5).astype(np.uint8))],
+        **dict(zip(EDGES, (np.array([value], np.float32) for value in (1 / 3, 0, 1, 1)), strict=True)),
+    }
+    (found,) = GroundTruth.from_record(schema.encode_example(features), TABLE).objects
+    assert (found["category_id"], found["iscrowd"], found["area"]) == (5, 0, 3.0)
+    assert found["bbox"] == pytest.approx([1, 0, 2, 2], rel=1e-6)
+
+
+EDGES = (schema.OBJECT_XMIN, schema.OBJECT_YMIN, schema.OBJECT_XMAX, schema.OBJECT_YMAX)

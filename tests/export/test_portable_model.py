@@ -134,7 +134,7 @@ def test_a_missing_converter_is_named(
         importlib.util, "find_spec", lambda name, *rest: None if name == "tf2onnx" else real(name, *rest)
     )
     assert run(["export", *coco_checkpoint, "--format", "onnx", "--output", str(tmp_path / "m.onnx")]) == 2
-    assert "pip install tf2onnx" in capsys.readouterr().err
+    assert "pip install 'panoptic-cli[onnx]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -328,3 +328,5 @@ def test_the_padding_label_is_never_a_semantic_class() -> None:
     assert many.num_semantic_classes == 302
     assert padding_label(TASK, many) == -1  # 255 is the class of a category
     assert padding_label(TASK, LABELS) == 255  # as in the reference, where no class has that number
+    losses = TASK.losses.model_copy(update={"semantic_segmentation_ignore_label": 0})
+    assert padding_label(TASK.model_copy(update={"losses": losses}), many) == 0  # asked for: void does not count

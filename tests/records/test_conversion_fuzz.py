@@ -138,7 +138,7 @@ def test_any_damage(
 @pytest.mark.slow
 @_SLOW
 @given(data=st.data())
-def test_the_quick_and_the_thorough_way_say_the_same(generated: Path, data: st.DataObject) -> None:
+def test_the_fast_and_the_slow_check_agree(generated: Path, data: st.DataObject) -> None:
     values = data.draw(_changes(generated))
 
     def outcome(dataset: PanopticDataset) -> Any:

@@ -34,6 +34,8 @@ def test_folders_of_any_name(tmp_path: Path, pattern: str) -> None:
     (folder / "categories.json").write_text(json.dumps(TABLE.to_list()))
     records = ("task.train_data.input_path", pattern.format(folder))
     assert load_categories(load_experiment(options=[records])) == TABLE
+    validation = ("task.validation_data.input_path", records[1])
+    assert find_model(None, f"{tmp_path}/ckpt-1", options=[validation], experiment="panoptic_fpn_shapes").table == TABLE
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

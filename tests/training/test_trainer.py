@@ -119,6 +119,18 @@ def test_resumed_is_bitwise_the_uninterrupted_run(
         np.testing.assert_array_equal(value, parts[name], err_msg=name)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_backbone_keeps_its_weights(tmp_path: Path, frozen: bool) -> None:
+    settings = {"task.freeze_backbone": frozen, "trainer.optimizer_config.ema.average_decay": 0.9}
+    run(tiny_experiment(trainer__train_steps=10, **settings), tmp_path)
+    first, last = (variables(f"{tmp_path}/checkpoints/ckpt-{step}") for step in (5, 10))
+    changed = {key for key in first if not np.array_equal(first[key], last[key])}
+    kernels = {key.split("/")[1]: key in changed for key in first if re.match(r"network/.*kernel", key)}
+    assert kernels == {"network.Sfirst.Skernel": not frozen, "network.Slast.Skernel": True}
+    kept = [key for key in first if key.startswith(("average/", "optimizer/")) and "first" in key]
+    assert bool(kept) != frozen  # neither momentum nor average of what is not trained
+
+
 def variables(prefix: str) -> dict[str, np.ndarray]:
     """Reads the variables of a checkpoint by name."""
     import tensorflow as tf

@@ -119,4 +119,4 @@ def test_two_data_sets_are_not_mixed_in_one_folder(
     data = tmp_path / "coco"
     assert run(_arguments(mirror, data, "--split", "val")) == 0
     assert run(["download", "--data-dir", str(data), "--split", "val", "--dry-run"]) == 1
-    assert "another archive" in capsys.readouterr().err
+    assert "different archive" in capsys.readouterr().err

@@ -31,6 +31,8 @@ def detect(
         detection_boxes float32 [batch, k, 4], detection_scores [batch, k] descending, detection_classes
         int32 [batch, k] (0 after the last), num_detections int32 [batch].
     """
+    # The batch may be dynamic, but the number of proposals is not; the heads' reshape has lost it.
+    logits = tf.ensure_shape(logits, [None, proposals.shape[1], logits.shape[2]])
     boxes = box_ops.decode(offsets[:, :, 1:], proposals[:, :, None, :], box_ops.BOX_HEAD_WEIGHTS)
     boxes = box_ops.clip(boxes, image_shape)
     scores = tf.nn.softmax(logits)[..., 1:]
@@ -54,7 +56,7 @@ def detect(
 
 def _best_of_classes(scores: tf.Tensor, top_k: int) -> tf.Tensor:
     """Sets scores [batch, n, classes] below the `top_k` best of their class to 0; ties with the last are kept."""
-    if scores.shape[1] is None or scores.shape[1] <= top_k:
+    if scores.shape[1] <= top_k:
         return scores
     least = tf.math.top_k(tf.transpose(scores, [0, 2, 1]), top_k).values[..., -1]
     return tf.where(scores >= least[:, None, :], scores, 0.0)

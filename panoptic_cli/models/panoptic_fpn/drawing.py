@@ -96,7 +96,7 @@ def draw_example(example: Example, label_space: LabelSpace) -> Image.Image:
     _draw_boxes(objects, example, label_space, scale)
 
     semantic = np.where(example.inside, example.semantic, 0)
-    stuff = np.where(semantic < len(label_space.semantic_ids), semantic, 0)
+    stuff = np.where((semantic >= 0) & (semantic < len(label_space.semantic_ids)), semantic, 0)
     stuff_ids = label_space.semantic_ids[stuff]
     no_things = np.zeros_like(instances)
     large = enlarge(Sample("", example.image, stuff_ids, no_things))

@@ -14,14 +14,16 @@ from panoptic_cli.pipeline.augmentation import FREE_STREAM, AugmentedPicture, ra
 from panoptic_cli.pipeline.parsing import decode_label_png, has_wide_labels, look_up
 from panoptic_cli.pipeline.preprocessing import Preprocessing, resize_labels
 
+_DEFAULT_IGNORE_LABEL = 255
+
 
 def padding_label(task: Task, label_space: LabelSpace) -> int:
     """Returns the semantic label of ignored pixels.
 
-    It is the configured label, 255 as in the reference, or -1 if the semantic head has a class of that number.
+    It is the configured label. If that is the default, 255, and the semantic head has a class of that number, it is -1.
     """
     configured = task.losses.semantic_segmentation_ignore_label
-    return configured if configured >= label_space.num_semantic_classes else -1
+    return -1 if configured == _DEFAULT_IGNORE_LABEL < label_space.num_semantic_classes else configured
 
 
 class PanopticFPNTargets:

@@ -18,14 +18,16 @@ def test_only_the_highest_scores_of_a_class_are_considered(
     proposals = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     logits = np.array([[0, 3], [0, 2], [0, 1]], np.float32)  # background and one class
     config = DetectionGenerator(pre_nms_top_k=top_k, max_num_detections=5)
-    found = detect(
-        tf.constant(logits[None]),
-        tf.zeros([1, 3, 2, 4]),
-        tf.constant(proposals[None]),
-        tf.constant([[64.0, 64.0]]),
-        config,
-        suppression,
-    )
+
+    # The heads' reshape loses the number of proposals when the batch is dynamic.
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 2]), tf.TensorSpec([None, 3, 4])])
+    def detections(logits: tf.Tensor, proposals: tf.Tensor) -> dict[str, tf.Tensor]:
+        offsets = tf.zeros([tf.shape(logits)[0], 3, 2, 4])
+        if suppression != "kernel":  # their batch is static
+            logits, offsets, proposals = logits[:1], tf.zeros([1, 3, 2, 4]), tf.ensure_shape(proposals, [1, 3, 4])
+        return detect(logits, offsets, proposals, tf.constant([[64.0, 64.0]]), config, suppression)
+
+    found = detections(tf.constant(logits[None]), tf.constant(proposals[None]))
     count = int(found["num_detections"][0])
     np.testing.assert_array_equal(found["detection_boxes"][0, :count], proposals[kept])
     np.testing.assert_allclose(found["detection_scores"][0, :count], tf.nn.softmax(logits)[:, 1].numpy()[kept])

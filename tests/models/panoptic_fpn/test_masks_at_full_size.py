@@ -92,6 +92,20 @@ def random_outputs(rng: np.random.Generator, classes: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("isthing", [0, 1])
+def test_tables_of_stuff_or_things_alone(isthing: int) -> None:
+    entries = [{"id": i, "name": str(i), "isthing": isthing} for i in (1, 3)]
+    space = LabelSpace.create(CategoryTable.from_list(entries, "the test"))
+    outputs = {k: tf.constant(v) for k, v in random_outputs(np.random.default_rng(1), 2 + 2 * (1 - isthing)).items()}
+    outputs["detection_classes"] = tf.minimum(outputs["detection_classes"], 2 * isthing)  # the table's, or none
+    geometry = geometry_of([[50, 64], [64, 64], [1, 1], [0, 0]])
+    found = finish(outputs, geometry, PanopticSegmentationGenerator(stuff_area_threshold=0), space)
+    assert set(found.category_ids.numpy().tolist()) == {1, 3}
+    assert (found.detection_of_segment.numpy() > 0).all() == bool(isthing)
+    assert (len(found.scores) > 0) == bool(isthing)
+    np.testing.assert_array_equal(found.areas, np.bincount(found.segment_map.numpy().ravel())[1:])
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_classes_without_a_category_are_void_everywhere(seed: int) -> None:
     space = LabelSpace.create(TABLE, 90, 5, 8)  # as for COCO, with classes between the ids of the categories
