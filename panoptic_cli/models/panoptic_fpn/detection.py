@@ -25,7 +25,7 @@ def detect(
         proposals: float32 [batch, n, 4] in pixels of the input.
         image_shape: float32 [batch, 2], (height, width) that boxes are clipped to.
         config: numbers and thresholds.
-        suppression: which form to use; all forms keep the same boxes.
+        suppression: which form to use; all keep the same boxes, up to the order of equal scores.
 
     Returns:
         detection_boxes float32 [batch, k, 4], detection_scores [batch, k] descending, detection_classes
