@@ -15,6 +15,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import INTERRUPTED, PanopticError
 
 _GRACE = 3.0  # seconds in which the main thread can handle a second Ctrl-C itself
+_interrupted_twice = threading.Event()
 
 
 @contextlib.contextmanager
@@ -29,6 +30,8 @@ def leave_cluster_on_failure() -> Iterator[None]:
     except PanopticError as error:
         if "TF_CONFIG" not in os.environ:
             raise
+        if _interrupted_twice.is_set():  # the error is a consequence: TensorFlow cancelled what was under way
+            _leave_interrupted()
         console.error(error)
         if os.environ.get("PANOPTIC_DEBUG"):
             traceback.print_exc()
@@ -53,8 +56,10 @@ def leave_cluster_on_second_interrupt() -> Iterator[None]:
         count = 0
         while signals := os.read(reader, 64):
             count += signals.count(signal.SIGINT)
-            if count > 1 and not left.wait(_GRACE):
-                _leave_interrupted()
+            if count > 1:
+                _interrupted_twice.set()
+                if not left.wait(_GRACE):
+                    _leave_interrupted()
         os.close(reader)
 
     os.set_blocking(writer, False)
