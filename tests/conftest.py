@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,3 +163,14 @@ def tiny_predictor(tiny_model: LoadedModel) -> Predictor:
     from panoptic_cli.inference.predictor import Predictor
 
     return Predictor(tiny_model)
+
+
+@pytest.fixture
+def float32_policy() -> Iterator[None]:
+    """Sets Keras' dtype policy, which commands of other tests may have changed, for one test."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    yield
+    keras.config.set_dtype_policy(before)

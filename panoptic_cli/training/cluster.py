@@ -31,7 +31,7 @@ def leave_cluster_on_failure() -> Iterator[None]:
         if "TF_CONFIG" not in os.environ:
             raise
         if _interrupted_twice.is_set():  # the error is a consequence: TensorFlow cancelled what was under way
-            _leave_interrupted()
+            _leave_interrupted(in_a_step=True)
         console.error(error)
         if os.environ.get("PANOPTIC_DEBUG"):
             traceback.print_exc()
@@ -59,7 +59,7 @@ def leave_cluster_on_second_interrupt() -> Iterator[None]:
             if count > 1:
                 _interrupted_twice.set()
                 if not left.wait(_GRACE):
-                    _leave_interrupted()
+                    _leave_interrupted(in_a_step=True)
         os.close(reader)
 
     os.set_blocking(writer, False)
@@ -73,7 +73,10 @@ def leave_cluster_on_second_interrupt() -> Iterator[None]:
         os.close(writer)  # ends the thread
 
 
-def _leave_interrupted() -> NoReturn:
+def _leave_interrupted(in_a_step: bool = False) -> NoReturn:
+    """Ends the process. `in_a_step`: the loop could not say itself that it was stopped."""
+    if in_a_step:
+        console.info("Stopped in the middle of a step. Run the same command again to resume.")
     console.warn("interrupted")
     _leave(INTERRUPTED)
 

@@ -135,7 +135,9 @@ def test_a_second_ctrl_c_at_one_worker_ends_it_at_once_and_the_other_with_an_err
     wait_until(lambda: "Press Ctrl-C again" in workers[1].stderr.read_text(), workers)
     workers[1].process.send_signal(signal.SIGINT)
     workers[1].ends(130, seconds=30)
-    assert workers[1].stderr.read_text().splitlines()[-1] == "warning: interrupted"
+    told = workers[1].stderr.read_text()
+    assert "Run the same command again to resume." in told
+    assert told.splitlines()[-1] == "warning: interrupted"
     workers[0].ends(1, seconds=90)
     assert "error: Another worker of the cluster" in workers[0].stderr.read_text()
 

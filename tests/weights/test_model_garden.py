@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -20,20 +19,14 @@ from panoptic_cli.models.panoptic_fpn.label_space import label_space_of
 from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 from panoptic_cli.weights import model_garden
 
+pytestmark = pytest.mark.usefixtures("float32_policy")
+
 STEP = 1234
 FIGURES = Path(__file__).parents[1] / "conformance" / "reference" / "variables.json"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 SHRINK = 8  # every layer has an eighth of the published network's filters
 # Sizes that depend on the classes, the anchors or the picture's channels, not on the width of the layers.
 FIXED = {1, 3, 12, 91, 364, 111}
-
-
-@pytest.fixture(autouse=True)
-def _float32_policy() -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    yield
-    keras.config.set_dtype_policy(before)
 
 
 def small_network(**settings: Any) -> PanopticFPN:

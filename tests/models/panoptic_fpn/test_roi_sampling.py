@@ -5,21 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from random_boxes import overlaps, some_boxes
 
 from panoptic_cli.config.panoptic_fpn import ROISampler
-from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn.roi_sampling import SampledROIs, mask_targets, sample_rois
-
-
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return box_ops.iou(tf.constant(a), tf.constant(b)).numpy()  # itself tested against a raster
-
-
-def some_boxes(seed: int, count: int, size: float = 128.0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    low = rng.uniform(0, size * 0.8, (count, 2))
-    high = np.minimum(low + rng.uniform(2, size * 0.5, (count, 2)), size)
-    return np.concatenate([low, high], axis=-1).astype(np.float32)
 
 
 def roi_inputs(empty: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
