@@ -144,12 +144,12 @@ def _draw_boxes(picture: Image.Image, example: Example, label_space: LabelSpace,
     draw = ImageDraw.Draw(picture, "RGBA")
     named = []
     for box, label in zip(example.boxes, example.classes, strict=True):
-        category = by_id.get(int(label_space.thing_ids[label]))
-        color = category.color if category else (160, 160, 160)
+        category = by_id[int(label_space.thing_ids[label])]
+        color = category.color
         y1, x1, y2, x2 = (float(v) * scale for v in box)
         draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=(0, 0, 0, 255), width=line + 2)
         draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=(*color, 255), width=line)
-        named.append((category.name if category else f"class {label}", x1, y1))
+        named.append((category.name, x1, y1))
     for text, x, y in named:
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         width, height = right - left + 4, bottom - top + 4

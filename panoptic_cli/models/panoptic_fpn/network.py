@@ -126,16 +126,13 @@ class PanopticFPN(PanopticNetwork):
         images = tf.cast(images, self.compute_dtype)
         return self.decoder(self.backbone(images, training=training), training=training)
 
-    def call(
-        self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu", training: bool = False
-    ) -> dict[str, tf.Tensor]:
+    def call(self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu") -> dict[str, tf.Tensor]:
         """Runs the network for inference.
 
         Args:
             images: float32 [batch, height, width, 3], normalised and padded, sides multiples of 2^max_level.
             geometry: the geometry of the batch.
             platform: what the graph is traced for; results are the same up to rounding.
-            training: ignored. Keras passes it, but batch statistics are never collected here.
 
         Returns:
             detection_boxes float32 [batch, n, 4] in pixels of the input, detection_scores [batch, n] descending,
@@ -143,7 +140,6 @@ class PanopticFPN(PanopticNetwork):
             detection_masks float32 [batch, n, m, m] probabilities (0 after the last),
             semantic_logits float32 [batch, height / 4, width / 4, classes].
         """
-        del training
         forms, image_shape = _FORMS[platform], geometry.input_size
         features = self.pyramid(images, training=False)
         scores, offsets = self.rpn_head(features, training=False)
