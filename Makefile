@@ -3,19 +3,33 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+export PYTHONWARNINGS := ignore
 
-.PHONY: setup aria2 demo test test-slow test-beam fuzz quality style docs bench clean
+# The build of TensorFlow: cpu, gpu (NVIDIA) or tpu.
+DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+CONSTRAINTS_cpu := constraints.txt
+CONSTRAINTS_gpu := constraints-gpu.txt
+CONSTRAINTS_tpu := constraints-tpu.txt
+CONSTRAINTS = $(CONSTRAINTS_$(DEVICE))
+STAMP = $(VENV)/.installed-$(DEVICE)
+
+.PHONY: setup aria2 demo test test-slow test-without-tensorflow test-oldest test-oldest-sample fuzz quality style docs \
+	bench wheel clean
 
 setup: $(STAMP) aria2
 
-# pip runs again only when what it installs from has changed.
-$(STAMP): pyproject.toml constraints.txt
+# pip runs again only when what it installs from has changed, or for another device. TensorFlow's builds overwrite each
+# other's files, so another one is removed first.
+$(STAMP): pyproject.toml constraints.txt $(CONSTRAINTS)
+	@test -n "$(CONSTRAINTS)" || { echo "error: DEVICE is cpu, gpu or tpu, not $(DEVICE)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 setup"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "error: python3 -m venv failed. On Debian or Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@for other in $(filter-out $@,$(wildcard $(VENV)/.installed*)); do \
+		$(BIN)/python -m pip uninstall --quiet --yes tensorflow tensorflow-tpu libtpu && rm $$other; done
+	$(BIN)/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[dev,$(DEVICE)]'
 	@touch $@
 
 # aria2c is what panoptic download drives; nothing else needs it.
@@ -33,20 +47,34 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
 
-test-slow: setup test-beam
+test-slow: setup test-without-tensorflow test-oldest-sample
 	$(BIN)/python -m pytest -m slow
 
-# Apache Beam wants older versions of packages than we pin, so it gets an environment of its own; TensorFlow is not needed.
+# What works without TensorFlow, and Apache Beam, which wants older versions of packages than we pin.
 BEAM := .venv-beam
 $(BEAM)/.installed: pyproject.toml
 	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
-	PYTHONWARNINGS=ignore $(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
-		'apache-beam>=2.70' typer rich pydantic PyYAML pillow pycocotools google-crc32c kornia-rs isal msgspec pytest hypothesis
-	PYTHONWARNINGS=ignore $(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BEAM)/bin/python $(PIP_INSTALL) --prefer-binary -e '.[beam]' pytest hypothesis gcp-storage-emulator
 	@touch $@
 
-test-beam: $(BEAM)/.installed
-	$(BEAM)/bin/python -m pytest -m slow tests/records/test_beam_runner.py
+test-without-tensorflow: $(BEAM)/.installed
+	$(BEAM)/bin/python -m pytest -m slow tests/records/test_beam_runner.py tests/commands/test_without_tensorflow.py
+
+# The oldest TensorFlow that we support: all fast tests, or a part that takes two minutes.
+OLDEST := .venv-oldest
+OLDEST_TENSORFLOW := 2.20.0
+OLDEST_SAMPLE := tests/conformance tests/training/test_resume.py tests/export/test_same_everywhere.py
+$(OLDEST)/.installed: pyproject.toml constraints.txt
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	sed 's/^tensorflow==.*/tensorflow==$(OLDEST_TENSORFLOW)/' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python $(PIP_INSTALL) -c $(OLDEST)/constraints.txt -e '.[dev,cpu]'
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+test-oldest-sample: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile $(OLDEST_SAMPLE)
 
 # Other random inputs at every run, where the tests above repeat the same ones.
 fuzz: setup
@@ -69,5 +97,9 @@ docs: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run
 
+# For pip install 'dist/panoptic_cli-VERSION-py3-none-any.whl[cpu]'.
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) $(BEAM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BEAM) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -63,10 +63,10 @@ def convolution_speed(dtype: str) -> float:
     return 2 * 16 * 64 * 64 * 9 * 256 * 256 / seconds(convolve, 5)
 
 
-def operations(function: Any, batch: dict[str, Any]) -> float:
+def operations(function: Any, *arguments: Any) -> float:
     """Returns the floating-point operations of a traced function, counted by TensorFlow's profiler."""
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-    graph = function.get_concrete_function(batch).graph
+    graph = function.get_concrete_function(*arguments).graph
     counted = tf.compat.v1.profiler.profile(
         graph, options={**options, "output": "none", "min_float_ops": 1}, cmd="scope"
     )
@@ -103,9 +103,9 @@ def main(precision: str) -> None:
         return tf.linalg.global_norm(tape.gradient(loss, [v.value for v in variables]))
 
     step = tf.function(model.train_step)
-    result = {"step": seconds(lambda: step(batch), 3), "peak_memory_mb": peak_memory_mb()}
+    result = {"step": seconds(lambda: step(batch, tf.constant(0)), 3), "peak_memory_mb": peak_memory_mb()}
     result |= {"forward": seconds(lambda: forward(batch), 3), "gradients": seconds(lambda: gradients(batch), 3)}
-    result["operations"] = operations(step, batch)
+    result["operations"] = operations(step, batch, tf.constant(0))
     result["convolution"] = convolution_speed(tf.dtypes.as_dtype(precision).name)
     print(json.dumps(result))
 

@@ -42,7 +42,9 @@ def demo(
         )
         return
     from panoptic_cli.demo.run import run_demo
+    from panoptic_cli.startup import require_tensorflow
 
+    require_tensorflow()  # before anything is generated
     result = run_demo(output, seed=seed, steps=steps, settings=tuple(settings or ()))
     data = result.to_dict()
     total = sum(result.seconds.values())

@@ -52,6 +52,29 @@ def environment_variables(root: Any) -> set[str]:
     return names
 
 
+def _cards(found: dict[str, Any]) -> str:
+    """Returns the GPUs with driver and memory, and why TensorFlow lists none of them."""
+    names = [
+        f"{card['name']}"
+        + (f", {human_size(card['memory_bytes'])}" if card["memory_bytes"] else "")
+        + (f", driver {card['driver']}" if card["driver"] else "")
+        for card in found["cards"]
+    ]
+    unusable = f". TensorFlow cannot use them: {found['problem']}" if found["problem"] else ""
+    return ("; ".join(names) or "no NVIDIA GPU") + unusable
+
+
+def _cuda(build: dict[str, Any] | None, found: dict[str, Any]) -> str:
+    """Returns the versions that TensorFlow was built for, and the libraries that are missing."""
+    if build is None:
+        return "unknown"
+    if build["cuda"] is None:
+        return f"TensorFlow {build['version']} is built without CUDA"
+    missing = found["missing_libraries"]
+    text = f"TensorFlow {build['version']} is built for CUDA {build['cuda']} and cuDNN {build['cudnn']}"
+    return text + (f"; MISSING {', '.join(missing)}" if missing else "")
+
+
 def _text(report: dict[str, Any]) -> str:
     machine, disk, found = report["machine"], report["disk"], report["devices"]
     memory = "unknown memory" if machine["memory_bytes"] is None else human_size(machine["memory_bytes"]) + " memory"
@@ -63,6 +86,8 @@ def _text(report: dict[str, Any]) -> str:
         ("data-dir", f"{disk['data_dir']}{exists}, {human_size(disk['free_bytes'])} free"),
         *((f"  {name}", version or "NOT INSTALLED") for name, version in report["packages"].items()),
         ("devices", found["problem"] or ", ".join(found["listed"])),
+        ("gpus", _cards(report["gpus"])),
+        ("cuda", _cuda(report["devices"]["build"], report["gpus"])),
         ("aria2c", report["aria2c"] or f"NOT INSTALLED. {install_hint()}"),
         *((f"  {name}", state) for name, state in report["credentials"].items()),
         *((f"  {name}", "(unset)" if value is None else value) for name, value in report["environment"].items()),

@@ -202,9 +202,10 @@ def evaluate(
     pattern = source.experiment.task.validation_data.input_path or default_data
     if _plan(source, pattern, limit, dry_run):
         return 0
+    model = load(source, gpus)
     from panoptic_cli.evaluation.evaluator import Evaluator
 
-    evaluator = Evaluator(load(source, gpus), pattern, batch_size=batch_size, limit=limit)
+    evaluator = Evaluator(model, pattern, batch_size=batch_size, limit=limit)
     if watch:
         return _watch(source.checkpoint, evaluator, watch_timeout)
     return _evaluate(source.checkpoint, evaluator, shown)

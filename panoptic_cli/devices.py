@@ -7,9 +7,10 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from panoptic_cli import console
+from panoptic_cli import console, gpus
 from panoptic_cli.config.schema import Runtime
 from panoptic_cli.errors import DeviceError, UsageError, listed, one_line
+from panoptic_cli.startup import tensorflow_packages
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -142,31 +143,65 @@ def create_strategy(runtime: Runtime) -> tf.distribute.Strategy:
 
     if runtime.tpu is not None:
         return _tpu_strategy(runtime)
-    gpus = tf.config.list_physical_devices("GPU")
-    count = runtime.num_gpus if runtime.num_gpus is not None else len(gpus)
-    if count > len(gpus):
-        visible = f"only {len(gpus)} GPUs are" if len(gpus) > 1 else "only 1 GPU is" if gpus else "no GPU is"
-        raise DeviceError(
-            f"--gpus {count}: {visible} visible.",
-            "Give a smaller number, omit --gpus to use all of them, or check the driver with panoptic doctor.",
-        )
-    for gpu in gpus[:count]:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # the process already uses the GPU
-            console.detail(f"The memory growth of {gpu.name} is unchanged.")
+    found = tf.config.list_physical_devices("GPU")
+    count = runtime.num_gpus if runtime.num_gpus is not None else len(found)
+    if count > len(found):
+        raise _too_few(count, len(found))
+    if not found and runtime.num_gpus is None:
+        _warn_of_unused_gpus()
+    _prepare_gpus(found, count)
     kind = runtime.distribution_strategy
     if "TF_CONFIG" in os.environ:
-        if count == 0 and gpus:
-            tf.config.set_visible_devices([], "GPU")
-        elif count:
-            tf.config.set_visible_devices(gpus[:count], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "mirrored" and count == 0:
         raise DeviceError("runtime.distribution_strategy=mirrored: no GPU is visible.", "Use auto or one_device.")
     if kind == "mirrored" or (kind == "auto" and count > 1):
         return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(count)])
     return tf.distribute.OneDeviceStrategy("/gpu:0" if count else "/cpu:0")
+
+
+def tensorflow_build() -> gpus.Build:
+    """Returns what the imported TensorFlow was built for."""
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    cuda = build.get("cuda_version") if build.get("is_cuda_build") else None
+    return gpus.Build(tf.__version__, cuda, build.get("cudnn_version"))
+
+
+def _too_few(wanted: int, found: int) -> DeviceError:
+    """Returns the error of --gpus: how many GPUs TensorFlow has, and why not more."""
+    if found:
+        are = "only 1 GPU is" if found == 1 else f"only {found} GPUs are"
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={hidden})" if hidden else ""
+        return DeviceError(f"--gpus {wanted}: {are} available{why}.", "Give a smaller number, or omit it to use all.")
+    cards = gpus.find_cards()
+    reason, remedy = gpus.why_unusable(tensorflow_build(), cards)
+    has = f"this machine has {gpus.count_and_names(cards)}, but " if cards else ""
+    return DeviceError(f"--gpus {wanted}: TensorFlow has no GPU: {has}{reason}.", remedy)
+
+
+def _warn_of_unused_gpus() -> None:
+    """Warns that the run uses the CPU although the machine has GPUs."""
+    if gpus.hidden() or not (cards := gpus.find_cards()):
+        return
+    reason, remedy = gpus.why_unusable(tensorflow_build(), cards)
+    has = gpus.count_and_names(cards)
+    console.warn(f"This machine has {has}, but TensorFlow cannot use them: {reason}. The CPU is used. {remedy}")
+
+
+def _prepare_gpus(found: list[Any], count: int) -> None:
+    """Leaves the other GPUs to other processes, and lets this one take memory only as it needs it."""
+    import tensorflow as tf
+
+    try:
+        if count < len(found):
+            tf.config.set_visible_devices(found[:count], "GPU")
+        for gpu in found[:count]:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:  # TensorFlow has started with these GPUs
+        console.detail("TensorFlow already uses the GPUs; their memory settings are unchanged.")
 
 
 def _tpu_strategy(runtime: Runtime) -> tf.distribute.Strategy:
@@ -184,10 +219,10 @@ def _tpu_strategy(runtime: Runtime) -> tf.distribute.Strategy:
         return tf.distribute.TPUStrategy(resolver)
     # The resolver calls several services, each with its own exceptions. To the user they all mean the same.
     except Exception as error:
-        raise DeviceError(
-            f"The TPU {name} cannot be used: {one_line(error)}.",
-            "Check that it is running, and check its name, --tpu-zone, --tpu-project and the credentials.",
-        ) from error
+        remedy = "Check that it is running, and check its name, --tpu-zone, --tpu-project and the credentials."
+        if name == "local" and "libtpu" not in tensorflow_packages():
+            remedy = "On a TPU VM, TensorFlow comes with: pip install 'panoptic-cli[tpu]'"
+        raise DeviceError(f"The TPU {name} cannot be used: {one_line(error)}.", remedy) from error
 
 
 def _reach(address: str) -> None:

@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from panoptic_cli import __version__
-from panoptic_cli.errors import one_line
+from panoptic_cli import __version__, gpus, startup
+from panoptic_cli.errors import DeviceError, one_line
 from panoptic_cli.transfer.aria2c import find_aria2c
 from panoptic_cli.transfer.sizes import free_space
 
@@ -37,7 +38,10 @@ names = []
 for device in tf.config.list_physical_devices():
     details = tf.config.experimental.get_device_details(device) if device.device_type == "GPU" else {}
     names.append((device.name + " " + details.get("device_name", "")).strip())
-print("DEVICES" + json.dumps(names))
+build = tf.sysconfig.get_build_info()
+cuda = build.get("cuda_version") if build.get("is_cuda_build") else None
+built = {"version": tf.__version__, "cuda": cuda, "cudnn": build.get("cudnn_version")}
+print("DEVICES" + json.dumps({"listed": names, "build": built}))
 """
 
 
@@ -51,11 +55,12 @@ def diagnose(data_dir: Path, variables: Iterable[str], device_timeout: float | N
 
     Returns:
         Values for JSON: panoptic, python, platform, machine (cores, memory_bytes), disk (data_dir, exists,
-        free_bytes), packages, devices (listed, problem), aria2c, credentials, environment, unknown_variables and
-        other_variables_set.
+        free_bytes), packages, devices (listed, problem, build), gpus (cards, problem, missing_libraries), aria2c,
+        credentials, environment, unknown_variables and other_variables_set.
     """
     known = sorted(variables)
-    not_asked = {"listed": [], "problem": "not asked (--no-devices)"}
+    not_asked: dict[str, Any] = {"listed": [], "problem": "not asked (--no-devices)", "build": None}
+    devices = not_asked if device_timeout is None else tensorflow_devices(device_timeout)
     return {
         "panoptic": __version__,
         "python": platform.python_version(),
@@ -63,7 +68,8 @@ def diagnose(data_dir: Path, variables: Iterable[str], device_timeout: float | N
         "machine": {"cores": _cores(), "memory_bytes": _memory()},
         "disk": {"data_dir": str(data_dir), "exists": data_dir.is_dir(), "free_bytes": free_space(data_dir)},
         "packages": package_versions(),
-        "devices": not_asked if device_timeout is None else tensorflow_devices(device_timeout),
+        "devices": devices,
+        "gpus": nvidia_gpus(devices["listed"], devices["build"]),
         "aria2c": _aria2c(),
         "credentials": google_credentials(),
         "environment": {name: os.environ.get(name) for name in known},
@@ -76,12 +82,15 @@ def package_versions() -> dict[str, str | None]:
     """Returns the versions of our dependencies from the packages' metadata, without importing them.
 
     Returns:
-        Package name -> version, or None if it is not installed. Optional dependencies are not listed.
+        Package name -> version, or None if it is not installed. TensorFlow has the name of its distribution. Other
+        optional dependencies are listed only if TensorFlow needs them.
     """
     requirements = metadata.requires("panoptic-cli") or []
     names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in requirements if "extra ==" not in line]
-    versions: dict[str, str | None] = {}
-    for name in names:
+    versions: dict[str, str | None] = {"tensorflow": None, **startup.tensorflow_packages()}
+    if len(versions) > 1 and versions["tensorflow"] is None:
+        del versions["tensorflow"]  # another distribution of it is installed
+    for name in ("keras", *names):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -96,17 +105,49 @@ def tensorflow_devices(timeout: float) -> dict[str, Any]:
         timeout: seconds to wait.
 
     Returns:
-        `listed`, the devices' names; `problem`, why there are none, or None.
+        `listed`, the devices' names; `problem`, why there are none, or None; `build`, TensorFlow's version and those of
+        CUDA and cuDNN that it was built for, or None.
     """
+    try:
+        startup.require_tensorflow()
+    except DeviceError as error:
+        return {"listed": [], "problem": str(error), "build": None}
     try:
         done = subprocess.run([sys.executable, "-c", _LIST_DEVICES], capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return {"listed": [], "problem": f"TensorFlow did not answer within {timeout:g} s (--timeout)"}
+        return {"listed": [], "problem": f"TensorFlow did not answer within {timeout:g} s (--timeout)", "build": None}
     for line in done.stdout.splitlines():
         if line.startswith("DEVICES"):
-            return {"listed": json.loads(line.removeprefix("DEVICES")), "problem": None}
+            return {"problem": None, **json.loads(line.removeprefix("DEVICES"))}
     last = one_line((done.stderr.strip().splitlines() or ["no message"])[-1])
-    return {"listed": [], "problem": f"TensorFlow does not start (exit code {done.returncode}): {last}"}
+    return {
+        "listed": [],
+        "problem": f"TensorFlow does not start (exit code {done.returncode}): {last}",
+        "build": None,
+    }
+
+
+def nvidia_gpus(listed: list[str], build: dict[str, str | None] | None) -> dict[str, Any]:
+    """Lists the NVIDIA GPUs and says why TensorFlow does not.
+
+    Args:
+        listed: TensorFlow's devices.
+        build: what TensorFlow was built for; None if it was not asked, or does not start.
+
+    Returns:
+        `cards` (name, driver, memory_bytes), `problem`, why TensorFlow lists none of them, or None, and
+        `missing_libraries`, the CUDA libraries that it does not find.
+    """
+    cards = gpus.find_cards()
+    known = None if build is None else gpus.Build(build["version"] or "", build["cuda"], build["cudnn"])
+    problem = None
+    if cards and known is not None and not any("GPU" in name for name in listed):
+        problem = ". ".join(gpus.why_unusable(known, cards))
+    return {
+        "cards": [asdict(card) for card in cards],
+        "problem": problem,
+        "missing_libraries": gpus.missing_libraries(known) if cards and known is not None else [],
+    }
 
 
 def google_credentials() -> dict[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from panoptic_cli import devices
+from panoptic_cli import devices, gpus
 from panoptic_cli.config.schema import Runtime
 from panoptic_cli.errors import DeviceError, UsageError
 
@@ -101,12 +103,90 @@ def test_checks_do_not_import_tensorflow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_too_many_gpus_are_an_error() -> None:
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[str]]:
+    """Returns machine(cards, listed): what the driver and what TensorFlow says; the calls to TensorFlow are listed."""
     import tensorflow as tf
 
-    count = len(tf.config.list_physical_devices("GPU"))
-    with pytest.raises(DeviceError, match=f"--gpus {count + 3}: .* visible"):
-        devices.create_strategy(Runtime(num_gpus=count + 3))
+    calls: list[str] = []
+
+    def pretend(cards: int, found: int) -> list[str]:
+        program = tmp_path / "nvidia-smi"
+        program.write_text("#!/bin/sh\n" + "echo NVIDIA L4, 550.54.15, 23034\n" * cards)
+        program.chmod(0o755)
+        names = [f"gpu{index}" for index in range(found)]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: names)
+        return calls
+
+    def limit(gpus: list[str], kind: str) -> None:
+        calls.append(f"use {' '.join(gpus)}")
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(tf.config, "set_visible_devices", limit)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: calls.append(f"grow {gpu} {on}"))
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names: names)
+    monkeypatch.setattr(tf.distribute, "OneDeviceStrategy", lambda name: name)
+    return pretend
+
+
+def test_too_few_gpus_are_an_error(machine: Callable[[int, int], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(2, 2)
+    with pytest.raises(DeviceError, match=r"--gpus 8: only 2 GPUs are available\. Give a smaller number"):
+        devices.create_strategy(Runtime(num_gpus=8, mixed_precision_dtype="float16"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    machine(2, 1)
+    with pytest.raises(DeviceError, match=r"only 1 GPU is available \(CUDA_VISIBLE_DEVICES=1\)"):
+        devices.create_strategy(Runtime(num_gpus=8))
+
+
+def test_gpus_that_tensorflow_cannot_use_are_told(
+    machine: Callable[[int, int], list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpus, "missing_libraries", lambda build: ["libcudnn.so.9"])
+    machine(2, 0)
+    with pytest.raises(DeviceError, match=r"--gpus 2: TensorFlow has no GPU: .* 2 GPUs \(NVIDIA L4\), but .*libcudnn"):
+        devices.create_strategy(Runtime(num_gpus=2))
+    assert devices.create_strategy(Runtime()) == "/cpu:0"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "This machine has 2 GPUs (NVIDIA L4), but TensorFlow cannot use them" in line
+    assert "libcudnn.so.9. The CPU is used. Run: pip install 'panoptic-cli[gpu]'" in line
+
+
+@pytest.mark.parametrize("why", ["asked for the CPU", "hidden", "none there"])
+def test_a_cpu_that_was_meant_is_not_warned_of(
+    machine: Callable[[int, int], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    why: str,
+) -> None:
+    machine(0 if why == "none there" else 2, 0)
+    monkeypatch.setattr(gpus, "_PCI_DEVICES", Path("/nowhere"))
+    if why == "hidden":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert devices.create_strategy(Runtime(num_gpus=0 if why == "asked for the CPU" else None)) == "/cpu:0"
+    assert capsys.readouterr().err == ""
+
+
+def test_gpus_without_a_card_are_an_error(
+    machine: Callable[[int, int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(0, 0)
+    monkeypatch.setattr(gpus, "_PCI_DEVICES", Path("/nowhere"))
+    with pytest.raises(DeviceError, match="--gpus 3: TensorFlow has no GPU: this machine has no NVIDIA GPU"):
+        devices.create_strategy(Runtime(num_gpus=3))
+
+
+def test_other_gpus_stay_free_and_memory_is_taken_as_needed(machine: Callable[[int, int], list[str]]) -> None:
+    calls = machine(4, 4)
+    assert devices.create_strategy(Runtime(num_gpus=2)) == ["/gpu:0", "/gpu:1"]
+    assert calls == ["use gpu0 gpu1", "grow gpu0 True", "grow gpu1 True"]
+    calls.clear()
+    assert devices.create_strategy(Runtime()) == ["/gpu:0", "/gpu:1", "/gpu:2", "/gpu:3"]
+    assert calls == [f"grow gpu{index} True" for index in range(4)]
+    calls.clear()
+    assert devices.create_strategy(Runtime(num_gpus=0)) == "/cpu:0"
+    assert calls == ["use "]
 
 
 def test_zero_gpus_is_the_cpu() -> None:
@@ -166,6 +246,8 @@ def test_an_unknown_tpu_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", refuse)
     with pytest.raises(DeviceError, match="node-9 cannot be used: Could not lookup"):
         devices.create_strategy(Runtime(tpu="node-9"))
+    with pytest.raises(DeviceError, match=r"local cannot be used: .*\[tpu\]"):
+        devices.create_strategy(Runtime(tpu="local"))
 
 
 @pytest.fixture

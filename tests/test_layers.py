@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # In this order. A folder is one stage; so is each module of the top level.
 STAGES = (
-    *("errors", "interrupts", "files", "console", "locks", "startup", "storage", "processes"),
+    *("errors", "interrupts", "files", "console", "locks", "gpus", "startup", "storage", "processes"),
     *("config", "categories", "devices"),
     *("images", "coco", "records", "pipeline", "inspection"),
     *("models", "weights", "results", "inference", "evaluation", "runs", "training", "export"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from panoptic_cli import startup
 
 # A stand-in for TensorFlow. Importing it writes these lines to descriptor 2, like its C++ code.
 _TENSORFLOW = r"""
@@ -26,6 +29,16 @@ startup.import_tensorflow()
 print("from python", file=sys.stderr)
 os.write(2, b"F0000 00:00:1 2 x.cc:1] Check failed\\n")
 os.abort() if "abort" in sys.argv else None
+"""
+
+
+# An environment in which TensorFlow cannot be found; nothing else is missing.
+_WITHOUT = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "tensorflow" else find(name, *rest)
+from panoptic_cli.commands.main import run
+sys.exit(run(sys.argv[1:]))
 """
 
 
@@ -64,3 +77,56 @@ def test_a_library_user_gets_every_line(environment: dict[str, str]) -> None:
 
 def test_debugging_keeps_every_line(environment: dict[str, str]) -> None:
     assert "a note" in _messages(_run(environment | {"PANOPTIC_DEBUG": "1"}, "own"))
+
+
+def _installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    def version(name: str) -> str:
+        try:
+            return versions[name.replace("-", "_")]
+        except KeyError:
+            raise metadata.PackageNotFoundError(name) from None
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({"tensorflow": "2.21.0"}, None),
+        ({"tensorflow_tpu": "2.20.0", "libtpu": "0.0.14"}, None),
+        ({"tensorflow_tpu": "2.20.0", "libtpu": "0.0.30"}, None),
+        ({"tensorflow_tpu": "2.20.0"}, None),  # libtpu may be part of the machine
+        ({"tensorflow_tpu": "2.20.0", "libtpu": "0.0.52"}, "libtpu 0.0.52 does not fit tensorflow-tpu 2.20.0"),
+        ({"tensorflow": "2.21.0", "libtpu": "0.0.52"}, None),  # another library's
+        ({"tensorflow": "2.21.0", "tensorflow_tpu": "2.20.0"}, "tensorflow and tensorflow-tpu are both installed"),
+    ],
+)
+def test_broken_installations_are_told(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], message: str | None
+) -> None:
+    _installed(monkeypatch, **versions)
+    problem = startup.installation_problem()
+    if message is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert message in problem[0]
+        assert "pip" in problem[1]
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_without_tensorflow_the_extra_for_this_machine_is_named_before_anything_is_done(
+    tmp_path: Path, driver: bool
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + ("echo NVIDIA L4, 550.54.15, 23034\n" if driver else "exit 9\n"))
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", _WITHOUT, "demo", "--output", str(tmp_path / "demo")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    first = "gpu" if driver else "cpu"
+    assert line.startswith(f"error: TensorFlow is not installed. Run: pip install 'panoptic-cli[{first}]' (")
+    assert "[tpu]" in line
+    assert not (tmp_path / "demo").exists()

@@ -147,7 +147,8 @@ class ServedModel(tf.Module):
         def finish(item: tuple[dict[str, tf.Tensor], Geometry]) -> dict[str, tf.Tensor]:
             return self._finish(*item, score_threshold, canvas)
 
-        served = tf.map_fn(finish, (outputs, geometry), fn_output_signature=self._picture_spec())
+        with tf.device("CPU:0"):  # its shapes depend on the picture
+            served = tf.map_fn(finish, (outputs, geometry), fn_output_signature=self._picture_spec())
         most = model.network.max_detections
         dense = {}
         for name, value in served.items():

@@ -76,9 +76,8 @@ def inference_strategy(experiment: Experiment, gpus: int | None = None) -> tf.di
     if gpus is None:
         available = len(tf.config.list_physical_devices("GPU"))
         configured = experiment.runtime.num_gpus
-        gpus = available if configured is None else min(configured, available)
-    if gpus == 0:
-        _hide_gpus()
+        # With none at all, create_strategy says why if the machine has some.
+        gpus = min(configured, available) if configured is not None and (available or not configured) else None
     # The TPU or the workers in the configuration are those of the training.
     local = {"tpu": None, "distribution_strategy": "auto", "num_gpus": gpus}
     return devices.create_strategy(experiment.runtime.model_copy(update=local))

@@ -85,7 +85,7 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable 
         iterator = iter(session.strategy.distribute_datasets_from_function(again))
         for name in ("first_step", "step"):
             begun = time.perf_counter()
-            losses = {key: float(value) for key, value in steps(iterator).items()}
+            losses = {key: float(value) for key, value in steps(iterator, tf.constant(session.start)).items()}
             seconds[name] = time.perf_counter() - begun
     network = session.model.network
     described = devices.describe(session.strategy)

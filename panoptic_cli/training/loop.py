@@ -22,23 +22,27 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
         model: a compiled training model. Its `train_step` returns the same scalars on every replica.
         strategy: the devices.
         count: steps per call.
-        xla: whether to compile the step.
+        xla: whether to compile the step; on a TPU it always is.
 
     Returns:
-        A function that takes the iterator of a distributed dataset and returns the scalars of the last step.
+        A function that takes the iterator of a distributed dataset and the number of steps done, int32, and returns the
+        scalars of the last step.
     """
 
-    @tf.function(jit_compile=xla)
-    def step(batch: Any) -> dict[str, tf.Tensor]:
-        logs = strategy.run(model.train_step, args=(batch,))
+    # The TPU's own compiler works on what is inside strategy.run.
+    @tf.function(jit_compile=xla and not isinstance(strategy, tf.distribute.TPUStrategy))
+    def step(batch: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        logs = strategy.run(model.train_step, args=(batch, number))
         return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
 
     @tf.function
-    def steps(iterator: Any) -> dict[str, tf.Tensor]:
-        if count > 1:  # a Python condition: a loop that never runs would still double the graph
-            for _ in tf.range(count - 1):
-                step(next(iterator))
-        return step(next(iterator))
+    def steps(iterator: Any, done: tf.Tensor) -> dict[str, tf.Tensor]:
+        if count == 1:  # a Python condition: no loop
+            return step(next(iterator), done)
+        # The step is called in one place, also for its last result: a TPU takes two calls for two programs.
+        for place in tf.range(count):
+            logs = step(next(iterator), done + place)
+        return logs
 
     return steps
 
@@ -82,7 +86,7 @@ def run_steps(
         iterator = iter(batches)
         for _ in range(loops):
             try:
-                logs = steps(iterator)
+                logs = steps(iterator, tf.constant(progress.step))
             except tf.errors.OutOfRangeError:
                 raise DataError(
                     f"The training data ended at step {progress.step} of {end}.",

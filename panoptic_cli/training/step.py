@@ -41,31 +41,36 @@ class TrainingModel(keras.Model):
                 shape=v.shape,
                 dtype="float32",
                 trainable=False,
-                aggregation="only_first_replica",
+                aggregation="none",  # all replicas compute the same; a TPU would exchange the values
                 name=f"average_{place}",
             )
             for place, v in enumerate(averaged)
         ]
         self.built = True
 
-    def train_step(self, data: dict[str, Any]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: dict[str, Any], number: tf.Tensor) -> dict[str, tf.Tensor]:
         """Updates the weights on one batch.
+
+        Args:
+            data: the batch.
+            number: int32 scalar, the steps that are done. The caller counts, because random draws need this number on
+                the host: reading the optimizer's counter would make the host wait for the device in each step.
 
         Returns:
             The losses, averaged over the replicas, and gradient_norm: the norm of the gradient of the total loss
             with respect to all weights, before clipping.
         """
         context = tf.distribute.get_replica_context()
-        # Copy it now: if the dtype fits, tf.cast returns the variable itself, which would be read after the update.
-        iteration = tf.cast(tf.identity(self.optimizer.iterations.value), tf.int32)
-        seed = tf.stack([self._seed, iteration])
+        seed = tf.stack([self._seed, number])
         with tf.GradientTape() as tape:
             losses = self.network.losses(data, seed, self._platform)
             # Gradients are summed over the replicas, so that each replica contributes its share of the mean.
             loss = losses["total_loss"] / context.num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss)
         variables = self.network.trainable_variables
-        gradients = sum_over_replicas(tape.gradient(scaled, [v.value for v in variables]))
+        # Of slices, which a gather leaves, the host would make the whole gradient.
+        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(scaled, [v.value for v in variables])]
+        gradients = sum_over_replicas(gradients)
         norm = tf.linalg.global_norm(gradients)
         scale = getattr(self.optimizer, "dynamic_scale", None)  # scale of the loss, with float16
         if scale is not None:
@@ -74,23 +79,23 @@ class TrainingModel(keras.Model):
             factor = self._clip_norm / tf.maximum(norm, self._clip_norm)
             gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._update_averages(iteration)
+        self._update_averages(number)
         values = tf.stack(list(losses.values()))
         if context.num_replicas_in_sync > 1:
             values = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
         return {**dict(zip(losses, tf.unstack(values), strict=True)), "gradient_norm": norm}
 
-    def _update_averages(self, iteration: tf.Tensor) -> None:
-        """Moves the averages towards the weights after update number `iteration` (counted from 0)."""
+    def _update_averages(self, number: tf.Tensor) -> None:
+        """Moves the averages towards the weights after update `number` (counted from 0)."""
         ema = self._ema
         if ema.average_decay is None:
             return
-        since = tf.cast(iteration + 1 - ema.start_step, tf.float32)
+        since = tf.cast(number + 1 - ema.start_step, tf.float32)
         decay = tf.constant(ema.average_decay, tf.float32)
         if ema.dynamic_decay:
             decay = tf.minimum(decay, (1.0 + since) / (10.0 + since))
         # Initial weights may be loaded after construction, so the averages begin with the first update.
-        decay = tf.where((since < 0.0) | (iteration == 0), 0.0, decay)
+        decay = tf.where((since < 0.0) | (number == 0), 0.0, decay)
         for average, variable in zip(self.averages, self.network.trainable_variables, strict=True):
             average.assign(average.value + (1.0 - decay) * (variable.value - average.value))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from panoptic_cli.commands import doctor
 from panoptic_cli.commands.main import run
 
-from panoptic_cli import diagnostics
+from panoptic_cli import diagnostics, gpus
 
 
 def _report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def test_every_variable_of_every_option_is_listed(
 
 def test_versions_are_the_installed_ones(capsys: pytest.CaptureFixture[str]) -> None:
     packages = _report(capsys)["packages"]
-    assert packages["tensorflow"] == metadata.version("tensorflow")
+    name = next(name for name in ("tensorflow", "tensorflow-tpu") if name in packages)
+    assert packages[name] == metadata.version(name)
+    assert packages["keras"] == metadata.version("keras")
     assert packages["google-cloud-storage"] == metadata.version("google-cloud-storage")
     assert "pytest" not in packages
 
@@ -83,6 +86,33 @@ def test_a_hanging_or_broken_tensorflow_is_reported_on_one_line(
     monkeypatch.setattr(diagnostics, "_LIST_DEVICES", "raise ImportError('no libcudart')")
     assert run(["doctor"]) == 0
     assert "does not start (exit code 1): ImportError: no libcudart" in capsys.readouterr().out
+
+
+def test_gpus_are_told_with_driver_cuda_and_missing_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho NVIDIA L4, 550.54.15, 23034\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "missing_libraries", lambda build: ["libcudnn.so.9"])
+    answer = {"listed": ["CPU:0"], "build": {"version": "2.21.0", "cuda": "12.5.1", "cudnn": "9"}}
+    monkeypatch.setattr(diagnostics, "_LIST_DEVICES", f"print('DEVICES' + {json.dumps(answer)!r})")
+    assert run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "NVIDIA L4, 24.2 GB, driver 550.54.15. TensorFlow cannot use them: TensorFlow 2.21.0 needs CUDA" in out
+    assert "built for CUDA 12.5.1 and cuDNN 9; MISSING libcudnn.so.9" in out
+    assert run(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["gpus"]["cards"] == [
+        {"name": "NVIDIA L4", "driver": "550.54.15", "memory_bytes": 23034 * 2**20},
+    ]
+    assert report["gpus"]["missing_libraries"] == ["libcudnn.so.9"]
+    answer["listed"].append("/physical_device:GPU:0 NVIDIA L4")  # type: ignore[attr-defined]
+    monkeypatch.setattr(diagnostics, "_LIST_DEVICES", f"print('DEVICES' + {json.dumps(answer)!r})")
+    assert run(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gpus"]["problem"] is None
 
 
 @pytest.mark.slow

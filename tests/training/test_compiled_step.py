@@ -58,7 +58,8 @@ def one_step(preset: str, records: Path, compiled: bool, brighter: float = 1.0) 
     kernel.assign(kernel * 100.0)
     before = [v.numpy().copy() for v in model.network.variables]
     step = tf.function(model.train_step, jit_compile=compiled)
-    logs = {name: float(value) for name, value in step({**batch, "images": batch["images"] * brighter}).items()}
+    result = step({**batch, "images": batch["images"] * brighter}, tf.constant(0))
+    logs = {name: float(value) for name, value in result.items()}
     changes = [v.numpy() - start for v, start in zip(model.network.variables, before, strict=True)]
     return logs, changes, [v.path for v in model.network.variables]
 

@@ -48,13 +48,13 @@ before = [v.numpy().copy() for v in model.network.variables]  # numpy() may be a
 
 
 @tf.function
-def step(batch: Any) -> Any:
-    return strategy.run(model.train_step, args=(batch,))
+def step(batch: Any, done: tf.Tensor) -> Any:
+    return strategy.run(model.train_step, args=(batch, done))
 
 
 result: dict[str, Any] = {}
 for number, batch in zip((1, 2), batches, strict=False):
-    for name, value in step(batch).items():
+    for name, value in step(batch, tf.constant(number - 1)).items():
         values = [float(v) for v in strategy.experimental_local_results(value)]
         assert len(set(values)) == 1, (name, values)  # the same on every replica
         result[f"log{number}/{name}"] = np.array(values[0])

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from panoptic_cli.config.panoptic_fpn import DetectionGenerator
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
-from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_by_class, suppress_sorted
+from panoptic_cli.models.panoptic_fpn.nms import (
+    Suppression,
+    considered,
+    first_kept,
+    keep_all,
+    suppress_by_class,
+    suppress_sorted,
+)
+
+_MOST_CANDIDATES = 3072  # of a picture that are compared at once; a matrix of floats takes 38 MB
 
 
 def detect(
@@ -36,7 +46,11 @@ def detect(
     boxes = box_ops.decode(offsets[:, :, 1:], proposals[:, :, None, :], box_ops.BOX_HEAD_WEIGHTS)
     boxes = box_ops.clip(boxes, image_shape)
     scores = tf.nn.softmax(logits)[..., 1:]
-    if suppression == "kernel":
+    if suppression == "matrix":
+        boxes, scores, classes = _on_the_device(boxes, scores, config)
+        count = tf.reduce_sum(tf.cast(classes > 0.0, tf.float32), axis=1)
+        count, classes = tf.cast(count, tf.int32), tf.cast(classes, tf.int32)
+    elif suppression == "kernel":
         scores = _best_of_classes(scores, config.pre_nms_top_k)
         limit = config.max_num_detections
         thresholds = config.nms_iou_threshold, config.pre_nms_score_threshold
@@ -60,6 +74,50 @@ def _best_of_classes(scores: tf.Tensor, top_k: int) -> tf.Tensor:
         return scores
     least = tf.math.top_k(tf.transpose(scores, [0, 2, 1]), top_k).values[..., -1]
     return tf.where(scores >= least[:, None, :], scores, 0.0)
+
+
+def _on_the_device(
+    boxes: tf.Tensor, scores: tf.Tensor, config: DetectionGenerator
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Applies NMS to the candidates of all classes at once; the arguments and results are those of `_class_by_class`.
+
+    A trained network has far fewer candidates above the threshold than a list holds. Where a picture has more, the host
+    does it. Classes are numbers of float32, because TensorFlow computes with int32 on the host.
+    """
+    _, proposals, num_classes = scores.shape
+    scores = _best_of_classes(scores, config.pre_nms_top_k)
+    scores = tf.where(considered(boxes, scores, config.pre_nms_score_threshold), scores, 0.0)
+    count = min(proposals * num_classes, _MOST_CANDIDATES)
+
+    def at_once() -> tuple[tf.Tensor, ...]:
+        best, places = tf.math.top_k(tf.reshape(scores, [-1, proposals * num_classes]), count, sorted=True)
+        candidates = tf.gather(tf.reshape(boxes, [-1, proposals * num_classes, 4]), places, batch_dims=1)
+        class_of_place = tf.constant(np.tile(np.arange(1, num_classes + 1, dtype=np.float32), proposals))
+        classes = tf.gather(class_of_place, places)
+        overlaps = box_ops.iou(candidates, candidates) > config.nms_iou_threshold
+        overlaps &= classes[:, :, None] == classes[:, None, :]
+        (kept,) = keep_all([overlaps], [best > 0.0])
+        found = tf.where(kept, classes, 0.0)[..., None]
+        limit = config.max_num_detections
+        most = min(limit, count)
+        both, kept_scores = first_kept(tf.concat([candidates, found], axis=-1), best, kept, most)
+        padding = [[0, 0], [0, limit - most]]
+        both, kept_scores = tf.pad(both, [*padding, [0, 0]]), tf.pad(kept_scores, padding)
+        return both[..., :4], kept_scores, both[..., 4]
+
+    def on_the_host() -> tuple[tf.Tensor, ...]:
+        limit, threshold = config.max_num_detections, config.pre_nms_score_threshold
+        found, kept_scores, classes, number = suppress_by_class(
+            boxes, scores, limit, limit, config.nms_iou_threshold, threshold
+        )
+        listed = tf.range(limit)[None, :] < number[:, None]
+        return found, kept_scores, tf.cast(tf.where(listed, classes + 1, 0), tf.float32)
+
+    if count == proposals * num_classes:
+        return at_once()
+    candidates = tf.reduce_sum(tf.cast(scores > 0.0, tf.float32), axis=[1, 2])
+    result: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = tf.cond(tf.reduce_all(candidates <= count), at_once, on_the_host)
+    return result
 
 
 def _class_by_class(

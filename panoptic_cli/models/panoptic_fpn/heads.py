@@ -169,7 +169,7 @@ class MaskBranch(keras.layers.Layer):
 
         Args:
             crops: [batch, n, crop, crop, channels].
-            classes: int32 [batch, n], the class of each ROI.
+            classes: int64 [batch, n], the class of each ROI.
             training: True updates the batch statistics.
             winograd: see `_convolve`.
 

@@ -47,12 +47,10 @@ def rpn_score_loss(logits: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], 
     """
     losses = []
     for level, level_logits in logits.items():
-        labels = targets[level]
-        entropy = tf.nn.sigmoid_cross_entropy_with_logits(
-            labels=tf.cast(tf.maximum(labels, 0), tf.float32), logits=level_logits
-        )
+        labels = tf.cast(targets[level], tf.float32)  # on a GPU, TensorFlow computes with int32 on the host
+        entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.maximum(labels, 0.0), logits=level_logits)
         batch = tf.cast(tf.shape(level_logits)[0], tf.float32)
-        losses.append(tf.reduce_sum(tf.where(labels >= 0, entropy, 0.0)) / (batch * float(batch_size_per_image)))
+        losses.append(tf.reduce_sum(tf.where(labels >= 0.0, entropy, 0.0)) / (batch * float(batch_size_per_image)))
     return tf.add_n(losses)
 
 
@@ -81,7 +79,7 @@ def rpn_box_loss(offsets: dict[int, tf.Tensor], targets: dict[int, tf.Tensor], d
 
 
 def box_class_loss(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-    """Computes the mean softmax cross-entropy of sampled ROIs: logits [batch, k, c], classes int32 [batch, k]."""
+    """Computes the mean softmax cross-entropy of sampled ROIs: logits [batch, k, c], classes int [batch, k]."""
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits))
 
 
@@ -90,7 +88,7 @@ def box_regression_loss(offsets: tf.Tensor, classes: tf.Tensor, targets: tf.Tens
 
     Args:
         offsets: float32 [batch, k, c, 4].
-        classes: int32 [batch, k]; 0 is background, which is ignored.
+        classes: int [batch, k]; 0 is background, which is ignored.
         targets: float32 [batch, k, 4].
         delta: the limit of the quadratic part.
 
@@ -110,7 +108,7 @@ def mask_loss(logits: tf.Tensor, targets: tf.Tensor, classes: tf.Tensor) -> tf.T
     Args:
         logits: float32 [batch, k, s, s].
         targets: float32 [batch, k, s, s] in 0..1.
-        classes: int32 [batch, k]; 0 means no target.
+        classes: int [batch, k]; 0 means no target.
 
     Returns:
         float32 scalar.
@@ -134,7 +132,7 @@ def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf
     Returns:
         float32 scalar.
     """
-    labels = tf.cast(labels, tf.int32)
+    labels = tf.cast(labels, tf.int64)  # on a GPU, TensorFlow computes with int32 on the host
     resized = tf.image.resize(logits, tf.shape(labels)[1:3], method="bilinear")
     counted = labels != ignore_label
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.where(counted, labels, 0), logits=resized)

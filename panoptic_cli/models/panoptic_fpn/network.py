@@ -40,6 +40,7 @@ class _Forms(NamedTuple):
             own convolutions.
         dynamic: whether the mask head may run only on the detections, so that shapes depend on the pictures. On GPUs,
             every new shape makes the libraries measure their algorithms again.
+        index_dtype: of computed indices, see `roi_align`.
         with_area: whether boxes need an area, because the format cannot compute the logarithm of 0, not even in a
             branch that is not taken.
     """
@@ -47,12 +48,13 @@ class _Forms(NamedTuple):
     suppression: Suppression
     winograd: bool = False
     dynamic: bool = False
+    index_dtype: tf.DType = tf.int32
     with_area: bool = False
 
 
 _FORMS: dict[Platform, _Forms] = {
     "cpu": _Forms("kernel", winograd=True, dynamic=True),
-    "gpu": _Forms("kernel"),
+    "gpu": _Forms("matrix", index_dtype=tf.int64),
     "xla": _Forms("padded"),
     "tflite": _Forms("padded", with_area=True),
     "onnx": _Forms("lists", with_area=True),
@@ -156,20 +158,21 @@ class PanopticFPN(PanopticNetwork):
     ) -> dict[str, tf.Tensor]:
         align = self.config.roi_aligner
         rois = with_area(proposals) if forms.with_area else proposals
-        crops = roi_align(features, rois, align.crop_size, align.sample_offset)
+        crops = roi_align(features, rois, align.crop_size, align.sample_offset, forms.index_dtype)
         winograd = forms.winograd and crops.dtype == tf.float32
         logits, offsets = self.detection_head(crops, training=False, winograd=winograd)
         generator = self.config.detection_generator
         outputs = detect(logits, offsets, proposals, image_shape, generator, forms.suppression)
 
-        boxes, classes = outputs["detection_boxes"], outputs["detection_classes"]
+        boxes = outputs["detection_boxes"]
+        classes = tf.cast(outputs["detection_classes"], tf.int64)  # TensorFlow computes with int32 on the host
         places = boxes.shape[1]
-        count = tf.maximum(tf.reduce_max(outputs["num_detections"]), 1) if forms.dynamic else places
-        boxes, classes = boxes[:, :count], classes[:, :count]
+        if forms.dynamic:
+            count = tf.maximum(tf.reduce_max(outputs["num_detections"]), 1)
+            boxes, classes = boxes[:, :count], classes[:, :count]
         align = self.config.mask_roi_aligner
-        crops = roi_align(
-            features, with_area(boxes) if forms.with_area else boxes, align.crop_size, align.sample_offset
-        )
+        rois = with_area(boxes) if forms.with_area else boxes
+        crops = roi_align(features, rois, align.crop_size, align.sample_offset, forms.index_dtype)
         masks = tf.sigmoid(self.mask_head(crops, classes, training=False))
         masks = tf.where((classes > 0)[..., None, None], masks, 0.0)
         if forms.dynamic:
@@ -255,7 +258,7 @@ class PanopticFPN(PanopticNetwork):
         )
         rois = sample_rois(proposals, batch["gt_boxes"], batch["gt_classes"], self.config.roi_sampler, seed)
         align = self.config.roi_aligner
-        crops = roi_align(features, rois.boxes, align.crop_size, align.sample_offset)
+        crops = roi_align(features, rois.boxes, align.crop_size, align.sample_offset, forms.index_dtype)
         winograd = forms.winograd and crops.dtype == tf.float32
         class_logits, box_offsets = self.detection_head(crops, training=True, winograd=winograd)
         box_targets = box_ops.encode(rois.matched_boxes, rois.boxes, box_ops.BOX_HEAD_WEIGHTS)
@@ -265,7 +268,7 @@ class PanopticFPN(PanopticNetwork):
         mask_boxes, mask_classes, targets = mask_targets(
             rois, batch["gt_masks"], self.config.mask_sampler.num_sampled_masks, 2 * align.crop_size
         )
-        crops = roi_align(features, mask_boxes, align.crop_size, align.sample_offset)
+        crops = roi_align(features, mask_boxes, align.crop_size, align.sample_offset, forms.index_dtype)
         return {
             "rpn_scores": scores,
             "rpn_boxes": offsets,

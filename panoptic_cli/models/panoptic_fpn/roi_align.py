@@ -16,17 +16,21 @@ def roi_levels(boxes: tf.Tensor, min_level: int, max_level: int) -> tf.Tensor:
         max_level: highest level.
 
     Returns:
-        int32 [...]: floor(4 + log2(sqrt(area) / 224)), clamped to the levels; boxes without area go to the lowest.
+        float32 [...], whole: floor(4 + log2(sqrt(area) / 224)), clamped to the levels; boxes without area go to the
+        lowest.
     """
     side = tf.sqrt((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))
     # Logarithms and floor division are exactly the reference's, so that boxes at a limit go to the same level.
     level = tf.math.floordiv(tf.math.log(side / _CANONICAL_SIZE), tf.math.log(2.0)) + 4.0
-    level = tf.clip_by_value(tf.where(side > 0.0, level, float(min_level)), float(min_level), float(max_level))
-    return tf.cast(level, tf.int32)
+    return tf.clip_by_value(tf.where(side > 0.0, level, float(min_level)), float(min_level), float(max_level))
 
 
 def roi_align(
-    features: dict[int, tf.Tensor], boxes: tf.Tensor, crop_size: int, sample_offset: float = 0.5
+    features: dict[int, tf.Tensor],
+    boxes: tf.Tensor,
+    crop_size: int,
+    sample_offset: float = 0.5,
+    index_dtype: tf.DType = tf.int32,
 ) -> tf.Tensor:
     """Crops a feature window of fixed size for each box, from the level that fits the box.
 
@@ -38,6 +42,7 @@ def roi_align(
         boxes: float32 [batch, n, 4] in pixels of the network's input, within it.
         crop_size: number of cells along a side.
         sample_offset: where in a cell to sample, 0..1.
+        index_dtype: int32, or int64 for GPUs: there, TensorFlow computes with int32 on the host.
 
     Returns:
         [batch, n, crop_size, crop_size, channels] in the features' dtype.
@@ -46,17 +51,18 @@ def roi_align(
     shapes = [tf.shape(features[level]) for level in levels]
     batch, channels = shapes[0][0], features[levels[0]].shape[-1]
     flat = tf.concat([tf.reshape(features[level], [batch, -1, channels]) for level in levels], axis=1)
-    places = tf.shape(flat)[1]
+    first = tf.cast(tf.range(batch) * tf.shape(flat)[1], index_dtype)[:, None, None, None]
     flat = tf.reshape(flat, [-1, channels])
 
-    heights = tf.stack([shape[1] for shape in shapes])
-    widths = tf.stack([shape[2] for shape in shapes])
+    # Whole numbers in floats are exact for the places of a picture.
+    heights = tf.stack([tf.cast(shape[1], tf.float32) for shape in shapes])
+    widths = tf.stack([tf.cast(shape[2], tf.float32) for shape in shapes])
     starts = tf.cumsum(heights * widths, exclusive=True)
 
     boxes = tf.cast(boxes, tf.float32)
     level = roi_levels(boxes, levels[0], levels[-1])
-    scaled = boxes / tf.pow(2.0, tf.cast(level, tf.float32))[..., None]
-    index = level - levels[0]
+    scaled = boxes / tf.pow(2.0, level)[..., None]
+    index = tf.cast(level - levels[0], tf.int32)
     height, width = tf.gather(heights, index), tf.gather(widths, index)
 
     # Multiply first and then divide, as the reference does, so that positions are equal to the last bit.
@@ -65,22 +71,21 @@ def roi_align(
     x = scaled[..., 1:2] + steps * (scaled[..., 3:4] - scaled[..., 1:2]) / crop_size
 
     def neighbours(position: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        last = tf.cast(size - 1, tf.float32)[..., None]
+        last = size[..., None] - 1.0
         low = tf.minimum(tf.maximum(tf.floor(position), 0.0), last)
         high = tf.minimum(low + 1.0, last)
         # Beyond the last cell, both neighbours are that cell; a weight above 1 would only add rounding errors.
-        return tf.cast(low, tf.int32), tf.cast(high, tf.int32), tf.minimum(position - low, 1.0)
+        return low, high, tf.minimum(position - low, 1.0)
 
     y0, y1, weight_y = neighbours(y, height)
     x0, x1, weight_x = neighbours(x, width)
-    start = tf.range(batch)[:, None] * places + tf.gather(starts, index)
-    row0 = start[..., None] + y0 * width[..., None]
-    row1 = start[..., None] + y1 * width[..., None]
+    start = tf.gather(starts, index)[..., None]
+    row0, row1 = start + y0 * width[..., None], start + y1 * width[..., None]
     weight_y = tf.cast(weight_y, flat.dtype)[..., :, None, None]
     weight_x = tf.cast(weight_x, flat.dtype)[..., None, :, None]
 
     def sample(row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
-        return tf.gather(flat, row[..., :, None] + column[..., None, :])
+        return tf.gather(flat, tf.cast(row[..., :, None] + column[..., None, :], index_dtype) + first)
 
     top = sample(row0, x0) * (1 - weight_x) + sample(row0, x1) * weight_x
     bottom = sample(row1, x0) * (1 - weight_x) + sample(row1, x1) * weight_x

@@ -16,11 +16,13 @@ _EPSILON = 1e-8
 class SampledROIs(NamedTuple):
     """The proposals that a step trains the box and mask heads on, foreground first.
 
+    Classes and indices are int64, because on a GPU TensorFlow computes with int32 on the host.
+
     Attributes:
         boxes: float32 [batch, k, 4].
-        classes: int32 [batch, k], 0 is background.
+        classes: int64 [batch, k], 0 is background.
         matched_boxes: float32 [batch, k, 4], zeros for background.
-        matched_indices: int32 [batch, k], index of the matched ground truth, 0 for background.
+        matched_indices: int64 [batch, k], index of the matched ground truth, 0 for background.
     """
 
     boxes: tf.Tensor
@@ -51,7 +53,7 @@ def sample_rois(
         valid[:, :, None] & gt_valid[:, None, :], box_ops.iou(boxes, gt_boxes), -tf.ones([], tf.float32)
     )
     best = tf.reduce_max(overlaps, axis=-1)
-    matched = tf.argmax(overlaps, axis=-1, output_type=tf.int32)
+    matched = tf.argmax(overlaps, axis=-1)
     foreground = best >= config.foreground_iou_threshold
     # An image without ground truth has only overlaps of -1, and all its proposals are background.
     empty = ~tf.reduce_any(gt_valid, axis=-1, keepdims=True)
@@ -75,9 +77,10 @@ def sample_rois(
     matched = tf.gather(matched, places, batch_dims=1)
     is_foreground = tf.gather(foreground, places, batch_dims=1)
     matched = tf.where(is_foreground, matched, 0)
-    classes = tf.where(is_foreground, tf.gather(gt_classes, matched, batch_dims=1), 0)
+    classes = tf.cast(tf.gather(gt_classes, matched, batch_dims=1), tf.int64)
+    classes = tf.where(is_foreground, classes, 0)
     matched_boxes = tf.where(is_foreground[..., None], tf.gather(gt_boxes, matched, batch_dims=1), 0.0)
-    return SampledROIs(tf.stop_gradient(boxes), tf.cast(classes, tf.int32), tf.stop_gradient(matched_boxes), matched)
+    return SampledROIs(tf.stop_gradient(boxes), classes, tf.stop_gradient(matched_boxes), matched)
 
 
 def _draw(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -101,14 +104,14 @@ def mask_targets(rois: SampledROIs, gt_masks: tf.Tensor, num_masks: int, size: i
         size: number of cells along a side of the targets.
 
     Returns:
-        ROIs float32 [batch, num_masks, 4], classes int32 [batch, num_masks] (0: no target) and targets
+        ROIs float32 [batch, num_masks, 4], classes int64 [batch, num_masks] (0: no target) and targets
         float32 [batch, num_masks, size, size] in 0..1, one bilinear sample at each cell's centre.
     """
     num_masks = min(num_masks, int(rois.boxes.shape[1]))
     boxes, classes = rois.boxes[:, :num_masks], rois.classes[:, :num_masks]
     matched_boxes = rois.matched_boxes[:, :num_masks]
-    masks = tf.gather(gt_masks, rois.matched_indices[:, :num_masks], batch_dims=1)
-    masks = tf.cast(masks, tf.float32) * (1 / 255.0 if gt_masks.dtype == tf.uint8 else 1.0)
+    masks = tf.cast(gt_masks, tf.float32) * (1 / 255.0 if gt_masks.dtype == tf.uint8 else 1.0)
+    masks = tf.gather(masks, rois.matched_indices[:, :num_masks], batch_dims=1)  # GPUs cannot gather uint8
     crop = int(gt_masks.shape[-1])
 
     masks = tf.pad(masks, [[0, 0], [0, 0], [_MASK_MARGIN] * 2, [_MASK_MARGIN] * 2])

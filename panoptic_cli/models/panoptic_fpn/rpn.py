@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from panoptic_cli.config.panoptic_fpn import NormActivation, ROIGenerator, RPNHead
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
-from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_sorted
+from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_lists
 from panoptic_cli.models.panoptic_fpn.normalization import batch_norm
 
 
@@ -119,10 +119,9 @@ def propose(
         level_offsets = tf.gather(tf.reshape(offsets[level], [-1, count, 4]), places, batch_dims=1)
         level_anchors = tf.gather(tf.constant(anchors[level].reshape(-1, 4)), places)
         boxes = box_ops.clip(box_ops.decode(level_offsets, level_anchors), image_shape)
-        keep = min(count, top_k, num_proposals)
-        boxes, kept = suppress_sorted(boxes, kept, keep, iou_threshold, threshold, suppression)
         all_boxes.append(boxes)
         all_scores.append(kept)
-    boxes, kept = tf.concat(all_boxes, axis=1), tf.concat(all_scores, axis=1)
+    kept_lists = suppress_lists(all_boxes, all_scores, num_proposals, iou_threshold, threshold, suppression)
+    boxes, kept = (tf.concat(parts, axis=1) for parts in zip(*kept_lists, strict=True))
     kept, places = tf.math.top_k(kept, min(num_proposals, int(kept.shape[1])), sorted=True)
     return tf.gather(boxes, places, batch_dims=1), kept

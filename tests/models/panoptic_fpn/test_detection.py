@@ -5,11 +5,12 @@ import pytest
 import tensorflow as tf
 
 from panoptic_cli.config.panoptic_fpn import DetectionGenerator
+from panoptic_cli.models.panoptic_fpn import detection
 from panoptic_cli.models.panoptic_fpn.detection import detect
 from panoptic_cli.models.panoptic_fpn.nms import Suppression
 
 
-@pytest.mark.parametrize("suppression", ["kernel", "lists", "padded"])
+@pytest.mark.parametrize("suppression", ["kernel", "lists", "padded", "matrix"])
 @pytest.mark.parametrize(("top_k", "kept"), [(3, [0, 2]), (2, [0]), (1, [0])])
 def test_only_the_highest_scores_of_a_class_are_considered(
     top_k: int, kept: list[int], suppression: Suppression
@@ -23,7 +24,7 @@ def test_only_the_highest_scores_of_a_class_are_considered(
     @tf.function(input_signature=[tf.TensorSpec([None, None, 2]), tf.TensorSpec([None, 3, 4])])
     def detections(logits: tf.Tensor, proposals: tf.Tensor) -> dict[str, tf.Tensor]:
         offsets = tf.zeros([tf.shape(logits)[0], 3, 2, 4])
-        if suppression != "kernel":  # their batch is static
+        if suppression not in ("kernel", "matrix"):  # their batch is static
             logits, offsets, proposals = logits[:1], tf.zeros([1, 3, 2, 4]), tf.ensure_shape(proposals, [1, 3, 4])
         return detect(logits, offsets, proposals, tf.constant([[64.0, 64.0]]), config, suppression)
 
@@ -34,8 +35,13 @@ def test_only_the_highest_scores_of_a_class_are_considered(
     np.testing.assert_array_equal(found["detection_classes"][0], [1] * count + [0] * (5 - count))
 
 
-@pytest.mark.parametrize("suppression", ["lists", "padded"])
-def test_all_forms_of_suppression_give_the_same_detections(suppression: Suppression) -> None:
+@pytest.mark.parametrize("most", [None, 100])
+@pytest.mark.parametrize("suppression", ["lists", "padded", "matrix"])
+def test_all_forms_of_suppression_give_the_same_detections(
+    suppression: Suppression, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if most is not None:  # a picture with more candidates than one list of the matrix form holds
+        monkeypatch.setattr(detection, "_MOST_CANDIDATES", most)
     rng = np.random.default_rng(3)
     low = rng.uniform(0, 40, (2, 60, 2))
     proposals = np.concatenate([low, low + rng.uniform(4, 24, (2, 60, 2))], -1).astype(np.float32)
@@ -47,4 +53,5 @@ def test_all_forms_of_suppression_give_the_same_detections(suppression: Suppress
     other = detect(scores, offsets, tf.constant(proposals), shape, config, suppression)
     assert kernel["num_detections"].numpy().min() > 20
     for name, value in kernel.items():
+        assert value.dtype == other[name].dtype
         np.testing.assert_array_equal(value, other[name], err_msg=name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_by_class, suppress_sorted
+from panoptic_cli.models.panoptic_fpn.nms import Suppression, suppress_by_class, suppress_lists, suppress_sorted
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,7 +37,7 @@ def crowded(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # Numbers around the kernel's tile size (512 boxes): with more boxes, suppression must work across tiles.
-@pytest.mark.parametrize("suppression", ["kernel", "padded"])
+@pytest.mark.parametrize("suppression", ["kernel", "padded", "matrix"])
 @pytest.mark.parametrize(("count", "threshold"), [(60, 0.3), (60, 0.7), (700, 0.5), (1100, 0.7)])
 def test_suppression_of_sorted_boxes_equals_the_greedy_loop(
     count: int, threshold: float, suppression: Suppression
@@ -106,3 +106,27 @@ def test_boxes_without_area_and_low_scores_are_dropped() -> None:
     assert counts.numpy().tolist() == [1]  # a score equal to the threshold is dropped, too
     np.testing.assert_array_equal(out_boxes[0, 0], [0, 0, 9, 9])
     np.testing.assert_array_equal(out_scores[0], [0.5, 0, 0])
+
+
+def test_a_long_chain_is_followed_to_its_end() -> None:
+    """Each box overlaps only its neighbours: every second one is kept, which takes the matrices a round a box."""
+    count = 61
+    start = np.arange(count, dtype=np.float32) * 5.0
+    boxes = np.stack([np.zeros_like(start), start, np.full_like(start, 10.0), start + 10.0], axis=-1)[None]
+    scores = np.linspace(1.0, 0.5, count, dtype=np.float32)[None]
+    kept, _ = suppress_sorted(tf.constant(boxes), tf.constant(scores), count, 0.3, 0.0, "matrix")
+    np.testing.assert_array_equal(kept[0, : count // 2 + 1], boxes[0, ::2])
+    assert not np.any(kept[0, count // 2 + 1 :])
+
+
+def test_lists_of_different_lengths_are_suppressed_together() -> None:
+    lists = []
+    for seed, count in ((0, 700), (1, 90), (2, 3)):
+        boxes, scores = crowded(seed, count)
+        order = np.argsort(-scores)
+        scores = np.round(scores[order], 2)  # some equal ones, and 0
+        lists.append((tf.constant(boxes[None, order]), tf.constant(scores[None])))
+    arguments = ([b for b, _ in lists], [s for _, s in lists], 60, 0.5, 0.1)
+    for kernel, matrix in zip(suppress_lists(*arguments, "kernel"), suppress_lists(*arguments, "matrix"), strict=True):
+        np.testing.assert_array_equal(kernel[0], matrix[0])
+        np.testing.assert_array_equal(kernel[1], matrix[1])
