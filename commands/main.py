@@ -14,7 +14,7 @@ import typer
 
 from panoptic_cli import __version__, console
 from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line
-from panoptic_cli.startup import own_stderr
+from panoptic_cli.startup import own_process
 
 from . import demo, doctor, download, evaluate, export, make_tfrecords, predict, train, upload
 from . import inspect as inspect_command
@@ -167,5 +167,5 @@ def _origin(error: BaseException) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
-    own_stderr()
+    own_process()
     sys.exit(run(sys.argv[1:]))

@@ -19,6 +19,7 @@ from panoptic_cli.errors import listed
 
 INSTALL_GPU = "pip install 'panoptic-cli[gpu]'"
 
+_DRIVER_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _PCI_DEVICES = Path("/sys/bus/pci/devices")
 _NVIDIA, _DISPLAY_CONTROLLER = "0x10de", "0x03"
 _TIMEOUT = 20.0  # seconds; the driver of a machine with eight GPUs takes some to start
@@ -61,6 +62,11 @@ class Build:
     version: str
     cuda: str | None = None
     cudnn: str | None = None
+
+
+def driver_is_loaded() -> bool:
+    """Whether a driver for NVIDIA GPUs is loaded, on Linux or in WSL 2. Unlike `find_cards`, it starts no program."""
+    return any(device.exists() for device in _DRIVER_DEVICES)
 
 
 def find_cards() -> list[Card]:

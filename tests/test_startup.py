@@ -18,12 +18,14 @@ import os
 os.write(2, b"I0000 00:00:1 2 port.cc:1] a note\nW0000 00:00:1 2 x.cc:1] a warning\n\t [[{{node Some}}]]\n")
 os.write(2, b"E0000 00:00:1 2 cuda_platform.cc:52] failed call to cuInit: no GPU\n")
 os.write(2, b"E0000 00:00:1 2 x.cc:1] a real error\n")
+print(os.environ.get("TF_CPU_ALLOCATOR_USE_BFC"), os.environ.get("TF_CPU_BFC_MEM_LIMIT_IN_MB"))
 """
 _PROGRAM = """
 import os, sys
-from panoptic_cli import startup
+from panoptic_cli import gpus, startup
+gpus.driver_is_loaded = lambda: "gpu" in sys.argv
 if "own" in sys.argv:
-    startup.own_stderr()
+    startup.own_process()
 startup.import_tensorflow()
 startup.import_tensorflow()
 print("from python", file=sys.stderr)
@@ -62,13 +64,21 @@ def test_a_program_drops_log_lines_and_keeps_the_rest(environment: dict[str, str
     process = _run(environment, "own")
     assert process.returncode == 0
     assert _messages(process) == ["Check failed", "a real error", "from python"]
-    assert process.stdout == ""
 
 
 def test_the_last_message_before_an_abort_passes(environment: dict[str, str]) -> None:
     process = _run(environment, "own", "abort")
     assert process.returncode != 0
     assert "Check failed" in _messages(process)
+
+
+def test_a_program_keeps_freed_memory_on_a_cpu(environment: dict[str, str]) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    assert _run(environment, "own").stdout.split() == ["true", str(memory)]
+    assert _run(environment, "own", "gpu").stdout.split() == ["None", "None"]
+    assert _run(environment).stdout.split() == ["None", "None"]
+    chosen = {"TF_CPU_ALLOCATOR_USE_BFC": "false", "TF_CPU_BFC_MEM_LIMIT_IN_MB": "5"}
+    assert _run(environment | chosen, "own").stdout.split() == ["false", "5"]
 
 
 def test_a_library_user_gets_every_line(environment: dict[str, str]) -> None:

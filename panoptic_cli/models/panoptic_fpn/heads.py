@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.panoptic_fpn import DetectionHead, MaskHead, NormActivation
-from panoptic_cli.models.panoptic_fpn.normalization import batch_norm, folded
+from panoptic_cli.models.panoptic_fpn.normalization import BatchNormalization, batch_norm, folded
 from panoptic_cli.models.panoptic_fpn.winograd import conv3x3
 
 
@@ -16,7 +16,7 @@ def _he_normal() -> keras.initializers.Initializer:
 
 def _conv_tower(
     count: int, filters: int, norm: NormActivation
-) -> tuple[list[keras.layers.Conv2D], list[keras.layers.BatchNormalization]]:
+) -> tuple[list[keras.layers.Conv2D], list[BatchNormalization]]:
     convs = [
         keras.layers.Conv2D(filters, 3, padding="same", kernel_initializer=_he_normal(), name=f"conv{i}")
         for i in range(count)
@@ -24,7 +24,7 @@ def _conv_tower(
     return convs, [batch_norm(norm, f"conv_norm{i}") for i in range(count)]
 
 
-def _build_tower(convs: list[keras.layers.Conv2D], norms: list[keras.layers.BatchNormalization], channels: int) -> int:
+def _build_tower(convs: list[keras.layers.Conv2D], norms: list[BatchNormalization], channels: int) -> int:
     for conv, norm in zip(convs, norms, strict=True):
         conv.build((None, None, None, channels))
         channels = conv.filters
@@ -35,7 +35,7 @@ def _build_tower(convs: list[keras.layers.Conv2D], norms: list[keras.layers.Batc
 def _convolve(
     x: tf.Tensor,
     convs: list[keras.layers.Conv2D],
-    norms: list[keras.layers.BatchNormalization],
+    norms: list[BatchNormalization],
     training: bool | None,
     winograd: bool,
 ) -> tf.Tensor:
@@ -49,15 +49,40 @@ def _convolve(
             x = tf.nn.relu(norm(conv(x), training=training))
         return x
     x = tf.transpose(x, [1, 2, 0, 3])
-    for conv, norm in zip(convs, norms, strict=True):
-        if training:
-            # The factors of the products are computed again for the gradient: they are 2.5 times as large as the crops.
-            x = tf.recompute_grad(conv3x3)(x, tf.convert_to_tensor(conv.kernel)) + tf.convert_to_tensor(conv.bias)
-            x = tf.nn.relu(norm(x, training=True))
-        else:
+    if training:
+        previous = None
+        for conv, norm in zip(convs, norms, strict=True):
+            x, previous = _convolve_again(x, previous, conv), norm
+        x = x if previous is None else tf.nn.relu(previous(x, training=True))
+    else:
+        for conv, norm in zip(convs, norms, strict=True):
             kernel, bias = folded(conv, norm)
             x = tf.nn.relu(conv3x3(x, kernel) + bias)
     return tf.transpose(x, [2, 0, 1, 3])
+
+
+def _convolve_again(x: tf.Tensor, norm: BatchNormalization | None, conv: keras.layers.Conv2D) -> tf.Tensor:
+    """Normalises (unless `norm` is None), applies ReLU and convolves [s, s, n, channels] in training.
+
+    For the gradient, the normalised input and the factors of the products, which are 2.5 times as large as the crops,
+    are computed again, so that only the input stays in memory.
+    """
+    kernel, bias = tf.convert_to_tensor(conv.kernel), tf.convert_to_tensor(conv.bias)
+    if norm is None or norm.is_synchronized or not norm.trainable:
+        x = x if norm is None else tf.nn.relu(norm(x, training=True))
+        return tf.recompute_grad(conv3x3)(x, kernel) + bias
+
+    @tf.recompute_grad
+    def function(
+        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, kernel: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        y, mean, variance = norm.normalize(x, gamma, beta)
+        return conv3x3(tf.nn.relu(y), kernel), mean, variance
+
+    gamma, beta = tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta)
+    y, mean, variance = function(x, gamma, beta, kernel)
+    norm.collect(mean, variance, x)
+    return y + bias
 
 
 class BoxHead(keras.layers.Layer):

@@ -6,13 +6,7 @@ of the whole batch on one device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import tensorflow as tf
-
-from panoptic_cli.config.panoptic_fpn import PanopticFPNLosses
-from panoptic_cli.config.schema import Task
 
 _COUNT_EPSILON = 0.01  # keeps a batch without targets finite
 _SEMANTIC_EPSILON = 1e-5
@@ -138,56 +132,3 @@ def semantic_loss(logits: tf.Tensor, labels: tf.Tensor, ignore_label: int) -> tf
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.where(counted, labels, 0), logits=resized)
     count = tf.reduce_sum(tf.cast(counted, tf.float32))
     return tf.reduce_sum(tf.where(counted, entropy, 0.0)) / _share(count, _SEMANTIC_EPSILON)
-
-
-def weighted_total(parts: dict[str, tf.Tensor], config: PanopticFPNLosses) -> tf.Tensor:
-    """Computes the weighted sum of the parts.
-
-    Args:
-        parts: rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss, semantic_loss.
-        config: the weights.
-
-    Returns:
-        float32 scalar, without weight decay.
-    """
-    instance = (
-        config.rpn_score_weight * parts["rpn_score_loss"]
-        + config.rpn_box_weight * parts["rpn_box_loss"]
-        + config.frcnn_class_weight * parts["frcnn_class_loss"]
-        + config.frcnn_box_weight * parts["frcnn_box_loss"]
-        + config.mask_weight * parts["mask_loss"]
-    )
-    return config.instance_segmentation_weight * instance + config.semantic_segmentation_weight * parts["semantic_loss"]
-
-
-def batch_losses(
-    outputs: Mapping[str, Any], batch: Mapping[str, Any], kernels: Sequence[Any], task: Task, ignored: int
-) -> dict[str, tf.Tensor]:
-    """Computes all losses of a batch.
-
-    Args:
-        outputs: the outputs of `PanopticFPN.training_outputs`.
-        batch: the targets of `PanopticFPNTargets`.
-        kernels: the variables that weight decay applies to.
-        task: the weights and constants of the losses.
-        ignored: semantic label of the ignored pixels.
-
-    Returns:
-        float32 scalars: "total_loss", which is weighted, and its parts, which are not.
-    """
-    config, classes = task.losses, outputs["class_targets"]
-    score_targets = {int(level): x for level, x in batch["rpn_scores"].items()}
-    box_targets = {int(level): x for level, x in batch["rpn_boxes"].items()}
-    anchors_per_image = task.train_data.parser.rpn_batch_size_per_im
-    parts = {
-        "rpn_score_loss": rpn_score_loss(outputs["rpn_scores"], score_targets, anchors_per_image),
-        "rpn_box_loss": rpn_box_loss(outputs["rpn_boxes"], box_targets, config.rpn_huber_loss_delta),
-        "frcnn_class_loss": box_class_loss(outputs["class_logits"], classes),
-        "frcnn_box_loss": box_regression_loss(
-            outputs["box_offsets"], classes, outputs["box_targets"], config.frcnn_huber_loss_delta
-        ),
-        "mask_loss": mask_loss(outputs["mask_logits"], outputs["mask_targets"], outputs["mask_classes"]),
-        "semantic_loss": semantic_loss(outputs["semantic_logits"], batch["semantic_labels"], ignored),
-    }
-    l2_loss = config.l2_weight_decay * tf.add_n([tf.nn.l2_loss(kernel.value) for kernel in kernels])
-    return {"total_loss": weighted_total(parts, config) + l2_loss, **parts, "l2_loss": l2_loss}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,54 +13,24 @@ from panoptic_cli.config.schema import Task
 from panoptic_cli.models.network import PanopticNetwork, TensorDescription
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 from panoptic_cli.models.panoptic_fpn import fusion
+from panoptic_cli.models.panoptic_fpn import losses as loss_ops
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes, anchors_per_place
 from panoptic_cli.models.panoptic_fpn.checkpoint_names import model_garden_variables
 from panoptic_cli.models.panoptic_fpn.detection import detect
+from panoptic_cli.models.panoptic_fpn.differentiation import Features, HeadLoss, differentiated
+from panoptic_cli.models.panoptic_fpn.forms import FORMS, Forms
 from panoptic_cli.models.panoptic_fpn.fpn import FeaturePyramid
 from panoptic_cli.models.panoptic_fpn.heads import BoxHead, MaskBranch
 from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
-from panoptic_cli.models.panoptic_fpn.losses import batch_losses
-from panoptic_cli.models.panoptic_fpn.nms import Suppression
 from panoptic_cli.models.panoptic_fpn.resnet import ResNet
 from panoptic_cli.models.panoptic_fpn.roi_align import roi_align, with_area
-from panoptic_cli.models.panoptic_fpn.roi_sampling import mask_targets, sample_rois
+from panoptic_cli.models.panoptic_fpn.roi_sampling import SampledROIs, mask_targets, sample_rois
 from panoptic_cli.models.panoptic_fpn.rpn import RegionProposalHead, propose
 from panoptic_cli.models.panoptic_fpn.semantic_head import SemanticHead
 from panoptic_cli.models.panoptic_fpn.targets import padding_label
 from panoptic_cli.models.platform import Platform
 from panoptic_cli.models.segments import Segments
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
-
-
-class _Forms(NamedTuple):
-    """The forms of the operations that suit a platform.
-
-    Attributes:
-        suppression: see `nms.Suppression`.
-        winograd: whether the heads' towers use Winograd's algorithm, in float32. GPU libraries and XLA choose their
-            own convolutions.
-        dynamic: whether the mask head may run only on the detections, so that shapes depend on the pictures. On GPUs,
-            every new shape makes the libraries measure their algorithms again.
-        index_dtype: of computed indices, see `roi_align`.
-        with_area: whether boxes need an area, because the format cannot compute the logarithm of 0, not even in a
-            branch that is not taken.
-    """
-
-    suppression: Suppression
-    winograd: bool = False
-    dynamic: bool = False
-    index_dtype: tf.DType = tf.int32
-    with_area: bool = False
-
-
-_FORMS: dict[Platform, _Forms] = {
-    "cpu": _Forms("kernel", winograd=True, dynamic=True),
-    "gpu": _Forms("matrix", index_dtype=tf.int64),
-    "xla": _Forms("padded"),
-    "tflite": _Forms("padded", with_area=True),
-    "onnx": _Forms("lists", with_area=True),
-}
-
 
 _OUTPUTS = {
     "detection_boxes": TensorDescription("float32", (1, "n", 4), "y1, x1, y2, x2 in pixels of the network's input"),
@@ -73,6 +44,22 @@ _OUTPUTS = {
         "float32", (1, "height / 4", "width / 4", "classes"), "scores of the classes in semantic_category_ids"
     ),
 }
+
+
+class HeadInputs(NamedTuple):
+    """What the heads are trained on.
+
+    Attributes:
+        features: {level: [batch, h, w, c]}.
+        rpn_scores: {level: float32 [batch, h, w, anchors]}.
+        rpn_boxes: {level: float32 [batch, h, w, 4 * anchors]}.
+        rois: the sampled regions.
+    """
+
+    features: Features
+    rpn_scores: Features
+    rpn_boxes: Features
+    rois: SampledROIs
 
 
 class PanopticFPN(PanopticNetwork):
@@ -142,7 +129,7 @@ class PanopticFPN(PanopticNetwork):
             detection_masks float32 [batch, n, m, m] probabilities (0 after the last),
             semantic_logits float32 [batch, height / 4, width / 4, classes].
         """
-        forms, image_shape = _FORMS[platform], geometry.input_size
+        forms, image_shape = FORMS[platform], geometry.input_size
         features = self.pyramid(images, training=False)
         scores, offsets = self.rpn_head(features, training=False)
         generator, anchors = self.config.roi_generator, self._anchors(images)
@@ -154,7 +141,7 @@ class PanopticFPN(PanopticNetwork):
         return outputs
 
     def _detect(
-        self, features: dict[int, tf.Tensor], proposals: tf.Tensor, image_shape: tf.Tensor, forms: _Forms
+        self, features: dict[int, tf.Tensor], proposals: tf.Tensor, image_shape: tf.Tensor, forms: Forms
     ) -> dict[str, tf.Tensor]:
         align = self.config.roi_aligner
         rois = with_area(proposals) if forms.with_area else proposals
@@ -223,64 +210,101 @@ class PanopticFPN(PanopticNetwork):
             float32 scalars: total_loss, rpn_score_loss, rpn_box_loss, frcnn_class_loss, frcnn_box_loss, mask_loss,
             semantic_loss, l2_loss. The total is weighted, the parts are not.
         """
-        outputs = self.training_outputs(batch, seed, platform)
+        forms, config = FORMS[platform], self.task.losses
+        inputs = self.head_inputs(batch, seed, forms)
+        rpn_total, parts = self._rpn_losses(inputs, batch)
+        totals = [rpn_total]
+        # With float16, the scale of the loss must go through the whole gradient.
+        one_by_one = forms.one_by_one and self.compute_dtype != "float16"
+        before: list[tf.Tensor] = []
+        heads: tuple[keras.layers.Layer, ...] = (self.segmentation_head, self.mask_head, self.detection_head)
+        for head, loss in zip(heads, self._head_losses(inputs, batch, forms), strict=True):
+            with tf.control_dependencies(before):
+                if one_by_one:
+                    total, found, before = differentiated(loss, inputs.features, head.trainable_variables)
+                else:
+                    total, found = loss(inputs.features)
+            totals.append(total)
+            parts |= found
         # Weight decay applies to the kernels of convolutions and dense layers, not to biases and normalisations.
-        kernels = [variable for variable in self.trainable_variables if variable.name == "kernel"]
-        ignored = padding_label(self.task, self.label_space)
-        return batch_losses(outputs, batch, kernels, self.task, ignored)
+        kernels = [variable.value for variable in self.trainable_variables if variable.name == "kernel"]
+        l2_loss = config.l2_weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+        return {"total_loss": tf.add_n([*totals, l2_loss]), **parts, "l2_loss": l2_loss}
 
-    def training_outputs(
-        self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform
-    ) -> dict[str, tf.Tensor | dict[int, tf.Tensor]]:
-        """Computes everything that the losses need, with static shapes.
+    def head_inputs(self, batch: Mapping[str, Any], seed: tf.Tensor, forms: Forms) -> HeadInputs:
+        """Runs backbone, pyramid and RPN head in training mode, and samples regions, all with static shapes.
 
-        Args:
-            batch: see `losses`.
-            seed: int32 [2], the seed of the ROI sampling.
-            platform: cpu, gpu or xla.
-
-        Returns:
-            rpn_scores and rpn_boxes by level; class_logits [batch, k, c], box_offsets [batch, k, c, 4],
-            class_targets [batch, k], box_targets [batch, k, 4]; mask_logits and mask_targets [batch, j, s, s],
-            mask_classes [batch, j]; semantic_logits [batch, h / 4, w / 4, classes].
+        The arguments are those of `losses`.
         """
-        forms, images = _FORMS[platform], batch["images"]
-        features = self.pyramid(images, training=True)
+        features = self.pyramid(batch["images"], training=True)
         scores, offsets = self.rpn_head(features, training=True)
         proposals, _ = propose(
             {level: tf.stop_gradient(x) for level, x in scores.items()},
             {level: tf.stop_gradient(x) for level, x in offsets.items()},
-            self._anchors(images),
+            self._anchors(batch["images"]),
             batch["geometry"].input_size,
             self.config.roi_generator,
             training=True,
             suppression=forms.suppression,
         )
         rois = sample_rois(proposals, batch["gt_boxes"], batch["gt_classes"], self.config.roi_sampler, seed)
+        return HeadInputs(features, scores, offsets, rois)
+
+    def box_outputs(self, features: Features, rois: SampledROIs, forms: Forms) -> dict[str, tf.Tensor]:
+        """Trains the box head: class_logits [batch, k, c], box_offsets [batch, k, c, 4], box_targets [batch, k, 4]."""
         align = self.config.roi_aligner
         crops = roi_align(features, rois.boxes, align.crop_size, align.sample_offset, forms.index_dtype)
         winograd = forms.winograd and crops.dtype == tf.float32
-        class_logits, box_offsets = self.detection_head(crops, training=True, winograd=winograd)
-        box_targets = box_ops.encode(rois.matched_boxes, rois.boxes, box_ops.BOX_HEAD_WEIGHTS)
-        box_targets = tf.where((rois.classes > 0)[..., None], box_targets, 0.0)
+        logits, offsets = self.detection_head(crops, training=True, winograd=winograd)
+        targets = box_ops.encode(rois.matched_boxes, rois.boxes, box_ops.BOX_HEAD_WEIGHTS)
+        targets = tf.where((rois.classes > 0)[..., None], targets, 0.0)
+        return {"class_logits": logits, "box_offsets": offsets, "box_targets": targets}
 
-        align = self.config.mask_roi_aligner
-        mask_boxes, mask_classes, targets = mask_targets(
-            rois, batch["gt_masks"], self.config.mask_sampler.num_sampled_masks, 2 * align.crop_size
-        )
-        crops = roi_align(features, mask_boxes, align.crop_size, align.sample_offset, forms.index_dtype)
-        return {
-            "rpn_scores": scores,
-            "rpn_boxes": offsets,
-            "class_logits": class_logits,
-            "box_offsets": box_offsets,
-            "class_targets": rois.classes,
-            "box_targets": box_targets,
-            "mask_logits": self.mask_head(crops, mask_classes, training=True, winograd=winograd),
-            "mask_targets": targets,
-            "mask_classes": mask_classes,
-            "semantic_logits": self.segmentation_head(features),
-        }
+    def mask_outputs(
+        self, features: Features, rois: SampledROIs, gt_masks: tf.Tensor, forms: Forms
+    ) -> dict[str, tf.Tensor]:
+        """Trains the mask head: mask_logits and mask_targets [batch, j, s, s], mask_classes int64 [batch, j]."""
+        align, count = self.config.mask_roi_aligner, self.config.mask_sampler.num_sampled_masks
+        boxes, classes, targets = mask_targets(rois, gt_masks, count, 2 * align.crop_size)
+        crops = roi_align(features, boxes, align.crop_size, align.sample_offset, forms.index_dtype)
+        winograd = forms.winograd and crops.dtype == tf.float32
+        logits = self.mask_head(crops, classes, training=True, winograd=winograd)
+        return {"mask_logits": logits, "mask_targets": targets, "mask_classes": classes}
+
+    def _rpn_losses(self, inputs: HeadInputs, batch: Mapping[str, Any]) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Computes the weighted loss of the proposals, and its parts."""
+        config, anchors_per_image = self.task.losses, self.task.train_data.parser.rpn_batch_size_per_im
+        scores, boxes = ({int(k): x for k, x in batch[name].items()} for name in ("rpn_scores", "rpn_boxes"))
+        score_loss = loss_ops.rpn_score_loss(inputs.rpn_scores, scores, anchors_per_image)
+        box_loss = loss_ops.rpn_box_loss(inputs.rpn_boxes, boxes, config.rpn_huber_loss_delta)
+        weighted = config.rpn_score_weight * score_loss + config.rpn_box_weight * box_loss
+        parts = {"rpn_score_loss": score_loss, "rpn_box_loss": box_loss}
+        return config.instance_segmentation_weight * weighted, parts
+
+    def _head_losses(self, inputs: HeadInputs, batch: Mapping[str, Any], forms: Forms) -> tuple[HeadLoss, ...]:
+        """Returns the losses of the semantic, the mask and the box head as functions of the features."""
+        config, ignored, rois = self.task.losses, padding_label(self.task, self.label_space), inputs.rois
+
+        def semantic(features: Features) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            loss = loss_ops.semantic_loss(self.segmentation_head(features), batch["semantic_labels"], ignored)
+            return config.semantic_segmentation_weight * loss, {"semantic_loss": loss}
+
+        def masks(features: Features) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            found = self.mask_outputs(features, rois, batch["gt_masks"], forms)
+            loss = loss_ops.mask_loss(found["mask_logits"], found["mask_targets"], found["mask_classes"])
+            return config.instance_segmentation_weight * config.mask_weight * loss, {"mask_loss": loss}
+
+        def boxes(features: Features) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            found = self.box_outputs(features, rois, forms)
+            class_loss = loss_ops.box_class_loss(found["class_logits"], rois.classes)
+            box_loss = loss_ops.box_regression_loss(
+                found["box_offsets"], rois.classes, found["box_targets"], config.frcnn_huber_loss_delta
+            )
+            weighted = config.frcnn_class_weight * class_loss + config.frcnn_box_weight * box_loss
+            parts = {"frcnn_class_loss": class_loss, "frcnn_box_loss": box_loss}
+            return config.instance_segmentation_weight * weighted, parts
+
+        return semantic, masks, boxes
 
     def _anchors(self, images: tf.Tensor) -> dict[int, np.ndarray]:
         height, width = images.shape[1:3]

@@ -28,7 +28,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             A tensor with the shape and dtype of the inputs.
         """
         training = bool(training) and self.trainable
-        if len(inputs.shape) != 4 or (training and self.synchronized and _num_replicas() > 1):
+        if len(inputs.shape) != 4 or (training and self.is_synchronized):
             return super().call(inputs, training=training)
         gamma, beta = tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32)
         if not training:
@@ -41,21 +41,31 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 epsilon=self.epsilon,
                 is_training=False,
             ).y
+        outputs, mean, variance = self.normalize(inputs, gamma, beta)
+        self.collect(mean, variance, inputs)
+        return outputs
+
+    @property
+    def is_synchronized(self) -> bool:
+        """Whether several replicas share the statistics, which the fused kernel does not compute."""
+        return bool(self.synchronized) and int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
+
+    def normalize(self, inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Normalises [a, b, c, channels] with the batch's statistics; returns also their mean and sample variance."""
         empty = tf.constant([], tf.float32)
         outputs = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=self.epsilon, is_training=True
         )
+        return outputs.y, outputs.batch_mean, outputs.batch_variance
+
+    def collect(self, mean: tf.Tensor, variance: tf.Tensor, inputs: tf.Tensor) -> None:
+        """Moves the moving statistics towards the mean and sample variance [channels] of the inputs."""
         # The kernel returns the sample variance (n - 1); as in Keras, the moving average is of the population variance.
         count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
-        variance = outputs.batch_variance * ((count - 1.0) / count)
+        variance = variance * ((count - 1.0) / count)
         momentum = self.momentum
-        self.moving_mean.assign(self.moving_mean * momentum + outputs.batch_mean * (1.0 - momentum))
+        self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
         self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
-        return outputs.y
-
-
-def _num_replicas() -> int:
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def batch_norm(config: NormActivation, name: str) -> BatchNormalization:

@@ -13,6 +13,7 @@ from geometries import geometry_of
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+from panoptic_cli.models.panoptic_fpn.forms import FORMS
 from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 from panoptic_cli.models.panoptic_fpn.rpn import propose
@@ -111,24 +112,45 @@ def ground_truth() -> dict[str, tf.Tensor]:
     return {"gt_boxes": tf.constant(boxes), "gt_classes": tf.constant(classes), "gt_masks": tf.constant(masks)}
 
 
-def flat(outputs: dict[str, Any]) -> dict[str, Any]:
-    result = {}
-    for key, value in outputs.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        result.update({f"{key}{level}": part for level, part in parts})
-    return result
+def anchor_targets(network: PanopticFPN) -> dict[str, Any]:
+    """Random targets of the anchors and pixels."""
+    rng = np.random.default_rng(5)
+    anchors = anchor_boxes(network.config.anchor, (SIZE, SIZE), network.levels[0], network.levels[-1])
+    classes = network.label_space.num_semantic_classes
+    return {
+        "rpn_scores": {
+            str(level): tf.constant(rng.integers(-1, 2, (2, *x.shape[:3])), tf.int32) for level, x in anchors.items()
+        },
+        "rpn_boxes": {
+            str(level): tf.constant(rng.normal(0, 0.1, (2, *x.shape[:2], 4 * x.shape[2])), tf.float32)
+            for level, x in anchors.items()
+        },
+        "semantic_labels": tf.constant(rng.integers(0, classes, (2, SIZE, SIZE)), tf.int32),
+    }
+
+
+def training_outputs(network: PanopticFPN, batch: dict[str, Any], platform: Platform) -> dict[str, tf.Tensor]:
+    """What the losses are computed from."""
+    forms = FORMS[platform]
+    inputs = network.head_inputs(batch, tf.constant([1, 2]), forms)
+    return {
+        **{f"rpn_scores{level}": x for level, x in inputs.rpn_scores.items()},
+        **{f"rpn_boxes{level}": x for level, x in inputs.rpn_boxes.items()},
+        "class_targets": inputs.rois.classes,
+        **network.box_outputs(inputs.features, inputs.rois, forms),
+        **network.mask_outputs(inputs.features, inputs.rois, batch["gt_masks"], forms),
+        "semantic_logits": network.segmentation_head(inputs.features),
+    }
 
 
 def test_training_shapes_are_static(network: PanopticFPN) -> None:
-    seed = tf.constant([1, 2])
-
     @tf.function
-    def training(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
-        return flat(network.training_outputs(batch, seed, "cpu"))
+    def outputs(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+        return training_outputs(network, batch, "cpu")
 
     specs: dict[str, Any] = {"images": tf.TensorSpec([2, SIZE, SIZE, 3]), "geometry": geometry_spec(2)}
     specs |= {name: tf.TensorSpec(x.shape, x.dtype) for name, x in ground_truth().items()}
-    structured = training.get_concrete_function(specs).structured_outputs
+    structured = outputs.get_concrete_function(specs).structured_outputs
     for name, tensor in structured.items():
         assert tensor.shape.is_fully_defined(), name
     rois, masks = network.config.roi_sampler.num_sampled_rois, network.config.mask_sampler.num_sampled_masks
@@ -159,22 +181,54 @@ def test_compiled_training_gives_the_same_outputs(network: PanopticFPN, pictures
     weights = network.get_weights()
     variables = [v.value for v in network.trainable_variables]
 
-    def training(platform: Platform, batch: dict[str, Any]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def run(platform: Platform, batch: dict[str, Any]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = flat(network.training_outputs(batch, tf.constant([1, 2]), platform))
+            outputs = training_outputs(network, batch, platform)
             total = tf.add_n([tf.reduce_mean(outputs[k] ** 2) for k in sorted(outputs) if "logits" in k])
         gradients = tape.gradient(total, variables, unconnected_gradients="zero")
         return outputs, tf.linalg.global_norm(gradients)
 
-    plain, norm = tf.function(training)("cpu", batch)
+    plain, norm = tf.function(run)("cpu", batch)
     network.set_weights(weights)
-    compiled, compiled_norm = tf.function(training, jit_compile=True)("xla", batch)
+    compiled, compiled_norm = tf.function(run, jit_compile=True)("xla", batch)
     network.set_weights(weights)
     for name, value in plain.items():
         # Rounding may decide whether one ROI is drawn; the values of all others agree.
         close = np.isclose(value, compiled[name], atol=2e-3, rtol=2e-3)
         assert close.mean() > 0.98, name
     assert float(norm) == pytest.approx(float(compiled_norm), rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_heads_one_by_one_have_the_gradient_of_all_at_once(
+    platform: Platform, network: PanopticFPN, pictures: tuple[tf.Tensor, Geometry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {"images": pictures[0], "geometry": pictures[1], **ground_truth(), **anchor_targets(network)}
+    weights, variables = network.get_weights(), network.trainable_variables
+
+    def run(data: dict[str, Any]) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            losses = network.losses(data, tf.constant([1, 2]), platform)
+            scaled = 8.0 * losses["total_loss"]
+        gradients = tape.gradient(scaled, [v.value for v in variables])
+        return losses, [tf.convert_to_tensor(g) for g in gradients]
+
+    assert FORMS[platform].one_by_one
+    losses, gradients = tf.function(run)(batch)
+    network.set_weights(weights)
+    monkeypatch.setitem(FORMS, platform, FORMS[platform]._replace(one_by_one=False))
+    all_losses, all_gradients = tf.function(run)(batch)
+    moved = network.get_weights()
+    network.set_weights(weights)
+    assert any(not np.array_equal(a, b) for a, b in zip(weights, moved, strict=True))  # the statistics
+    for name, value in losses.items():
+        np.testing.assert_allclose(value, all_losses[name], rtol=1e-6, err_msg=name)
+    norms = [float(tf.norm(g)) for g in all_gradients]
+    for variable, ours, theirs, norm in zip(variables, gradients, all_gradients, norms, strict=True):
+        # Sums are in another order; a gradient that is small against the others is made of what cancels.
+        error = float(tf.norm(ours - theirs))
+        assert error <= 1e-4 * norm + 1e-6 * max(norms), variable.path
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
