@@ -63,7 +63,8 @@ test-without-tensorflow: $(BEAM)/.installed
 # The oldest TensorFlow that we support: all fast tests, or a part that takes two minutes.
 OLDEST := .venv-oldest
 OLDEST_TENSORFLOW := 2.20.0
-OLDEST_SAMPLE := tests/conformance tests/training/test_resume.py tests/export/test_same_everywhere.py
+OLDEST_SAMPLE := tests/conformance tests/training/test_trainer.py tests/commands/test_model_commands.py \
+	tests/export/test_saved_model.py tests/models/panoptic_fpn/test_nms.py
 $(OLDEST)/.installed: pyproject.toml constraints.txt
 	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	sed 's/^tensorflow==.*/tensorflow==$(OLDEST_TENSORFLOW)/' constraints.txt > $(OLDEST)/constraints.txt

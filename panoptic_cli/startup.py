@@ -15,10 +15,11 @@ TENSORFLOW_PACKAGES = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tf-nig
 # tensorflow-tpu 2.20.0 was built for the first; with later ones than the last, importing it aborts the process.
 LIBTPU_VERSIONS = ("0.0.14", "0.0.30")
 
-# TensorFlow's C++ log lines at levels info and warning, their continuation lines, and the CUDA error that appears on
-# every machine without a GPU.
+# TensorFlow's C++ log lines at levels info and warning (2.21 begins them with the level, 2.20 with the time), their
+# continuation lines, and the CUDA error that appears on every machine without a GPU.
 _NOISE = (
-    rb"^(?:[IW]0000 |E0000 .*(?:cuInit|Unable to register cu)|WARNING: All log messages before absl|"
+    rb"^(?:[IW]0000 |\d{4}-\d\d-\d\d [\d:.]+: [IW] |(?:E0000|\d{4}-\d\d-\d\d [\d:.]+: E) "
+    rb".*(?:cuInit|Unable to register cu)|WARNING: All log messages before absl|"
     rb"\t \[\[\{\{node |To enable the following instructions: )"
 )
 _FILTER = f"""

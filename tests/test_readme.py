@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import socket
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ VARIABLES = frozenset(environment_variables(GROUP))
 NOT_RUN = {
     "source .venv/bin/activate": "changes the current shell; the tests already run in such an environment",
     "gcloud auth application-default login": "Google's program; opens a browser to sign in",
+    "brew install aria2": "macOS",
+    **{
+        f"pip install 'panoptic-cli[{extra}]'": "installs what the tests run with; see test_the_install_blocks"
+        for extra in ("cpu", "gpu", "tpu")
+    },
     "pip install tensorboard": "installs a package that the project does not depend on",
     "tensorboard --logdir runs/panoptic_fpn_coco/logs": "a server of that package",
 }
+CONSTRAINTS = ("constraints.txt", "constraints-gpu.txt", "constraints-tpu.txt")
 # Added to commands that have no --dry-run, to keep them fast. They are not changed otherwise.
 ADDED = {"doctor": ["--no-devices"], "inspect": ["--workers", "1"]}
 
@@ -88,9 +95,11 @@ def _problem(command: str) -> str | None:
     if words[0] == "panoptic":
         return _parse_problem(words[1:])
     if words[0] == "make":
-        targets = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        missing = [word for word in words[1:] if word not in targets]
-        return f"the Makefile has no target {missing[0]}" if missing else None
+        makefile = (ROOT / "Makefile").read_text()
+        targets = re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.MULTILINE)
+        settable = re.findall(r"^(\w+) \?=", makefile, re.MULTILINE)
+        missing = [word for word in words[1:] if word not in targets and word.partition("=")[0] not in settable]
+        return f"the Makefile has no target or variable {missing[0]}" if missing else None
     return None if command in NOT_RUN else "this program is neither run nor listed in NOT_RUN with a reason"
 
 
@@ -278,6 +287,7 @@ def test_no_command_is_left_out() -> None:
         ("PANOPTIC_MODELDIR=x panoptic train", "PANOPTIC_MODELDIR"),
         ("panoptic download && panoptic train", "one command"),
         ("make everything", "everything"),
+        ("make setup DEVISE=tpu", "DEVISE"),
         ("aria2c http://localhost/", "NOT_RUN"),
         ("panoptic train \\\n  --steps 3 \\\n  --nonsense", "--nonsense"),
     ],
@@ -295,7 +305,7 @@ def test_names_in_the_text_exist() -> None:
         if code.startswith("make "):
             assert _problem(code) is None, code
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code):
-            assert option in options | {"--help"}, code
+            assert option in options | {"--help", "--find-links"}, code  # the last is pip's
     assert set(re.findall(r"PANOPTIC_\w+", README)) <= VARIABLES
 
 
@@ -340,12 +350,50 @@ def test_messages_in_the_table_are_those_of_the_code() -> None:
     assert [message for message in messages if not any(_quotes(message, parts) for parts in texts)] == []
 
 
+def test_the_install_blocks_are_those_of_the_package() -> None:
+    from panoptic_cli import gpus, startup
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    section = README.split("## Install\n")[1].split("\n## ")[0]
+    blocks = re.split(r"^\*\*(?=\w)", section, flags=re.MULTILINE)[1:]
+    assert [block.split("**")[0] for block in blocks] == ["CPU", "NVIDIA GPUs", "TPU VM", "macOS"]
+    chosen = [re.findall(r"pip install 'panoptic-cli\[(\w+)\]'", block) for block in blocks]
+    assert chosen == [["cpu"], ["gpu"], ["tpu"], ["cpu"]]
+    for (extra,), block in zip(chosen, blocks, strict=True):
+        assert len(block.split("To work on the code")[0].splitlines()) <= 12
+        assert any(line.startswith("tensorflow") for line in extras[extra])
+    assert project["requires-python"] == ">=3.11"
+    assert "Python 3.11 or newer" in section
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", _constraints(), re.MULTILINE))
+    # CPU and GPU: the tested TensorFlow and the oldest one.
+    for extra in ("cpu", "gpu"):
+        (requirement,) = [line for line in extras[extra] if line.startswith("tensorflow")]
+        assert requirement.partition(">")[2] == "=2.20,<2.22"
+        assert requirement.startswith("tensorflow[and-cuda]") == (extra == "gpu")
+    assert f"TensorFlow {pinned['tensorflow'].rpartition('.')[0]} (or 2.20)" in blocks[0]
+    assert f"driver of version {gpus._OLDEST_DRIVERS['12']}" in blocks[1]
+    assert f"cuDNN {pinned['nvidia-cudnn-cu12'].partition('.')[0]} as packages" in blocks[1]
+    # TPU: no libtpu that aborts.
+    first, last = startup.LIBTPU_VERSIONS
+    assert f"libtpu>={first},<={last}" in extras["tpu"]
+    assert pinned["libtpu"] == last
+    assert f"tensorflow-tpu {pinned['tensorflow-tpu']}" in blocks[2]
+    assert f"libtpu {last}" in blocks[2]
+    # Everything else of the project is installed without TensorFlow.
+    assert not [line for line in project["dependencies"] if line.startswith(("tensorflow", "keras"))]
+
+
+def _constraints() -> str:
+    return "".join((ROOT / name).read_text() for name in CONSTRAINTS)
+
+
 def test_files_and_headings_named_exist() -> None:
     for target in re.findall(r"\]\(#([\w-]+)\)", README):
         assert target in [
             re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in re.findall(r"^#+ (.*)", README, re.M)
         ]
-    for name in ("LICENSE", "CHANGELOG.md", "constraints.txt", "tests/conformance"):
+    for name in ("LICENSE", "CHANGELOG.md", *CONSTRAINTS, "tests/conformance"):
         assert f"`{name}`" in README
         assert (ROOT / name).exists()
 

@@ -18,6 +18,9 @@ import os
 os.write(2, b"I0000 00:00:1 2 port.cc:1] a note\nW0000 00:00:1 2 x.cc:1] a warning\n\t [[{{node Some}}]]\n")
 os.write(2, b"E0000 00:00:1 2 cuda_platform.cc:52] failed call to cuInit: no GPU\n")
 os.write(2, b"E0000 00:00:1 2 x.cc:1] a real error\n")
+os.write(2, b"2026-11-27 19:28:59.355795: I tensorflow/x.cc:1] a note\n2026-11-27 19:28:59.4: W x.cc:1] a warning\n")
+os.write(2, b"2026-11-27 19:28:59.3: E x.cc:1] failed call to cuInit: no GPU\n")
+os.write(2, b"2026-11-27 19:28:59.3: E x.cc:1] another\n")
 print(os.environ.get("TF_CPU_ALLOCATOR_USE_BFC"), os.environ.get("TF_CPU_BFC_MEM_LIMIT_IN_MB"))
 """
 _PROGRAM = """
@@ -63,7 +66,7 @@ def _messages(process: subprocess.CompletedProcess[str]) -> list[str]:
 def test_a_program_drops_log_lines_and_keeps_the_rest(environment: dict[str, str]) -> None:
     process = _run(environment, "own")
     assert process.returncode == 0
-    assert _messages(process) == ["Check failed", "a real error", "from python"]
+    assert _messages(process) == ["Check failed", "a real error", "another", "from python"]
 
 
 def test_the_last_message_before_an_abort_passes(environment: dict[str, str]) -> None:

@@ -283,7 +283,7 @@ def test_a_checkpoint_needs_categories(tiny_run: Path, tmp_path: Path, monkeypat
 def test_unavailable_devices(tiny_run: Path, shapes_dir: Path, tmp_path: Path, command: str) -> None:
     pictures = [shapes_dir / "val2017"] if command == "predict" else []
     error = fails(2, command, *pictures, "--model-dir", tiny_run, "--gpus", 3, "--output", tmp_path / "out")
-    assert error.startswith("error: --gpus 3: no GPU is visible")
+    assert error.startswith("error: --gpus 3: TensorFlow has no GPU: ")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

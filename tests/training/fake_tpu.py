@@ -49,8 +49,8 @@ HOST_OPS = (
 class CoreName(str):
     """The name of a logical CPU that passes for a TPU core."""
 
-    def __contains__(self, part: str) -> bool:
-        return part == "device:TPU:" or super().__contains__(part)
+    def __contains__(self, part: object) -> bool:
+        return part == "device:TPU:" or (isinstance(part, str) and super().__contains__(part))
 
 
 class FakeResolver(tpu_cluster_resolver.TPUClusterResolver):
@@ -164,8 +164,8 @@ def main(records: str, output: str, preset: str, *settings: str) -> None:
         lambda context: training_dataset(experiment, targets, batch_size=2 * CORES, seed=1, input_context=context)
     )
     iterator = iter(batches)
-    steps = make_steps(model, strategy, 3, xla=True).get_concrete_function(iterator, tf.constant(0))
-    walk = Walk(steps.graph.as_graph_def())
+    steps: Any = make_steps(model, strategy, 3, xla=True)
+    walk = Walk(steps.get_concrete_function(iterator, tf.constant(0)).graph.as_graph_def())
     shapes = [spec.shape for spec in tf.nest.flatten(iterator.element_spec, expand_composites=True)]
     strings = {op for op, dtypes in walk.inside.items() if str(types_pb2.DT_STRING) in "".join(dtypes).split()}
     result = {
