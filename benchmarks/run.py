@@ -22,7 +22,7 @@ from benchmarks.scoring import scoring
 from benchmarks.training import training
 from benchmarks.upload import upload
 from panoptic_cli import console
-from panoptic_cli.startup import import_tensorflow
+from panoptic_cli.startup import import_tensorflow, own_process
 
 ALL: dict[str, Callable[[Path], Iterator[Row]]] = {
     "conversion": conversion,
@@ -40,6 +40,7 @@ ALL: dict[str, Callable[[Path], Iterator[Row]]] = {
 def main() -> None:
     """Runs the named benchmarks; all if none are named."""
     names = sys.argv[1:] or list(ALL)
+    own_process()  # freed memory is kept, as in the commands
     import_tensorflow()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.common import coco_network, peak_memory_mb, platform, seconds
-from panoptic_cli import config, devices
+from panoptic_cli import config, devices, startup
 from panoptic_cli.config import Experiment
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
 from panoptic_cli.pipeline.preprocessing import Geometry
@@ -75,6 +75,8 @@ def operations(function: Any, *arguments: Any) -> float:
 
 def main(precision: str) -> None:
     """Times the step in one precision, and prints the figures."""
+    startup.own_process()
+    startup.import_tensorflow()  # as in the commands, freed memory is kept
     experiment = config.load_experiment(
         settings=[
             f"task.model.input_size=[{SIZE},{SIZE},3]",

@@ -42,7 +42,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 is_training=False,
             ).y
         outputs, mean, variance = self.normalize(inputs, gamma, beta)
-        self.collect(mean, variance, inputs)
+        self.collect(mean, variance)
         return outputs
 
     @property
@@ -51,18 +51,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return bool(self.synchronized) and int(tf.distribute.get_strategy().num_replicas_in_sync) > 1
 
     def normalize(self, inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Normalises [a, b, c, channels] with the batch's statistics; returns also their mean and sample variance."""
+        """Normalises [a, b, c, channels] with the batch's mean and variance; returns these, too."""
         empty = tf.constant([], tf.float32)
         outputs = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=self.epsilon, is_training=True
         )
-        return outputs.y, outputs.batch_mean, outputs.batch_variance
-
-    def collect(self, mean: tf.Tensor, variance: tf.Tensor, inputs: tf.Tensor) -> None:
-        """Moves the moving statistics towards the mean and sample variance [channels] of the inputs."""
         # The kernel returns the sample variance (n - 1); as in Keras, the moving average is of the population variance.
         count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
-        variance = variance * ((count - 1.0) / count)
+        return outputs.y, outputs.batch_mean, outputs.batch_variance * ((count - 1.0) / count)
+
+    def collect(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Moves the moving statistics towards the batch's mean and population variance [channels]."""
         momentum = self.momentum
         self.moving_mean.assign(self.moving_mean * momentum + mean * (1.0 - momentum))
         self.moving_variance.assign(self.moving_variance * momentum + variance * (1.0 - momentum))
