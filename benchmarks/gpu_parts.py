@@ -23,7 +23,7 @@ from benchmarks.common import Row, coco_network, peak_memory_mb, seconds
 from benchmarks.conversion import source_pictures
 from benchmarks.evaluation import make_confident
 from benchmarks.gpu import REHEARSAL
-from benchmarks.training_step import operations
+from benchmarks.training_step import convolution_speed, operations, random_batch
 from panoptic_cli import config, devices, models
 from panoptic_cli.categories import read_categories
 from panoptic_cli.coco import layout
@@ -43,8 +43,6 @@ from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import TrainingModel
 
-_OBJECTS = 8  # in each picture of a training batch
-_CONVOLUTIONS = 10  # in a row, so that the start of one and the clock do not count
 _PROPOSALS, _CLASSES = 1000, 91  # of a detection
 _HEIGHT, _WIDTH = 480, 640  # of a picture to predict
 # The CPU rounds the overlap of two boxes differently from the GPU, so a pair may lie on either side of the threshold.
@@ -119,61 +117,13 @@ def step(sizes: Sizes, precision: str, compiled: str = "") -> Iterator[Row]:
     yield f"{head}: a step", wall, "s", f"the first took {first:.1f} s; loss {synchronised():.3g}{scaled}"
     yield f"{head}: training", sizes.batch / wall, "pictures/s", "without the input pipeline"
     yield f"{head}: peak memory", _peak_memory(), "GB", f"of a step; {before:.3g} with the first steps"
-    speed = convolution_speed(tf.dtypes.as_dtype(precision), *((1, 16) if sizes.rehearsal else (32, 64)))
+    speed = convolution_speed(precision, *((1, 16) if sizes.rehearsal else (32, 64)), repeats=10)
     kind = "TF32 where the card has it" if precision == "float32" else precision
     yield f"{head}: large convolution", speed / 1e12, "TFLOP/s", f"3x3, 256 channels, forward, {kind}"
     if not compiled:  # the profiler does not count inside of what XLA compiles
         count = operations(train, batch, number)
         achieved, note = count / wall, f"{count / 1e12:.3g} TFLOP a step"
         yield f"{head}: speed", achieved / 1e12, "TFLOP/s", f"{achieved / speed:.0%} of the convolution; {note}"
-
-
-def random_batch(experiment: Experiment) -> dict[str, Any]:
-    """Makes a batch like the pipeline's, with random pictures and boxes, in the sizes of the configuration."""
-    generator = np.random.default_rng(0)
-    model, parser = experiment.task.model, experiment.task.train_data.parser
-    batch, side = experiment.task.train_data.global_batch_size, model.input_size[0]
-    most, crop = parser.max_num_instances, parser.mask_crop_size
-    corner = generator.uniform(0, side / 2, (batch, _OBJECTS, 2))
-    boxes = np.full((batch, most, 4), -1.0, np.float32)
-    boxes[:, :_OBJECTS] = np.concatenate([corner, corner + generator.uniform(20, side / 2, corner.shape)], -1)
-    classes = np.full((batch, most), -1, np.int32)
-    classes[:, :_OBJECTS] = generator.integers(1, 91, (batch, _OBJECTS))
-    anchors = anchor_boxes(model.anchor, (side, side), model.min_level, model.max_level)
-    places = {level: found.shape[:3] for level, found in anchors.items()}
-    size = tf.fill([batch, 2], float(side))
-    return {
-        "images": tf.constant(generator.standard_normal((batch, side, side, 3)), tf.float32),
-        "geometry": Geometry(original_size=size, input_size=size, scale=tf.ones_like(size), offset=tf.zeros_like(size)),
-        "gt_boxes": tf.constant(boxes),
-        "gt_classes": tf.constant(classes),
-        "gt_masks": tf.constant(generator.integers(0, 2, (batch, most, crop, crop)), tf.uint8),
-        "rpn_scores": {
-            str(level): tf.constant(generator.integers(-1, 2, (batch, h, w, a)), tf.int32)
-            for level, (h, w, a) in places.items()
-        },
-        "rpn_boxes": {
-            str(level): tf.constant(0.1 * generator.standard_normal((batch, h, w, 4 * a)), tf.float32)
-            for level, (h, w, a) in places.items()
-        },
-        "semantic_labels": tf.constant(generator.integers(0, 111, (batch, side, side)), tf.int32),
-    }
-
-
-def convolution_speed(dtype: tf.DType, batch: int, side: int) -> float:
-    """Returns the operations a second of a large 3x3 convolution of 256 channels, forward."""
-    x = tf.cast(tf.random.stateless_normal([batch, side, side, 256], [0, 0]), dtype)
-    # The outputs of a convolution are the inputs of the next one, so they have to keep their size.
-    kernel = tf.cast(tf.random.stateless_normal([3, 3, 256, 256], [0, 1]) / (9 * 256) ** 0.5, dtype)
-
-    @tf.function
-    def convolve(x: tf.Tensor) -> tf.Tensor:
-        for _ in range(_CONVOLUTIONS):
-            x = tf.nn.conv2d(x, kernel, 1, "SAME")
-        return tf.reduce_sum(x[0, 0, 0])
-
-    wall = seconds(lambda: convolve(x).numpy(), 5, warmups=2)
-    return _CONVOLUTIONS * 2 * batch * side * side * 9 * 256 * 256 / wall
 
 
 def suppression(sizes: Sizes) -> Iterator[Row]:

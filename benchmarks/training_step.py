@@ -25,42 +25,53 @@ SIZE, BATCH, OBJECTS = 256, 2, 8
 
 
 def random_batch(experiment: Experiment) -> dict[str, Any]:
-    """Makes a batch like the pipeline's, with random pictures and boxes."""
+    """Makes a batch like the pipeline's, with random pictures and boxes, in the sizes of the configuration."""
     generator = np.random.default_rng(0)
     model, parser = experiment.task.model, experiment.task.train_data.parser
+    batch, side = experiment.task.train_data.global_batch_size, model.input_size[0]
     most, crop = parser.max_num_instances, parser.mask_crop_size
-    corner = generator.uniform(0, SIZE / 2, (BATCH, OBJECTS, 2))
-    boxes = np.full((BATCH, most, 4), -1.0, np.float32)
-    boxes[:, :OBJECTS] = np.concatenate([corner, corner + generator.uniform(20, SIZE / 2, corner.shape)], -1)
-    classes = np.full((BATCH, most), -1, np.int32)
-    classes[:, :OBJECTS] = generator.integers(1, 91, (BATCH, OBJECTS))
-    anchors = anchor_boxes(model.anchor, (SIZE, SIZE), model.min_level, model.max_level)
+    corner = generator.uniform(0, side / 2, (batch, OBJECTS, 2))
+    boxes = np.full((batch, most, 4), -1.0, np.float32)
+    boxes[:, :OBJECTS] = np.concatenate([corner, corner + generator.uniform(20, side / 2, corner.shape)], -1)
+    classes = np.full((batch, most), -1, np.int32)
+    classes[:, :OBJECTS] = generator.integers(1, 91, (batch, OBJECTS))
+    anchors = anchor_boxes(model.anchor, (side, side), model.min_level, model.max_level)
     places = {level: boxes_.shape[:3] for level, boxes_ in anchors.items()}
-    size = tf.fill([BATCH, 2], float(SIZE))
+    size = tf.fill([batch, 2], float(side))
     return {
-        "images": tf.constant(generator.standard_normal((BATCH, SIZE, SIZE, 3)), tf.float32),
+        "images": tf.constant(generator.standard_normal((batch, side, side, 3)), tf.float32),
         "geometry": Geometry(original_size=size, input_size=size, scale=tf.ones_like(size), offset=tf.zeros_like(size)),
         "gt_boxes": tf.constant(boxes),
         "gt_classes": tf.constant(classes),
-        "gt_masks": tf.constant(generator.integers(0, 2, (BATCH, most, crop, crop)), tf.uint8),
+        "gt_masks": tf.constant(generator.integers(0, 2, (batch, most, crop, crop)), tf.uint8),
         "rpn_scores": {
-            str(level): tf.constant(generator.integers(-1, 2, (BATCH, h, w, a)), tf.int32)
+            str(level): tf.constant(generator.integers(-1, 2, (batch, h, w, a)), tf.int32)
             for level, (h, w, a) in places.items()
         },
         "rpn_boxes": {
-            str(level): tf.constant(0.1 * generator.standard_normal((BATCH, h, w, 4 * a)), tf.float32)
+            str(level): tf.constant(0.1 * generator.standard_normal((batch, h, w, 4 * a)), tf.float32)
             for level, (h, w, a) in places.items()
         },
-        "semantic_labels": tf.constant(generator.integers(0, 111, (BATCH, SIZE, SIZE)), tf.int32),
+        "semantic_labels": tf.constant(generator.integers(0, 111, (batch, side, side)), tf.int32),
     }
 
 
-def convolution_speed(dtype: str) -> float:
-    """Returns the operations a second of a 3x3 convolution of 256 channels, forward."""
-    x = tf.cast(tf.random.stateless_normal([16, 64, 64, 256], [0, 0]), dtype)
-    kernel = tf.cast(tf.random.stateless_normal([3, 3, 256, 256], [0, 1]), dtype)
-    convolve = tf.function(lambda: tf.reduce_sum(tf.nn.conv2d(x, kernel, 1, "SAME")[0, 0, 0]))
-    return 2 * 16 * 64 * 64 * 9 * 256 * 256 / seconds(convolve, 5)
+def convolution_speed(precision: str, batch: int = 16, side: int = 64, repeats: int = 1) -> float:
+    """Returns the operations a second of a 3x3 convolution of 256 channels, forward, of a number of them in a row.
+
+    On a GPU, one alone would measure its start.
+    """
+    x = tf.cast(tf.random.stateless_normal([batch, side, side, 256], [0, 0]), precision)
+    # The outputs of a convolution are the inputs of the next one, so they have to keep their size.
+    kernel = tf.cast(tf.random.stateless_normal([3, 3, 256, 256], [0, 1]) / (9 * 256) ** 0.5, precision)
+
+    @tf.function
+    def convolve(x: tf.Tensor) -> tf.Tensor:
+        for _ in range(repeats):
+            x = tf.nn.conv2d(x, kernel, 1, "SAME")
+        return tf.reduce_sum(x[0, 0, 0])
+
+    return repeats * 2 * batch * side * side * 9 * 256 * 256 / seconds(lambda: convolve(x).numpy(), 5, warmups=2)
 
 
 def operations(function: Any, *arguments: Any) -> float:
@@ -108,7 +119,7 @@ def main(precision: str) -> None:
     result = {"step": seconds(lambda: step(batch, tf.constant(0)), 3), "peak_memory_mb": peak_memory_mb()}
     result |= {"forward": seconds(lambda: forward(batch), 3), "gradients": seconds(lambda: gradients(batch), 3)}
     result["operations"] = operations(step, batch, tf.constant(0))
-    result["convolution"] = convolution_speed(tf.dtypes.as_dtype(precision).name)
+    result["convolution"] = convolution_speed(precision)
     print(json.dumps(result))
 
 

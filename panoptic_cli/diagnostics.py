@@ -38,10 +38,9 @@ names = []
 for device in tf.config.list_physical_devices():
     details = tf.config.experimental.get_device_details(device) if device.device_type == "GPU" else {}
     names.append((device.name + " " + details.get("device_name", "")).strip())
-build = tf.sysconfig.get_build_info()
-cuda = build.get("cuda_version") if build.get("is_cuda_build") else None
-built = {"version": tf.__version__, "cuda": cuda, "cudnn": build.get("cudnn_version")}
-print("DEVICES" + json.dumps({"listed": names, "build": built}))
+from dataclasses import asdict
+from panoptic_cli.devices import tensorflow_build
+print("DEVICES" + json.dumps({"listed": names, "build": asdict(tensorflow_build())}))
 """
 
 

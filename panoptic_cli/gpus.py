@@ -110,7 +110,7 @@ def why_unusable(build: Build, cards: list[Card]) -> tuple[str, str]:
         return "no NVIDIA driver answers", "Install the driver, or start the container with access to the GPUs."
     major = build.cuda.partition(".")[0]
     oldest = _OLDEST_DRIVERS.get(major)
-    if oldest is not None and _numbers(drivers[0]) < _numbers(oldest):
+    if oldest is not None and version_numbers(drivers[0]) < version_numbers(oldest):
         return f"the driver {drivers[0]} is too old for CUDA {build.cuda}", f"Install the driver {oldest} or newer."
     missing = missing_libraries(build)
     if missing:
@@ -167,5 +167,6 @@ def _cards_on_the_bus() -> int:
     return count
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Returns (1, 2, 3) for "1.2.3", to compare versions; parts that are not numbers are left out."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -107,7 +107,8 @@ def installation_problem() -> tuple[str, str] | None:
             f"Run: pip uninstall -y {' '.join(found)}; then install panoptic-cli with one of its extras.",
         )
     first, last = LIBTPU_VERSIONS
-    if "tensorflow-tpu" in found and libtpu is not None and not _numbers(first) <= _numbers(libtpu) <= _numbers(last):
+    numbers = gpus.version_numbers
+    if "tensorflow-tpu" in found and libtpu is not None and not numbers(first) <= numbers(libtpu) <= numbers(last):
         return (
             f"libtpu {libtpu} does not fit tensorflow-tpu {found['tensorflow-tpu']}: importing it would abort.",
             f"Run: pip install 'libtpu>={first},<={last}'",
@@ -128,10 +129,6 @@ def _keep_freed_memory() -> None:
     if set_option is not None:
         for option, value in _MALLOC_OPTIONS:
             set_option(option, value)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 def _filter_descriptor() -> None:

@@ -9,7 +9,6 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from cloud_emulator import emulator
 from panoptic_cli.commands.doctor import environment_variables
 from panoptic_cli.commands.main import app, run
 from pydantic import BaseModel
@@ -187,17 +187,10 @@ def runs(data: Path) -> Path:
 @pytest.fixture
 def bucket(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An emulated Cloud Storage that holds the bucket BUCKET."""
-    from gcp_storage_emulator.server import create_server
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="BUCKET")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    yield
-    server.stop()
+    with emulator("BUCKET") as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: list[str]) -> tuple[int, str]:

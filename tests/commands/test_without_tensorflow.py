@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
 from pathlib import Path
 
 import pytest
+from cloud_emulator import BUCKET, emulator
 from panoptic_cli.commands.main import run
 
 pytestmark = [
@@ -46,19 +46,10 @@ def test_a_download_is_planned(tmp_path: Path) -> None:
 
 
 def test_records_are_uploaded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gcp_storage_emulator.server import create_server
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    try:
-        assert run(["upload", str(data / "tfrecords"), "gs://bucket/shapes"]) == 0
-    finally:
-        server.stop()
+    with emulator() as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        assert run(["upload", str(data / "tfrecords"), f"gs://{BUCKET}/shapes"]) == 0
 
 
 def test_a_result_file_is_scored(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,6 @@ HOST_OPS = (
     "Print",
     "PrintV2",
     "StringFormat",
-    "OutsideCompilation",
 )
 
 
@@ -167,12 +166,18 @@ def main(records: str, output: str, preset: str, *settings: str) -> None:
     steps: Any = make_steps(model, strategy, 3, xla=True)
     walk = Walk(steps.get_concrete_function(iterator, tf.constant(0)).graph.as_graph_def())
     shapes = [spec.shape for spec in tf.nest.flatten(iterator.element_spec, expand_composites=True)]
-    strings = {op for op, dtypes in walk.inside.items() if str(types_pb2.DT_STRING) in "".join(dtypes).split()}
+    ops = {op: [json.loads(text) for text in sorted(dtypes)] for op, dtypes in walk.inside.items()}
+    strings = {
+        op
+        for op, variants in ops.items()
+        for dtypes in variants
+        if any(types_pb2.DT_STRING in kinds for kinds in dtypes.values())
+    }
     result = {
         "variables": kinds,
         "programs": walk.sites,
         "other_compiler": walk.compiled,
-        "ops": {op: [json.loads(text) for text in sorted(dtypes)] for op, dtypes in walk.inside.items()},
+        "ops": ops,
         "static": all(shape.is_fully_defined() for shape in shapes),
         "host_ops": sorted(set(walk.inside) & set(HOST_OPS)),
         "strings": sorted(strings),

@@ -81,8 +81,8 @@ def _on_the_device(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Applies NMS to the candidates of all classes at once; the arguments and results are those of `_class_by_class`.
 
-    A trained network has far fewer candidates above the threshold than a list holds. Where a picture has more, the host
-    does it. Classes are numbers of float32, because TensorFlow computes with int32 on the host.
+    Where a picture has more candidates above the threshold than a list holds, the host does it. Classes are numbers of
+    float32, because TensorFlow computes with int32 on the host.
     """
     _, proposals, num_classes = scores.shape
     scores = _best_of_classes(scores, config.pre_nms_top_k)

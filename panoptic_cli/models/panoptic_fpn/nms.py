@@ -15,7 +15,7 @@ from panoptic_cli.models.panoptic_fpn import boxes as box_ops
 # matrix: products with the matrix of overlaps. It runs on a GPU, which the host asks once in some rounds for the end.
 Suppression: TypeAlias = Literal["kernel", "lists", "padded", "matrix"]
 
-_ROUNDS = 8  # between two questions; chains of boxes that suppress each other in turn are seldom longer
+_ROUNDS = 8  # between two questions
 
 
 def suppress_sorted(
@@ -115,7 +115,8 @@ def keep_all(overlaps: Sequence[tf.Tensor], valid: Sequence[tf.Tensor]) -> list[
 
     A box is kept if no earlier box that is kept overlaps it. Starting from all boxes, each round applies this rule to
     the result of the one before. A round settles at least the first box that is still unsettled, and what a round does
-    not change is the greedy loop's result. Boxes of a picture need about five rounds.
+    not change is the greedy loop's result. Proposals of a network trained on shapes needed 3.6 rounds on average and 10
+    at most (120 lists), a thousand or two of random boxes 3 to 6.
 
     Args:
         overlaps: bool [batch, n, n] for each list, sorted by descending score: whether two boxes exclude each other.

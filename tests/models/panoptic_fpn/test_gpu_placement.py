@@ -23,7 +23,7 @@ TABLE = CategoryTable.from_list(CATEGORIES, "shapes")
 ALLOWED = {
     ("StatelessWhile", "while", 2): "suppression asks once in eight rounds whether anything has changed",
     ("StatelessIf", "cond", 1): "the network asks whether the candidates fit into one list",
-    ("CombinedNonMaxSuppression", "/cond/", 2): "they do not fit, which trained networks never show",
+    ("CombinedNonMaxSuppression", "/cond/", 2): "they do not fit",
     ("AddV2", "/cond/", 1): "likewise",
     ("If", "cond", 2): "Keras' loss scale asks whether the gradient of float16 is finite, and whether to grow",
     ("Identity", "Identity", 2): "int32 results of a function are handed over on the host, where they are read",
