@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decided_pixels import decided_in_picture
 from panoptic_cli.commands.main import run
 
 from panoptic_cli.errors import DataError
@@ -32,14 +33,15 @@ def test_predictions_equal_those_of_the_checkpoint(
     assert exported.step == tiny_model.step
     pixels = read_picture(find_pictures([str(shapes_dir / "val2017")])[0])
     ours, theirs = tiny_predictor.predict(pixels), exported.predict(pixels)
-    # All decisions are the same in every pixel.
-    np.testing.assert_array_equal(theirs.category_map, ours.category_map)
-    np.testing.assert_array_equal(theirs.instance_map, ours.instance_map)
-    np.testing.assert_array_equal(theirs.segment_map, ours.segment_map)
-    np.testing.assert_array_equal(theirs.semantic_map, ours.semantic_map)
-    assert theirs.segments == ours.segments
+    # float32 sums have another order, because preprocessing and network are one graph here.
+    decided = decided_in_picture(tiny_predictor, pixels)
+    for name in ("category_map", "instance_map", "segment_map", "semantic_map"):
+        np.testing.assert_array_equal(getattr(theirs, name)[decided], getattr(ours, name)[decided], err_msg=name)
+    assert [s.category_id for s in theirs.segments] == [s.category_id for s in ours.segments]
+    moved = sum(abs(a.area - b.area) for a, b in zip(theirs.segments, ours.segments, strict=True))
+    assert moved <= 2 * np.count_nonzero(~decided)  # each such pixel leaves one segment and joins another
     np.testing.assert_array_equal(theirs.detections.category_ids, ours.detections.category_ids)
-    # float32 sums have another order, because preprocessing and network are one graph here. Boxes are in pixels.
+    # Boxes are in pixels.
     np.testing.assert_allclose(theirs.detections.boxes, ours.detections.boxes, atol=1e-3)
     assert len(ours.detections.scores) > 0
     same = [np.array_equal(a, b) for a, b in zip(theirs.detections.masks, ours.detections.masks, strict=True)]

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.panoptic_fpn import DetectionHead, MaskHead, NormActivation
+from panoptic_cli.models.panoptic_fpn.mask_predictor import class_masks
 from panoptic_cli.models.panoptic_fpn.normalization import BatchNormalization, batch_norm, folded
 from panoptic_cli.models.panoptic_fpn.winograd import conv3x3
 
@@ -204,12 +205,17 @@ class MaskBranch(keras.layers.Layer):
         shape = tf.shape(crops)
         x = tf.reshape(crops, [-1, *crops.shape[2:]])
         x = _convolve(x, self.convs, self.conv_norms, training, winograd)
-        x = tf.nn.relu(self.deconv_norm(self._upsample(x), training=training))
         # The 1x1 convolution is computed only for the given class: one dot product per pixel instead of num_classes.
         chosen = tf.reshape(tf.maximum(classes, 0), [-1])
         kernel = tf.gather(tf.transpose(tf.cast(self.mask_regressor.kernel, tf.float32)[0, 0]), chosen)
         bias = tf.gather(tf.cast(self.mask_regressor.bias, tf.float32), chosen)
-        logits = tf.einsum("nhwc,nc->nhw", tf.cast(x, tf.float32), kernel) + bias[:, None, None]
+        if training and winograd and self.deconv_norm.trainable and not self.deconv_norm.is_synchronized:
+            matrices = tf.transpose(tf.reshape(self.deconv.kernel, [4, self.deconv.filters, x.shape[-1]]), [2, 0, 1])
+            logits = class_masks(x, matrices, tf.convert_to_tensor(self.deconv.bias), self.deconv_norm, kernel)
+        else:
+            x = tf.nn.relu(self.deconv_norm(self._upsample(x), training=training))
+            logits = tf.einsum("nhwc,nc->nhw", tf.cast(x, tf.float32), kernel)
+        logits += bias[:, None, None]
         # Only now that a pixel is one number, the four pixels of each location move to their two rows.
         height, width = crops.shape[2], crops.shape[3]
         logits = tf.transpose(tf.reshape(logits, [-1, height, width, 2, 2]), [0, 1, 3, 2, 4])

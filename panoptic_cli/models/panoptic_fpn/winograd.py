@@ -36,21 +36,37 @@ def _tile_matrices(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return a, g, b
 
 
+def _multiplications(size: int) -> int:
+    return size + 2 * -(-size // _TILE)
+
+
 def row_matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the matrices for a row of `size` pixels with a zero on either side: tiles of 4, then one for the rest.
+    """Returns the matrices for a row of `size` pixels with a zero on either side.
+
+    The row is split into equal blocks, if these need no more multiplications than the whole row, and a block into tiles
+    of 4 outputs and one for the rest. All blocks share the transformed filter.
 
     Returns:
-        float32 a [size, m], g [m, 3] and b [m, size], where m is the number of multiplications.
+        float32 a [size, m * blocks], g [m, 3] and b [m * blocks, size], where m is the number of multiplications of a
+        block. Number i of a block is at i * blocks + (the number of the block).
     """
-    tiles = [_TILE] * (size // _TILE) + ([size % _TILE] if size % _TILE else [])
-    m = size + 2 * len(tiles)
-    a, g, b = np.zeros((size, m)), np.zeros((m, 3)), np.zeros((m, size + 2))
-    pixel = row = 0
-    for tile in tiles:
+    divisors = [divisor for divisor in range(1, size + 1) if size % divisor == 0]
+    block = min(divisors, key=lambda divisor: (size // divisor * _multiplications(divisor), divisor))
+    blocks, m = size // block, _multiplications(block)
+    a, g, b = np.zeros((block, m)), np.zeros((m, 3)), np.zeros((m, block + 2))
+    row = 0
+    for pixel in range(0, block, _TILE):
+        tile = min(_TILE, block - pixel)
         rows = slice(row, row + tile + 2)
         a[pixel : pixel + tile, rows], g[rows], b[rows, pixel : pixel + tile + 2] = _tile_matrices(tile)
-        pixel, row = pixel + tile, row + tile + 2
-    return a.astype(np.float32), g.astype(np.float32), b[:, 1:-1].astype(np.float32)
+        row += tile + 2
+    whole_a, whole_b = np.zeros((size, m, blocks)), np.zeros((m, blocks, size + 2))
+    for place in range(blocks):
+        first = place * block
+        whole_a[first : first + block, :, place] = a
+        whole_b[:, place, first : first + block + 2] = b
+    whole_b = whole_b.reshape(m * blocks, -1)[:, 1:-1]
+    return whole_a.reshape(size, -1).astype(np.float32), g.astype(np.float32), whole_b.astype(np.float32)
 
 
 def conv3x3(crops: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -65,11 +81,12 @@ def conv3x3(crops: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """
     size, channels, filters = crops.shape[0], kernel.shape[2], kernel.shape[3]
     a, g, b = row_matrices(size)
-    m = len(b)
+    m = len(g)
+    blocks = len(b) // m
     kernels = tf.matmul(np.kron(g, g), tf.reshape(kernel, [9, channels * filters]))
-    tiles = tf.reshape(_both_axes(b, crops), [m * m, -1, channels])
-    products = tf.matmul(tiles, tf.reshape(kernels, [m * m, channels, filters]))
-    return tf.reshape(_both_axes(a, tf.reshape(products, [m, m, -1])), [size, size, -1, filters])
+    kernels = tf.reshape(kernels, [m, 1, m, channels, filters])
+    products = tf.matmul(tf.reshape(_both_axes(b, crops), [m, blocks, m, -1, channels]), kernels)
+    return tf.reshape(_both_axes(a, tf.reshape(products, [len(b), len(b), -1])), [size, size, -1, filters])
 
 
 def _both_axes(matrix: np.ndarray, x: tf.Tensor) -> tf.Tensor:
