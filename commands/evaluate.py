@@ -122,6 +122,7 @@ def evaluate(
             rich_help_panel=_SCORE,
         ),
     ] = None,
+    max_pixels: o.MaxPixels = None,
     workers: Annotated[
         int, typer.Option("--workers", min=1, metavar="N", help="Number of processes.", rich_help_panel=_SCORE)
     ] = 2,

@@ -59,6 +59,8 @@ def inspect(
     config_file: o.ConfigFile = None,
     settings: o.Settings = None,
     categories: o.CategoriesFile = None,
+    exif: o.AnnotatedExif = None,
+    max_pixels: o.MaxPixels = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Number of processes.", show_default="one per CPU"),
@@ -83,7 +85,7 @@ def inspect(
     configured = bool(experiment or config_file or settings)
     _check_drawing(draw, output, augmented, configured)
     own = OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations)
-    source = find_source([str(path) for path in data or ()], own, o.DEFAULT_DATA_DIR)
+    source = find_source([str(path) for path in data or ()], own, o.DEFAULT_DATA_DIR, exif)
     examples = None
     if augmented:
         examples = find_examples(_training_records(source), categories, experiment, config_file, settings)

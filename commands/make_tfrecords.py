@@ -12,7 +12,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 
 from . import custom_data
-from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
+from .options import DATA, DEFAULT_DATA_DIR, AnnotatedExif, DataDir, DryRun, Json, MaxPixels
 
 if TYPE_CHECKING:
     from panoptic_cli.records.conversion import ConversionSummary
@@ -100,6 +100,8 @@ def make_tfrecords(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Beam pipeline option; repeatable.", rich_help_panel=_BEAM),
     ] = None,
+    exif: AnnotatedExif = None,
+    max_pixels: MaxPixels = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -128,6 +130,7 @@ def make_tfrecords(
         splits=split or (),
         own=OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations),
         prefix=output_prefix,
+        exif=exif,
     )
     if runner is None and runner_option:
         raise UsageError("--runner-option needs --runner.")

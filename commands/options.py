@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from panoptic_cli import console
+from panoptic_cli.images.limits import MAX_PIXELS_VARIABLE
 
 DATA = "Data"
 CONFIG = "Configuration"
@@ -137,6 +139,36 @@ CategoriesFile = Annotated[
         help="Panoptic JSON or categories.json.",
         show_default="next to the records",
         rich_help_panel=CONFIG,
+    ),
+]
+AnnotatedExif = Annotated[
+    Literal["apply", "ignore"] | None,
+    typer.Option(
+        "--exif",
+        help="Turn pictures by EXIF where the annotations fit both ways.",
+        show_default="like the other pictures, or apply",
+        rich_help_panel=DATA,
+    ),
+]
+
+
+def _max_pixels_callback(value: int | None) -> int | None:
+    if value is not None:
+        os.environ[MAX_PIXELS_VARIABLE] = str(value)
+    return value
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        envvar=MAX_PIXELS_VARIABLE,
+        min=1,
+        metavar="N",
+        help="Most pixels of a picture or mask that is read.",
+        show_default="one for 32 bytes of memory",
+        callback=_max_pixels_callback,
+        rich_help_panel=DATA,
     ),
 ]
 Precision = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -90,6 +90,11 @@ def predict(
             rich_help_panel=_DRAWING,
         ),
     ] = None,
+    exif: Annotated[
+        Literal["apply", "ignore"],
+        typer.Option("--exif", help="Turn pictures as their EXIF orientation says, or not."),
+    ] = "apply",
+    max_pixels: o.MaxPixels = None,
     precision: o.Precision = None,
     gpus: o.Gpus = None,
     dry_run: o.DryRun = False,
@@ -130,7 +135,7 @@ def predict(
     predictor, step = _load(source, score_threshold, gpus)
     from panoptic_cli.inference.pictures import predict_pictures
 
-    summary = predict_pictures(predictor, files, output, batch_size=batch_size, alpha=alpha)
+    summary = predict_pictures(predictor, files, output, batch_size=batch_size, alpha=alpha, exif=exif)
     if sheet is not None and summary.overlays:
         write_contact_sheet(summary.overlays, sheet)
     return _print_result(summary, output, sheet, step)
@@ -198,9 +203,11 @@ def _print_result(summary: PredictionSummary, output: Path, sheet: Path | None, 
             "predictions": str(output / "pred.json"),
             "contact_sheet": str(sheet) if sheet is not None and summary.overlays else None,
             "failed": summary.failed,
+            "notes": dict(summary.notes),
             "step": step,
         },
         f"{done} pictures in {output}: overlay/, pred/, pred.json, detections.json",
+        *(f"{count:,} {note}" for note, count in summary.notes.items()),
     )
     if failed:
         console.warn(f"{failed} of {done + failed} pictures cannot be read; the others are done.")

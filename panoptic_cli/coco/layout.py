@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_cli.errors import DataError, UsageError, summarize
+from panoptic_cli.images.orientation import Exif
 
 SPLIT_NAMES = ("train", "val")
 CATEGORIES_FILE = "categories.json"  # beside the records
@@ -22,6 +23,8 @@ class SplitFiles:
         panoptic_masks: folder of the panoptic PNGs.
         image_dir: folder of the pictures.
         object_annotations: COCO instances JSON; None to derive objects from the thing segments.
+        exif: what becomes of pictures with an EXIF orientation where the annotations fit both ways; None: what the
+            other pictures of the set show, see `coco.orientations`.
     """
 
     name: str
@@ -29,6 +32,7 @@ class SplitFiles:
     panoptic_masks: Path
     image_dir: Path
     object_annotations: Path | None
+    exif: Exif | None = None
 
 
 @dataclass(frozen=True)

@@ -141,16 +141,16 @@ def _show_pictures(
                 (results.predictions_dir, predicted, "prediction"),
             )
         ]
-        picture = _picture(image_dir, results.file_names.get(image_id))
+        picture = _picture(image_dir, results.file_names.get(image_id), maps[0][0].shape)
         report.add_picture(image_id, pq, picture, *maps[0], *maps[1])
 
 
-def _picture(image_dir: Path | None, name: Any) -> np.ndarray | None:
+def _picture(image_dir: Path | None, name: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns a picture, uint8 [H, W, 3]; None if there is none to show."""
     if image_dir is None or not isinstance(name, str):
         return None
     path = image_dir / name
-    picture = picture_of_file(path.read_bytes()) if path.is_file() else None
+    picture = picture_of_file(path.read_bytes(), (shape[0], shape[1])) if path.is_file() else None
     if picture is None:
         console.warn(f"{path} is missing or cannot be read: the report shows only its maps.")
     return picture

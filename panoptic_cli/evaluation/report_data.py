@@ -14,7 +14,7 @@ from panoptic_cli.categories import VOID_ID, CategoryTable
 from panoptic_cli.evaluation.confusion import Confusion
 from panoptic_cli.evaluation.panoptic_quality import PictureQuality
 from panoptic_cli.images.drawing import draw_panoptic
-from panoptic_cli.images.pillow import decode_picture
+from panoptic_cli.images.pillow import decode_annotated, decode_picture
 from panoptic_cli.records import schema
 from panoptic_cli.results.prediction import Segment
 
@@ -161,13 +161,23 @@ class ReportData:
 def picture_of_record(record: bytes) -> np.ndarray | None:
     """Decodes the picture of a serialised tf.train.Example to uint8 [H, W, 3]; None if it has none."""
     content = schema.decode_example(record).get(schema.IMAGE_ENCODED)
-    return picture_of_file(content[0]) if content else None
-
-
-def picture_of_file(content: bytes) -> np.ndarray | None:
-    """Decodes a picture file to uint8 [H, W, 3], ignoring its EXIF orientation; None if it cannot be decoded."""
+    if not content:
+        return None
     try:
-        return decode_picture(content)
+        return decode_picture(content[0])
+    except ValueError:
+        return None
+
+
+def picture_of_file(content: bytes, shape: tuple[int, int]) -> np.ndarray | None:
+    """Decodes a picture file to the pixels of its maps, uint8 [H, W, 3]; None if it cannot be decoded or does not fit.
+
+    Args:
+        content: the file's bytes.
+        shape: (H, W) of the maps.
+    """
+    try:
+        return decode_annotated(content, shape)
     except ValueError:
         return None
 

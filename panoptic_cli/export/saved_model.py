@@ -17,6 +17,11 @@ from panoptic_cli.inference.predictor import LoadedModel
 
 ASSET = "panoptic.json"
 _CONTENTS = "preprocessing, network, fusion of things and stuff, COCO panoptic PNGs"
+_ORIENTATION = {
+    "image_tensor": "pictures must be upright: whoever decodes a file has to apply its EXIF orientation",
+    "image_bytes": "the EXIF orientation is applied",
+    "tf_example": "records contain pictures as they were annotated: an EXIF orientation in them is not applied",
+}
 
 
 def export_saved_model(
@@ -46,7 +51,7 @@ def export_saved_model(
         outputs=served_outputs(model),
         input_type=input_type,
         batch_size=batch_size,
-        contents=_CONTENTS,
+        contents=f"{_CONTENTS}; {_ORIENTATION[input_type]}",
     )
     served = ServedModel(model, input_type, batch_size, description)
     with whole(output) as partial, tempfile.TemporaryDirectory() as folder:

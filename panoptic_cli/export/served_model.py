@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from panoptic_cli.categories import ANY_THING
 from panoptic_cli.export.coco_segments import encode_segment_png, segment_boxes
-from panoptic_cli.images.decoding import decode_image
+from panoptic_cli.images.decoding import decode_image, decode_upright
 from panoptic_cli.inference.predictor import LoadedModel
 from panoptic_cli.models.network import TensorDescription
 from panoptic_cli.pipeline.preprocessing import Geometry, geometry_spec
@@ -89,7 +89,7 @@ class ServedModel(tf.Module):
         self.weights = [variable.value for variable in model.network.variables]
         spec, decode = {
             "image_tensor": (tf.TensorSpec([batch_size, None, None, 3], tf.uint8, name="image"), _same),
-            "image_bytes": (tf.TensorSpec([batch_size], tf.string, name="image_bytes"), decode_image),
+            "image_bytes": (tf.TensorSpec([batch_size], tf.string, name="image_bytes"), decode_upright),
             "tf_example": (tf.TensorSpec([batch_size], tf.string, name="tf_example"), _decode_example),
         }[input_type]
 

@@ -1,6 +1,6 @@
 """Picture files as records store them: JPEG and PNG headers, completeness, EXIF orientation.
 
-Pictures are stored as found and checked without decoding: a 640x480 JPEG takes 6 ms to decode and 0.2 ms to walk
+JPEGs and PNGs are stored as found and checked without decoding: a 640x480 JPEG takes 6 ms to decode and 0.2 ms to walk
 through. The walk finds files that are cut short, are something else, or have misplaced markers. PNGs have checksums,
 so damage inside them is found as well. Other bit errors in a JPEG show only when it is decoded, as `panoptic inspect`
 does.
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
+from PIL import Image
 
 from panoptic_cli.images import png
-from panoptic_cli.images.pillow import TRANSPOSED, open_picture, orientation_in
+from panoptic_cli.images.depth import DEEP_NOTE, is_deep
+from panoptic_cli.images.limits import TooLargeError, check_size
+from panoptic_cli.images.orientation import Exif, is_turned, orientation_in, orientation_of, turned_size
+from panoptic_cli.images.pillow import decode_picture, open_picture
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: every libjpeg reads these
@@ -25,6 +28,14 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _END_OF_IMAGE = 0xD9
 _BETWEEN_SCANS = {0xC4, _START_OF_SCAN, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, scans, comments
 _EXIF = b"Exif\0\0"
+_DEEP = 16  # bits a sample of a PNG
+
+_EXIF_NOTES = {  # by whether the picture is turned, and whether the annotations fit both ways
+    (True, False): "pictures turned as their EXIF orientation says: the annotations fit only so",
+    (False, False): "pictures with an EXIF orientation left as stored: the annotations fit only so",
+    (True, True): "pictures turned as their EXIF orientation says: the annotations fit both ways (see --exif)",
+    (False, True): "pictures with an EXIF orientation left as stored: the annotations fit both ways (see --exif)",
+}
 
 
 class PictureError(ValueError):
@@ -51,26 +62,32 @@ class PictureFile:
     Attributes:
         encoded: the file's bytes, or a PNG if the picture had to be changed.
         format: "jpeg" or "png".
-        note: what the user should know about it, in the same words for every picture of that kind (conversions count
-            them and manifests keep them); None for nothing.
+        notes: what the user should know about it, in the same words for every picture of that kind (conversions count
+            them and manifests keep them).
     """
 
     encoded: bytes
     format: str
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What the beginning of a picture file tells.
+
+    Attributes:
+        format: "jpeg", "png", or Pillow's name of another format.
+        width: in pixels, as stored.
+        height: in pixels, as stored.
+        orientation: the EXIF orientation, 1..8.
+        notes: why the file's bytes cannot be stored; empty if they can.
+    """
+
     format: str
     width: int
     height: int
-    decodable: bool  # by TensorFlow
-    exif: bytes | None
-
-    def orientation(self) -> int:
-        """Returns the EXIF orientation, 1 (upright) if there is no usable one."""
-        return 1 if self.exif is None else orientation_in(self.exif)
+    orientation: int
+    notes: tuple[str, ...] = ()
 
 
 def read_file(path: Path, what: str) -> bytes:
@@ -83,50 +100,48 @@ def read_file(path: Path, what: str) -> bytes:
         raise PictureError(f"unreadable {what}", f"the {what} {path} cannot be read: {error.strerror}") from None
 
 
-def read_picture_file(path: Path, width: int, height: int) -> PictureFile:
-    """Reads a picture and checks that it is whole and that TensorFlow decodes it to the annotations' size.
+def read_picture_file(path: Path, width: int, height: int, exif: Exif | None = None) -> PictureFile:
+    """Reads a picture and checks that it is whole and of the annotations' size.
 
-    TensorFlow itself reads greyscale, CMYK, palettes, alpha and 16 bits as 8-bit RGB, so these are stored as found. It
-    does not apply the EXIF orientation. Annotations usually belong to the stored pixels. If their size fits only the
-    turned picture, the record gets the turned picture as a PNG, which is lossless.
+    TensorFlow itself reads greyscale, CMYK, palettes and alpha as 8-bit RGB, so these are stored as found. It does not
+    apply the EXIF orientation. If the annotations belong to the turned picture (see `orientation`), the record gets the
+    turned picture. Turned pictures, other formats than JPEG and PNG, and more than 8 bits become PNGs of 8-bit RGB.
 
     Args:
-        path: a JPEG or a PNG.
+        path: a picture of any format that Pillow reads.
         width: the annotations' width in pixels.
         height: the annotations' height in pixels.
+        exif: see `orientation.is_turned`.
 
     Raises:
-        PictureError: the picture is missing, not whole, of another format or of another size.
+        PictureError: the picture is missing, not whole, too large, unknown or of another size.
     """
     encoded = read_file(path, "picture")
     try:
-        if encoded[:2] == b"\xff\xd8":
-            header = _jpeg_header(encoded)
-        elif encoded[:8] == png.SIGNATURE:
-            header = _png_header(encoded)
-        else:
-            raise _neither_jpeg_nor_png(path, encoded)
-    except PictureError:
-        raise
+        header = read_header(encoded)
+        check_size(header.width, header.height)
+    except TooLargeError as error:
+        raise PictureError("picture too large", f"the picture {path} cannot be read: {error}") from None
     except (ValueError, IndexError) as error:
         reason = "it is cut short" if isinstance(error, IndexError) else error
-        raise PictureError("unreadable picture", f"the picture {path} is damaged: {reason}") from None
-    orientation = header.orientation()
-    if (header.width, header.height) == (width, height):
-        if not header.decodable:
-            return PictureFile(
-                _as_png(path, encoded), "png", "pictures stored as PNG: TensorFlow cannot read these JPEGs"
-            )
-        note = (
-            None
-            if orientation == 1
-            else "pictures with an EXIF orientation left as stored: the annotations fit the stored pixels"
-        )
-        return PictureFile(encoded, header.format, note)
-    if (header.height, header.width) == (width, height) and orientation in TRANSPOSED:
-        note = "pictures turned as EXIF says and stored as PNG: the annotations fit the turned picture"
-        return PictureFile(_as_png(path, encoded), "png", note)
-    raise PictureError("size mismatch", size_mismatch(path, (header.width, header.height), (width, height)))
+        raise PictureError("unreadable picture", f"the picture {path} cannot be read: {reason}") from None
+    stored = (header.width, header.height)
+    turned = is_turned(header.orientation, stored, (width, height), exif)
+    if turned is None:
+        raise PictureError("size mismatch", size_mismatch(path, stored, (width, height)))
+    notes = header.notes
+    if header.orientation != 1:
+        fits_both = stored == turned_size(header.orientation, stored)
+        notes = (*notes, _EXIF_NOTES[turned, fits_both])
+    if not turned and not header.notes:
+        return PictureFile(encoded, header.format, notes)
+    try:
+        pixels = decode_picture(encoded, upright=turned)
+    except ValueError as error:
+        raise PictureError("unreadable picture", f"the picture {path} cannot be decoded: {error}") from None
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
+    return PictureFile(stream.getvalue(), "png", notes)
 
 
 def size_mismatch(path: Path, found: tuple[int, ...], expected: tuple[int, int]) -> str:
@@ -134,7 +149,23 @@ def size_mismatch(path: Path, found: tuple[int, ...], expected: tuple[int, int])
     return f"{path} is {found[0]}x{found[1]} pixels, the JSON says {expected[0]}x{expected[1]}"
 
 
-def _jpeg_header(data: bytes) -> _Header:
+def read_header(data: bytes) -> Header:
+    """Reads the header of a picture and checks that a JPEG or PNG is whole.
+
+    Raises:
+        ValueError: it is not a picture, or damaged.
+        IndexError: it is cut short.
+    """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_header(data)
+    if data[:8] == png.SIGNATURE:
+        return _png_header(data)
+    with open_picture(data) as picture:
+        notes = (f"pictures of the format {picture.format} stored as PNG", *([DEEP_NOTE] if is_deep(picture) else []))
+        return Header(picture.format or "", *picture.size, orientation_of(picture), notes)
+
+
+def _jpeg_header(data: bytes) -> Header:
     """Walks through a JPEG's segments to its end.
 
     Searching for the end marker is not enough: a thumbnail in the EXIF data has one too.
@@ -171,7 +202,8 @@ def _jpeg_header(data: bytes) -> _Header:
     _walk_scans(data, place)
     marker, precision, height, width, components = frame
     decodable = marker in _DECODABLE_FRAMES and precision == 8 and components in (1, 3, 4)
-    return _Header("jpeg", width, height, decodable, exif)
+    notes = () if decodable else ("pictures stored as PNG: TensorFlow cannot read these JPEGs",)
+    return Header("jpeg", width, height, 1 if exif is None else orientation_in(exif), notes)
 
 
 def _walk_scans(data: bytes, place: int) -> None:
@@ -197,7 +229,7 @@ def _walk_scans(data: bytes, place: int) -> None:
     raise ValueError("it is cut short: its end marker is missing")
 
 
-def _png_header(data: bytes) -> _Header:
+def _png_header(data: bytes) -> Header:
     header: bytes | None = None
     exif: bytes | None = None
     pixels = False
@@ -209,24 +241,6 @@ def _png_header(data: bytes) -> _Header:
         pixels |= kind == b"IDAT"
     if header is None or len(header) != 13 or not pixels:
         raise ValueError("it has no pixels")
-    return _Header("png", int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big"), True, exif)
-
-
-def _as_png(path: Path, encoded: bytes) -> bytes:
-    """Decodes with Pillow, applies the EXIF orientation, and encodes as 8-bit RGB PNG."""
-    stream = io.BytesIO()
-    try:
-        with open_picture(encoded) as opened:
-            ImageOps.exif_transpose(opened).convert("RGB").save(stream, "PNG")
-    except ValueError as error:
-        raise PictureError("unreadable picture", f"the picture {path} cannot be decoded: {error}") from None
-    return stream.getvalue()
-
-
-def _neither_jpeg_nor_png(path: Path, encoded: bytes) -> PictureError:
-    try:
-        with open_picture(encoded) as opened:
-            name = opened.format
-    except ValueError:
-        return PictureError("unreadable picture", f"{path} is not a picture")
-    return PictureError("unknown picture format", f"the picture {path} is {name}, neither JPEG nor PNG")
+    width, height = (int.from_bytes(header[place : place + 4], "big") for place in (0, 4))
+    notes = (DEEP_NOTE,) if header[8] == _DEEP else ()
+    return Header("png", width, height, 1 if exif is None else orientation_in(exif), notes)

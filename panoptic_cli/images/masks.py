@@ -143,12 +143,6 @@ def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRu
     return SegmentRuns(places, lengths, (ids.shape[0], ids.shape[1])), strangers
 
 
-def segment_places(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[np.ndarray, list[int]]:
-    """Replaces ids like `segment_runs`, but returns the map as uint16 [height, width]."""
-    runs, strangers = segment_runs(ids, segment_ids)
-    return runs.paint(np.arange(len(segment_ids) + 1, dtype=np.uint16)), strangers
-
-
 def draw_segmentation(segmentation: Any, height: int, width: int) -> CroppedMask | None:
     """Draws a COCO segmentation, pixel for pixel as pycocotools does.
 

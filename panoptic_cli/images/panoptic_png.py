@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from kornia_rs.io import decode_image_png_u8
@@ -14,7 +15,9 @@ from PIL import Image
 
 from panoptic_cli.errors import DataError
 from panoptic_cli.images import png
-from panoptic_cli.images.pillow import open_picture
+from panoptic_cli.images.depth import is_deep
+from panoptic_cli.images.limits import TooLargeError, check_size
+from panoptic_cli.images.pillow import JPEG_FORMATS, open_picture
 
 MAX_ID = 2**24 - 1  # a segment id has to fit the three bytes of a colour
 _EIGHT_BIT_RGB = b"\x08\x02\x00\x00\x00"  # and not interlaced: the end of a PNG's first chunk
@@ -55,24 +58,40 @@ def encode_ids(ids: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def decode_rgb(data: bytes) -> np.ndarray:
-    """Decodes a panoptic PNG to its colours.
+class Colours(NamedTuple):
+    """The samples of a mask.
 
-    Args:
-        data: an 8-bit colour picture; an alpha channel is dropped.
+    Attributes:
+        rgb: uint8 [H, W, 3], see `rgb_to_ids`; None for greyscale.
+        values: uint32 [H, W], grey values or places in the palette; None for a picture in colour.
+    """
 
-    Returns:
-        uint8 [H, W, 3], see `rgb_to_ids`.
+    rgb: np.ndarray | None
+    values: np.ndarray | None = None
+
+
+def decode_colours(data: bytes) -> Colours:
+    """Decodes a mask to its colours or values; an alpha channel is dropped.
 
     Raises:
-        ValueError: it is not a picture, is cut short or damaged, or is not in colour.
+        ValueError: it is not a picture, is cut short or damaged, a JPEG, or has other samples than ids;
+            TooLargeError if it is too large.
     """
     pixels = _decode_plain(data)
-    return _decode_any(data) if pixels is None else pixels
+    return _decode_any(data) if pixels is None else Colours(pixels)
+
+
+def decode_rgb(data: bytes) -> np.ndarray:
+    """Decodes a mask to uint8 [H, W, 3], see `rgb_to_ids`; grey values are ids. Raises as `decode_colours` does."""
+    rgb, values = decode_colours(data)
+    if rgb is None:
+        assert values is not None, "every mask has colours or values"
+        rgb = ids_to_rgb(values)
+    return rgb
 
 
 def decode_ids(data: bytes) -> np.ndarray:
-    """Decodes a panoptic PNG to segment ids, uint32 [H, W], 0 for unlabelled; raises as `decode_rgb` does."""
+    """Decodes a panoptic PNG to segment ids, uint32 [H, W], 0 for unlabelled; raises as `decode_colours` does."""
     return rgb_to_ids(decode_rgb(data))
 
 
@@ -91,16 +110,18 @@ def read_rgb(path: str | Path) -> np.ndarray:
         raise DataError(f"The panoptic PNG {path} cannot be read: {error.strerror}.") from error
     try:
         return decode_rgb(content)
+    except TooLargeError as error:
+        raise DataError(f"The panoptic PNG {path} cannot be read: {error}.") from None
     except ValueError as error:
         raise DataError(f"The panoptic PNG {path} is broken: {error}.", "Write it again or fetch it again.") from None
 
 
 def _decode_plain(data: bytes) -> np.ndarray | None:
     """Decodes an 8-bit RGB PNG with kornia-rs, four times as fast as Pillow; None if it is left to Pillow."""
-    plain = data[:8] == png.SIGNATURE and data[24:29] == _EIGHT_BIT_RGB
-    width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
-    if not plain or not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 0):
+    if data[:8] != png.SIGNATURE or data[24:29] != _EIGHT_BIT_RGB:
         return None
+    width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
+    check_size(width, height)
     try:
         return np.asarray(decode_image_png_u8(data, (height, width), "rgb"))
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -109,14 +130,22 @@ def _decode_plain(data: bytes) -> np.ndarray | None:
         return None
 
 
-def _decode_any(data: bytes) -> np.ndarray:
+def _decode_any(data: bytes) -> Colours:
     """Decodes any picture that Pillow reads. Pillow accepts damaged pixels, so a PNG's checksums are checked first."""
     if data[:8] == png.SIGNATURE:
         png.check_chunks(data)
     with open_picture(data) as picture:
-        # The colours of a palette are ids; the indices into it are not.
-        pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+        if picture.format in JPEG_FORMATS:
+            raise ValueError("it is a JPEG, whose compression damages segment ids; write masks as PNG")
         mode = picture.mode
-    if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4) or pixels.dtype != np.uint8:
-        raise ValueError(f"its mode is {mode}; it must be an RGB picture with 8 bits a channel")
-    return np.ascontiguousarray(pixels[..., :3])
+        if mode in ("RGB", "RGBA") and is_deep(picture):
+            raise ValueError("it has 16 bits a channel; it must be RGB with 8 bits a channel, or greyscale")
+        if mode == "P":
+            return Colours(np.asarray(picture.convert("RGB")), np.asarray(picture).astype(np.uint32))
+        pixels = np.asarray(picture)
+    if pixels.ndim == 3 and mode in ("RGB", "RGBA"):
+        return Colours(np.ascontiguousarray(pixels[..., :3]))
+    values = pixels[..., 0] if mode == "LA" else pixels
+    if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > MAX_ID or (values % 1).any():
+        raise ValueError(f"its mode is {mode}; it must be RGB with 8 bits a channel, or greyscale")
+    return Colours(None, values.astype(np.uint32))

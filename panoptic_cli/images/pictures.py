@@ -6,15 +6,22 @@ import glob
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from panoptic_cli.errors import DataError, listed
-from panoptic_cli.images.pillow import decode_picture, open_picture, orientation_of
+from panoptic_cli.images.depth import DEEP_NOTE, is_deep
+from panoptic_cli.images.orientation import Exif, orientation_of
+from panoptic_cli.images.pillow import JPEG_FORMATS, decode_picture, open_picture
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in "jpg jpeg jfif png bmp webp tif tiff gif jp2 avif ppm pgm tga".split()  # noqa: SIM905
+)
+TURNED_NOTE = "pictures turned as their EXIF orientation says (--exif ignore leaves them as stored)"
 
 
 def read_list(source: str) -> list[str]:
@@ -86,11 +93,16 @@ def find_pictures(inputs: Iterable[str], *, from_list: Iterable[str] = (), skip:
     return list(found)
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: Path, exif: Exif = "apply", notes: Counter[str] | None = None) -> np.ndarray:
     """Reads a picture as people see it: EXIF orientation applied, greyscale and CMYK as RGB, alpha dropped.
 
-    JPEG and PNG without an orientation go through TensorFlow's decoder, so that prediction gets the same pixels as
-    training, evaluation and exported models.
+    JPEG and PNG that are not turned go through TensorFlow's decoder, so that prediction gets the same pixels as
+    training, evaluation and exported models. Others get those that records store of them.
+
+    Args:
+        path: the file.
+        exif: "ignore" leaves the pixels as stored.
+        notes: counts what was changed and the user should know about.
 
     Returns:
         uint8 [height, width, 3].
@@ -101,9 +113,15 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
         with open_picture(content) as opened:
-            for_tensorflow = opened.format in ("JPEG", "PNG") and orientation_of(opened) == 1
+            deep = is_deep(opened)
+            if opened.format == "PNG":
+                opened.load()  # its orientation may follow its pixels
+            turned = exif == "apply" and orientation_of(opened) != 1
+            for_tensorflow = opened.format in (*JPEG_FORMATS, "PNG") and not turned
+        if notes is not None:
+            notes.update([TURNED_NOTE] * turned + [DEEP_NOTE] * deep)
         if not for_tensorflow:
-            return decode_picture(content, upright=True)
+            return decode_picture(content, upright=turned)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from None
     except ValueError as error:

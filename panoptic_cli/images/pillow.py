@@ -7,56 +7,99 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from panoptic_cli.errors import one_line
+from panoptic_cli.images.depth import exchange_bytes, is_deep, to_eight_bits
+from panoptic_cli.images.limits import TooLargeError, check_size
+from panoptic_cli.images.orientation import Exif, is_turned, orientation_of, turn
 
-TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+Image.MAX_IMAGE_PIXELS = None  # `limits` is checked instead
+
+JPEG_FORMATS = ("JPEG", "MPO")  # Pillow's names; an MPO is a JPEG with more pictures after the first
+
+
+class Decoded(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+        pixels: uint8 [height, width, 3].
+        scaling: how more than 8 bits became 8, such as "divided by 16"; None for pictures of 8 bits.
+    """
+
+    pixels: np.ndarray
+    scaling: str | None
 
 
 @contextmanager
-def open_picture(encoded: bytes) -> Iterator[Image.Image]:
+def open_picture(encoded: bytes) -> Iterator[ImageFile.ImageFile]:
     """Opens an encoded picture. Failures inside the block become a ValueError too, because Pillow decodes lazily.
 
     Raises:
-        ValueError: the bytes are not a picture, or the picture is damaged or too large.
+        ValueError: the bytes are not a picture, or the picture is damaged; TooLargeError if it is too large.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(encoded)) as picture:
+            check_size(*picture.size)
             yield picture
     except UnidentifiedImageError:
         raise ValueError("its format is not known" if encoded else "it is empty") from None
-    except MemoryError:
+    except (MemoryError, TooLargeError):
         raise
     except Exception as error:
         raise ValueError(one_line(error, 120)) from None
 
 
 def decode_picture(encoded: bytes, *, upright: bool = False) -> np.ndarray:
-    """Decodes a picture to RGB. Greyscale is repeated, alpha is dropped, and of 16 bits the upper eight are kept.
+    """Decodes a picture to RGB, uint8 [height, width, 3]; see `decode`."""
+    return decode(encoded, upright=upright).pixels
+
+
+def decode(encoded: bytes, *, upright: bool = False) -> Decoded:
+    """Decodes a picture to RGB. Greyscale is repeated, alpha is dropped; `depth` scales more than 8 bits to 8.
 
     Args:
         encoded: a file of any format that Pillow reads.
         upright: turn the picture as its EXIF orientation says; otherwise the pixels are returned as stored.
 
+    Raises:
+        ValueError: the bytes are not a picture, or the picture is damaged or too large.
+    """
+    with open_picture(encoded) as picture:
+        scaling = None
+        if is_deep(picture):
+            scaled, scaling = to_eight_bits(_deep_colours(picture, encoded))
+            rgb = Image.fromarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)))
+        else:
+            rgb = picture.convert("RGB")
+        return Decoded(np.asarray(turn(rgb, orientation_of(picture)) if upright else rgb), scaling)
+
+
+def decode_annotated(encoded: bytes, shape: tuple[int, int], exif: Exif | None = None) -> np.ndarray:
+    """Decodes a picture to the pixels that its annotations belong to.
+
+    Args:
+        encoded: a file of any format that Pillow reads.
+        shape: (height, width) of the annotations.
+        exif: see `orientation.is_turned`.
+
     Returns:
         uint8 [height, width, 3].
 
     Raises:
-        ValueError: the bytes are not a picture, or the picture is damaged or too large.
+        ValueError: as `decode` does; or the picture has another size.
     """
-    with open_picture(encoded) as opened:
-        picture = ImageOps.exif_transpose(opened) if upright else opened
-        if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: convert() would clip at 255
-            values = np.asarray(picture, np.float64)
-            scale = 256.0 if values.max(initial=0.0) > 255 else 1.0
-            grey = np.clip(np.floor(values / scale), 0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=-1)
-        return np.asarray(picture.convert("RGB"))
+    with open_picture(encoded) as picture:
+        picture.load()  # a PNG may have its orientation after its pixels
+        turned = is_turned(orientation_of(picture), picture.size, shape[::-1], exif)
+    if turned is None:
+        raise ValueError("picture and mask differ in size")
+    return decode_picture(encoded, upright=turned)
 
 
 def decode_samples(encoded: bytes) -> np.ndarray:
@@ -72,25 +115,13 @@ def decode_samples(encoded: bytes) -> np.ndarray:
         return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
 
 
-def orientation_of(picture: Image.Image) -> int:
-    """Returns the EXIF orientation of an opened picture, 1..8; 1 (upright) if it has none or its EXIF is damaged."""
-    return _orientation(picture.getexif)
-
-
-def orientation_in(exif: bytes) -> int:
-    """Returns the orientation in EXIF data that begin with `Exif\\0\\0`, as `orientation_of` does."""
-
-    def load() -> Image.Exif:
-        loaded = Image.Exif()
-        loaded.load(exif)
-        return loaded
-
-    return _orientation(load)
-
-
-def _orientation(read: Callable[[], Image.Exif]) -> int:
-    try:
-        value = read().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow's EXIF parser raises many classes too; the picture itself may still be good
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+def _deep_colours(picture: ImageFile.ImageFile, encoded: bytes) -> np.ndarray:
+    """Returns all bits of a deep picture's colours, without alpha: [height, width, 1 or 3]."""
+    if picture.mode not in ("RGB", "RGBA"):
+        return np.asarray(picture)[..., None]
+    with open_picture(encoded) as again:
+        is_grey = exchange_bytes(again)
+        lower = np.asarray(again).astype(np.uint16)
+    if is_grey:
+        return lower[..., :1] << 8 | lower[..., 1:2]
+    return (np.asarray(picture).astype(np.uint16) << 8 | lower)[..., :3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path
 from panoptic_cli.images.drawing import draw_panoptic
+from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import read_picture
 from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
@@ -26,10 +28,12 @@ class PredictionSummary:
     Attributes:
         overlays: the overlay of each picture.
         failed: {picture: reason} of the pictures that cannot be read.
+        notes: changes to pictures that the user should know about, with their numbers.
     """
 
     overlays: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 class PicturePredictor(Protocol):
@@ -54,6 +58,7 @@ def predict_pictures(
     *,
     batch_size: int = 1,
     alpha: float = 0.5,
+    exif: Exif = "apply",
 ) -> PredictionSummary:
     """Predicts pictures; records the ones that cannot be read, and continues with the rest.
 
@@ -65,6 +70,7 @@ def predict_pictures(
             predictor's score threshold.
         batch_size: pictures that the network takes at once.
         alpha: opacity of the overlay, 0..1.
+        exif: whether pictures are turned as their EXIF orientation says.
 
     Returns:
         The overlays and the failures.
@@ -80,7 +86,7 @@ def predict_pictures(
         waiting: list[tuple[int, Path, np.ndarray]] = []
         for image_id, path in enumerate(pictures, start=1):
             try:
-                waiting.append((image_id, path, read_picture(path)))
+                waiting.append((image_id, path, read_picture(path, exif, summary.notes)))
             except DataError as error:
                 summary.failed[str(path)] = error.message
                 console.warn(error.message)

@@ -11,8 +11,9 @@ from typing import Any
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.coco.dataset import Picture
+from panoptic_cli.coco.dataset import Picture, Pictures
 from panoptic_cli.coco.layout import SplitFiles
+from panoptic_cli.coco.orientations import settle_exif
 from panoptic_cli.errors import DataError
 from panoptic_cli.inspection.annotations import open_annotations
 from panoptic_cli.inspection.findings import Findings
@@ -114,6 +115,8 @@ def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitRep
     """
     findings = Findings()
     with open_annotations(files, findings) as annotations:
+        if isinstance(annotations.sound, Pictures):
+            files = settle_exif(files, annotations.sound)
         report = SplitReport(files, annotations.table, findings)
         for place in spread_evenly(range(len(annotations.sound)), samples):
             with contextlib.suppress(DataError):  # reported when all pictures are read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from panoptic_cli import storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.layout import OwnFiles, SplitFiles, find_splits
 from panoptic_cli.errors import UsageError, listed
+from panoptic_cli.images.orientation import Exif
 from panoptic_cli.inspection import samples
 from panoptic_cli.inspection.dataset import SplitReport, add_shared_pictures, inspect_split
 from panoptic_cli.inspection.record_files import RecordReport, compare_with_manifests, inspect_records
@@ -95,25 +96,27 @@ class Inspection:
         ]
 
 
-def find_source(data: Sequence[str], own: OwnFiles, default: Path) -> Source:
+def find_source(data: Sequence[str], own: OwnFiles, default: Path, exif: Exif | None = None) -> Source:
     """Finds out what to inspect.
 
     Args:
         data: a data set's folder, or record files: paths, folders and patterns.
         own: files of a data set in another layout; they replace `data`.
         default: the data set's folder if nothing is given.
+        exif: see `SplitFiles`.
 
     Raises:
         UsageError: several data sets, or remote files.
         DataError: there are no such files.
     """
     if own.given:
-        return Source((str(own.panoptic_annotations),), (own.split(),))
+        return Source((str(own.panoptic_annotations),), (replace(own.split(), exif=exif),))
     folders = [path for path in data or [str(default)] if not data or (Path(path) / "annotations").is_dir()]
     if len(data) > 1 and folders:
         raise UsageError(f"{folders[0]} is a data set, but several paths are given.", "Inspect one data set at a time.")
     if folders:
-        return Source(tuple(folders), tuple(find_splits(Path(folders[0]))))
+        splits = find_splits(Path(folders[0]))
+        return Source(tuple(folders), tuple(replace(files, exif=exif) for files in splits))
     remote = [path for path in data if storage.is_remote(storage.normalize(path))]
     if remote:
         raise UsageError(f"{remote[0]} is not on this machine.", "Copy the files here to inspect them.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,15 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
-from panoptic_cli.images import masks, panoptic_png, png
-from panoptic_cli.images.pillow import TRANSPOSED
+from panoptic_cli.images import masks
+from panoptic_cli.images.limits import TooLargeError
+from panoptic_cli.images.mask_files import MaskReading, read_mask
+from panoptic_cli.images.orientation import Exif, is_turned, turned_size
+from panoptic_cli.images.pillow import JPEG_FORMATS
 from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.shared_checks import (
     BOX_TOLERANCE,
-    JPEG_FORMATS,
+    PictureFacts,
     box_misses_mask,
     boxes_differ,
     examine_picture,
@@ -29,7 +31,6 @@ from panoptic_cli.inspection.statistics import Counts, Spread
 # drawing.
 _MAX_AREA_RATIO = 3.0
 _SMALL_AREA = 64  # pixels; in smaller objects, rounding alone makes such differences
-_PNG_KINDS = {0: "greyscale", 2: "RGB", 3: "a palette", 4: "greyscale with alpha", 6: "RGBA"}
 
 
 @dataclass
@@ -79,7 +80,7 @@ def inspect_picture(files: SplitFiles, table: CategoryTable, picture: Picture, r
     _count(picture, table, result.contents)
     shape = None
     if picture.file_name:
-        shape = _check_file(files.image_dir / picture.file_name, picture, result)
+        shape = _check_file(files.image_dir / picture.file_name, picture, files.exif, result)
     if picture.mask_name:
         shape = _check_mask(files.panoptic_masks / picture.mask_name, picture, table, result) or shape
     # Without a file that confirms the size, masks could be larger than memory.
@@ -109,32 +110,42 @@ def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> N
     contents.pictures_with.update({segment.category_id for segment in picture.segments})
 
 
-def _check_file(path: Path, picture: Picture, result: PictureResults) -> tuple[int, int] | None:
+def _check_file(path: Path, picture: Picture, exif: Exif | None, result: PictureResults) -> tuple[int, int] | None:
     """Returns the (height, width) that annotations of the file must have; None if the file cannot be read."""
     findings, name = result.findings, picture.file_name
     try:
-        image_format, size, orientation, digest = examine_picture(path.read_bytes())
+        facts = examine_picture(path.read_bytes())
     except FileNotFoundError:
         findings.add("picture missing", f"{name} (image {picture.id})")
+        return None
+    except TooLargeError as error:
+        findings.add("picture too large", f"{name}: {error}")
         return None
     except (OSError, ValueError) as error:
         findings.add("picture unreadable", f"{name}: {_cause(error)}")
         return None
-    result.contents.digests[name] = digest
-    if image_format not in (*JPEG_FORMATS, "PNG"):
-        findings.add("picture neither JPEG nor PNG", f"{name} is {image_format}")
+    result.contents.digests[name] = facts.digest
+    if facts.format not in (*JPEG_FORMATS, "PNG"):
+        findings.add("picture neither JPEG nor PNG", f"{name} is {facts.format}", "warning")
+    if facts.scaling is not None:
+        findings.add("picture of more than 8 bits", f"{name}: {facts.scaling}", "warning")
     annotated = (picture.width, picture.height)
-    if picture.width and size[::-1] == annotated != size and orientation in TRANSPOSED:
-        message = f"{name}: the annotations fit the turned picture; make-tfrecords stores it turned"
-        findings.add("EXIF orientation", message, "warning")
-        return size
-    if picture.width and size != annotated:
-        sizes = f"is {size[0]}x{size[1]} pixels, the JSON says {picture.width}x{picture.height}"
+    turned = is_turned(facts.orientation, facts.size, annotated, exif)
+    if turned is None and picture.width:
+        sizes = f"is {facts.size[0]}x{facts.size[1]} pixels, the JSON says {picture.width}x{picture.height}"
         findings.add("picture size differs from the JSON", f"{name} {sizes}")
-    if orientation != 1:
-        message = f"{name}: viewers turn it; training reads the pixels as stored, which the annotations fit"
-        findings.add("EXIF orientation", message, "warning")
-    return size[1], size[0]
+    elif facts.orientation != 1:
+        _check_orientation(name, facts, turned, findings)
+    width, height = turned_size(facts.orientation, facts.size) if turned else facts.size
+    return height, width
+
+
+def _check_orientation(name: str, facts: PictureFacts, turned: bool | None, findings: Findings) -> None:
+    used = "turned" if turned else "as stored"
+    if facts.size == turned_size(facts.orientation, facts.size):
+        findings.add("EXIF orientation, both ways fit", f"{name}: used {used}", "warning")
+    else:
+        findings.add(f"EXIF orientation, picture {used}", name, "warning")
 
 
 def _cause(error: OSError | ValueError) -> str:
@@ -145,37 +156,34 @@ def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: Pict
     """Returns (height, width) of the mask, None if it cannot be read."""
     findings, name = result.findings, picture.mask_name
     try:
-        encoded = path.read_bytes()
-        if encoded and not encoded.startswith(png.SIGNATURE):
-            findings.add("mask not a PNG", f"{name} does not begin like a PNG")
-            return None
-        depth, kind = struct.unpack_from(">BB", encoded, 24) if len(encoded) > 25 else (8, 2)
-        if (depth != 8 and kind != 3) or kind in (0, 4):
-            findings.add("mask not RGB", f"{name} is {_PNG_KINDS.get(kind, 'unknown')} of {depth} bits")
-            return None
-        png.check_chunks(encoded)
-        ids = panoptic_png.decode_ids(encoded)
+        mask = read_mask(path.read_bytes(), [segment.id for segment in picture.segments])
     except FileNotFoundError:
         findings.add("mask missing", f"{name} (image {picture.id})")
+        return None
+    except TooLargeError as error:
+        findings.add("mask too large", f"{name}: {error}")
         return None
     except (OSError, ValueError) as error:
         findings.add("mask unreadable", f"{name}: {_cause(error)}")
         return None
-    if kind == 3:
-        findings.add("mask with a palette", name, "warning")
-    if picture.width and ids.shape != (picture.height, picture.width):
-        sizes = f"is {ids.shape[1]}x{ids.shape[0]} pixels, the JSON says {picture.width}x{picture.height}"
+    height, width = mask.runs.shape
+    if mask.note is not None and mask.strangers:
+        findings.add("mask id not in the JSON", f"{name} has {listed(mask.strangers, 3)} ({mask.note})")
+        return height, width
+    if mask.note is not None:
+        findings.add(mask.note, name, "warning")
+    if picture.width and (width, height) != (picture.width, picture.height):
+        sizes = f"is {width}x{height} pixels, the JSON says {picture.width}x{picture.height}"
         findings.add("mask size differs from the JSON", f"{name} {sizes}")
-    _check_segments(ids, picture, table, result)
-    return ids.shape[0], ids.shape[1]
+    _check_segments(mask, picture, table, result)
+    return height, width
 
 
-def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, result: PictureResults) -> None:
-    findings = result.findings
-    runs, strangers = masks.segment_runs(ids, [segment.id for segment in picture.segments])
+def _check_segments(mask: MaskReading, picture: Picture, table: CategoryTable, result: PictureResults) -> None:
+    findings, runs = result.findings, mask.runs
     places = runs.paint(np.arange(len(picture.segments) + 1, dtype=np.uint16))
-    if strangers:
-        findings.add("mask id not in the JSON", f"{picture.mask_name} has pixels of {listed(strangers, 3)}")
+    if mask.strangers:
+        findings.add("mask id not in the JSON", f"{picture.mask_name} has pixels of {listed(mask.strangers, 3)}")
     areas = runs.areas(len(picture.segments))
     result.contents.pixels[0] += int(areas[0])
     for place, segment in enumerate(picture.segments, start=1):

@@ -11,7 +11,8 @@ import numpy as np
 
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, png
-from panoptic_cli.inspection.shared_checks import JPEG_FORMATS, box_misses_mask, examine_picture
+from panoptic_cli.images.pillow import JPEG_FORMATS
+from panoptic_cli.inspection.shared_checks import box_misses_mask, examine_picture
 from panoptic_cli.inspection.statistics import Counts, Spread
 from panoptic_cli.records import schema
 
@@ -103,7 +104,7 @@ def _is(values: list[bytes] | np.ndarray, kind: type) -> bool:
 def _check_picture(features: Features, size: tuple[int, int]) -> _Problems:
     encoded = bytes(features[schema.IMAGE_ENCODED][0])
     try:
-        image_format, (width, height), _, _ = examine_picture(encoded)
+        image_format, (width, height), *_ = examine_picture(encoded)
     except ValueError as error:
         yield "unreadable picture", str(error)
         return

@@ -17,9 +17,10 @@ from panoptic_cli.coco.dataset import Picture
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path
-from panoptic_cli.images import masks, panoptic_png
+from panoptic_cli.images import masks
 from panoptic_cli.images.drawing import draw_panoptic
-from panoptic_cli.images.pillow import decode_picture
+from panoptic_cli.images.mask_files import read_mask
+from panoptic_cli.images.pillow import decode_annotated, decode_picture
 from panoptic_cli.records import schema
 from panoptic_cli.records.tfrecord import read_records
 
@@ -55,24 +56,20 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
     for picture in pictures:
         try:
             encoded = (files.image_dir / picture.file_name).read_bytes()
-            ids = panoptic_png.decode_ids((files.panoptic_masks / picture.mask_name).read_bytes())
-            image = decode_picture(encoded)
-            if ids.shape == image.shape[1::-1] != image.shape[:2]:  # the annotations fit the turned picture
-                image = decode_picture(encoded, upright=True)
-            if ids.shape != image.shape[:2]:
-                raise ValueError("picture and mask differ in size")
+            mask = (files.panoptic_masks / picture.mask_name).read_bytes()
+            runs = read_mask(mask, [segment.id for segment in picture.segments]).runs
+            image = decode_annotated(encoded, runs.shape, files.exif)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             console.warn(f"{picture.file_name} (image {picture.id}) is not drawn: {reason}.")
             continue
-        places, _ = masks.segment_places(ids, [segment.id for segment in picture.segments])
         categories = np.array([0, *(s.category_id for s in picture.segments)], np.int64)
         known = [table.by_id.get(segment.category_id) for segment in picture.segments]
         things = [
             place if category is not None and category.isthing else 0 for place, category in enumerate(known, start=1)
         ]
         instances = np.array([0, *things], np.int32)
-        yield Sample(f"{files.name}-{picture.id}", image, categories[places], instances[places])
+        yield Sample(f"{files.name}-{picture.id}", image, runs.paint(categories), runs.paint(instances))
 
 
 def record_samples(paths: Sequence[Path], count: int) -> Iterator[Sample]:

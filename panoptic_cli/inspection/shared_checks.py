@@ -6,9 +6,10 @@ import hashlib
 from typing import NamedTuple
 
 from panoptic_cli.images import png
-from panoptic_cli.images.pillow import open_picture, orientation_of
+from panoptic_cli.images.depth import is_deep
+from panoptic_cli.images.orientation import orientation_of
+from panoptic_cli.images.pillow import JPEG_FORMATS, decode, open_picture
 
-JPEG_FORMATS = ("JPEG", "MPO")  # Pillow's names; an MPO is a JPEG with more pictures after the first
 BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or after its last pixel
 
 _END_OF_JPEG = b"\xff\xd9"
@@ -27,12 +28,14 @@ class PictureFacts(NamedTuple):
         size: (width, height) as stored.
         orientation: EXIF orientation, 1..8.
         digest: digest of the pixels.
+        scaling: how more than 8 bits become 8, such as "divided by 16"; None for pictures of 8 bits.
     """
 
     format: str
     size: tuple[int, int]
     orientation: int
     digest: bytes
+    scaling: str | None
 
 
 def examine_picture(encoded: bytes) -> PictureFacts:
@@ -46,15 +49,16 @@ def examine_picture(encoded: bytes) -> PictureFacts:
     """
     with open_picture(encoded) as picture:
         image_format, size = picture.format or "", picture.size
-        orientation = orientation_of(picture)
+        scaling = decode(encoded).scaling if is_deep(picture) else None
         picture.draft(None, (1, 1))
         picture.load()
+        orientation = orientation_of(picture)
         digest = hashlib.sha256(picture.tobytes()).digest()[:16]
     if image_format == "PNG":
         png.check_chunks(encoded)
     elif image_format in JPEG_FORMATS and encoded.rfind(_END_OF_JPEG, max(0, len(encoded) - _TAIL)) < 0:
         raise ValueError("it is cut short: the end marker is missing")
-    return PictureFacts(image_format, size, orientation, digest)
+    return PictureFacts(image_format, size, orientation, digest, scaling)
 
 
 def boxes_differ(first: tuple[float, ...], second: tuple[float, ...]) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
 from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
+from panoptic_cli.coco.orientations import settle_exif
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
@@ -123,6 +124,7 @@ def _convert(
 ) -> ConversionSummary:
     """Converts the missing shards; the caller has locked the folder."""
     begun = time.monotonic()
+    plan = replace(plan, files=settle_exif(plan.files, dataset.pictures))
     common = common_digest(plan, dataset)
     done = clear_stale(plan)
     shards = [

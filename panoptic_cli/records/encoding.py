@@ -12,8 +12,10 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
-from panoptic_cli.images import masks, panoptic_png
+from panoptic_cli.images import masks
 from panoptic_cli.images.encoded import PictureError, read_file, read_picture_file, size_mismatch
+from panoptic_cli.images.limits import TooLargeError
+from panoptic_cli.images.mask_files import read_mask
 from panoptic_cli.images.masks import CroppedMask, SegmentRuns
 from panoptic_cli.records import schema
 from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
@@ -54,11 +56,11 @@ class PictureEncoder:
         Raises:
             PictureError: the picture or the mask is missing, unreadable, or contradicts the annotations.
         """
-        image = read_picture_file(self._files.image_dir / picture.file_name, picture.width, picture.height)
-        runs = self._read_segments(picture)
+        path = self._files.image_dir / picture.file_name
+        image = read_picture_file(path, picture.width, picture.height, self._files.exif)
         counts: Counter[str] = Counter(segments=len(picture.segments))
-        if image.note is not None:
-            counts[NOTE + image.note] += 1
+        counts.update(NOTE + note for note in image.notes)
+        runs = self._read_segments(picture, counts)
         objects = self._objects(picture, runs, counts)
         counts["objects"] = len(objects)
         counts["crowds"] = sum(o.is_crowd for o in objects)
@@ -75,22 +77,27 @@ class PictureEncoder:
         features |= self._segment_features(picture, runs)
         return encode_example(features), counts
 
-    def _read_segments(self, picture: Picture) -> SegmentRuns:
+    def _read_segments(self, picture: Picture, counts: Counter[str]) -> SegmentRuns:
         path = self._files.panoptic_masks / picture.mask_name
         content = read_file(path, "mask")
+        segment_ids = [segment.id for segment in picture.segments]
         try:
-            ids = panoptic_png.decode_ids(content)
+            mask = read_mask(content, segment_ids)
+        except TooLargeError as error:
+            raise PictureError("mask too large", f"{path}: {error}") from None
         except ValueError as error:
             raise PictureError("unreadable mask", f"{path}: {error}") from None
-        if ids.shape != (picture.height, picture.width):
-            raise PictureError("size mismatch", size_mismatch(path, ids.shape[::-1], (picture.width, picture.height)))
-        segment_ids = [segment.id for segment in picture.segments]
-        runs, strangers = masks.segment_runs(ids, segment_ids)
-        if strangers:
+        runs, (height, width) = mask.runs, mask.runs.shape
+        if (width, height) != (picture.width, picture.height):
+            raise PictureError("size mismatch", size_mismatch(path, (width, height), (picture.width, picture.height)))
+        if mask.strangers:
+            kind = "" if mask.note is None else f" ({mask.note})"
             raise PictureError(
                 "mask ids not in the JSON",
-                f"{path} has segment ids that segments_info lacks: {listed(strangers, 5)}",
+                f"{path} has segment ids that segments_info lacks: {listed(mask.strangers, 5)}{kind}",
             )
+        if mask.note is not None:
+            counts[NOTE + mask.note] += 1
         pixels = runs.areas(len(segment_ids))[1:]
         if not pixels.all():
             empty = [segment_ids[place] for place in np.flatnonzero(pixels == 0)]

@@ -22,13 +22,15 @@ from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json, remove, write_json
 from panoptic_cli.records.plans import ConversionPlan
 
-SCHEMA_VERSION = 2  # increase it if the same input gives other records
+SCHEMA_VERSION = 3  # increase it if the same input gives other records
 COUNTS = ("pictures", "objects", "crowds", "segments")
 
 
 def common_digest(plan: ConversionPlan, dataset: PanopticDataset) -> str:
     """Returns the digest of everything that all shards depend on."""
-    parts = [SCHEMA_VERSION, dataset.digests, plan.files.object_annotations is None, plan.shards, plan.on_bad_data]
+    files = plan.files
+    options = [plan.shards, plan.on_bad_data, files.exif]
+    parts = [SCHEMA_VERSION, dataset.digests, files.object_annotations is None, *options]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

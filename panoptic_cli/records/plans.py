@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from panoptic_cli import console
 from panoptic_cli.coco.layout import OwnFiles, SplitFiles, find_splits
 from panoptic_cli.errors import UsageError
+from panoptic_cli.images.orientation import Exif
 
 OnBadData = Literal["fail", "skip"]
 
@@ -49,6 +50,7 @@ def plan_conversions(
     splits: Sequence[str] = (),
     own: OwnFiles | None = None,
     prefix: str | None = None,
+    exif: Exif | None = None,
 ) -> list[ConversionPlan]:
     """Plans the conversion of a data set.
 
@@ -60,6 +62,7 @@ def plan_conversions(
         splits: the splits to convert; by default all that exist.
         own: files in another layout; they replace `data_dir`.
         prefix: name of the split in `own`; by default "train".
+        exif: see `SplitFiles`.
 
     Raises:
         UsageError: the arguments contradict each other, or the prefix cannot begin a file name.
@@ -75,6 +78,7 @@ def plan_conversions(
         if prefix is not None:
             raise UsageError("--output-prefix needs --panoptic-annotations; COCO's splits keep their names.")
         files = find_splits(data_dir, splits)
+    files = [replace(f, exif=exif) for f in files]
     return [ConversionPlan(f, output_dir, shards.get(f.name, shards["train"]), on_bad_data) for f in files]
 
 

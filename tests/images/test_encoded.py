@@ -59,9 +59,6 @@ FORMS: dict[str, Any] = {
     "alpha png": lambda d: _save(d / "a.png", "RGBA"),
     "palette png": lambda d: _save(d / "a.png", "P", bits=4),
     "palette png with transparency": lambda d: _save(d / "a.png", "P", transparency=3),
-    "16-bit grey png": lambda d: _wide_png(d / "a.png", 1),
-    "16-bit png": lambda d: _wide_png(d / "a.png", 3),
-    "16-bit alpha png": lambda d: _wide_png(d / "a.png", 4),
     "wrong name": lambda d: _save(d / "a.jpg", format="PNG"),
 }
 
@@ -72,7 +69,31 @@ def test_every_form_is_stored_as_found(tmp_path: Path, form: str) -> None:
     picture = read_picture_file(path, W, H)
     assert picture.encoded == path.read_bytes()
     assert picture.format == ("jpeg" if "jpeg" in form else "png")
-    assert picture.note is None
+    assert picture.notes == ()
+
+
+@pytest.mark.parametrize("image_format", ["BMP", "TIFF", "GIF", "WEBP", "PPM"])
+def test_other_formats_are_stored_as_png_without_loss(tmp_path: Path, image_format: str) -> None:
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    path = _save(tmp_path / "a.jpg", "P" if image_format == "GIF" else "RGB", format=image_format, **options)
+    picture = read_picture_file(path, W, H)
+    assert picture.format == "png"
+    assert picture.notes == (f"pictures of the format {image_format} stored as PNG",)
+    with Image.open(io.BytesIO(picture.encoded)) as stored, Image.open(path) as original:
+        assert stored.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(stored), np.asarray(original.convert("RGB")))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_scaled_and_that_is_told(tmp_path: Path, channels: int) -> None:
+    picture = read_picture_file(_wide_png(tmp_path / "a.png", channels), W, H)
+    assert picture.format == "png"
+    assert [note.split(":")[0] for note in picture.notes] == [
+        "pictures of more than 8 bits scaled by their brightest value"
+    ]
+    expected = np.repeat(_pixels()[..., :1], 3, axis=-1) if channels == 1 else _pixels()
+    with Image.open(io.BytesIO(picture.encoded)) as stored:
+        np.testing.assert_array_equal(np.asarray(stored), expected)
 
 
 @pytest.mark.slow
@@ -84,36 +105,39 @@ def test_tensorflow_decodes_every_form(tmp_path: Path) -> None:
         folder.mkdir()
         path = make(folder)
         decoded = decode_image(read_picture_file(path, W, H).encoded).numpy().astype(int)
-        if form.startswith("16-bit"):  # the upper byte of each sample
-            grey = form == "16-bit grey png"
-            expected = np.repeat(_pixels()[..., :1], 3, axis=-1) if grey else _pixels()
-        else:
-            with Image.open(path) as opened:
-                expected = np.asarray(opened.convert("RGB"))
+        with Image.open(path) as opened:
+            expected = np.asarray(opened.convert("RGB"))
         # Two JPEG decoders may round their inverse transforms and colours differently.
         assert np.abs(decoded - expected).max() <= (3 if "jpeg" in form else 0), form
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_pictures_are_stored_as_found_unless_only_the_turned_picture_fits(
-    tmp_path: Path, orientation: int, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_annotations_decide_whether_a_picture_is_turned(tmp_path: Path, orientation: int, name: str) -> None:
+    """And where they fit both ways, the option does."""
     path = _turned(tmp_path / name, orientation)
-    stored = read_picture_file(path, W, H)
-    assert stored.encoded == path.read_bytes()
-    assert (stored.note is None) == (orientation == 1)
-    if orientation < 5:  # the turned picture has the same size
+    with Image.open(path) as original:
+        as_stored, upright = np.asarray(original), np.asarray(ImageOps.exif_transpose(original))
+    fits_both = as_stored.shape == upright.shape
+    for exif, expected in (("apply", upright), ("ignore", as_stored), (None, upright)):
+        if not fits_both:
+            expected = as_stored
+        picture = read_picture_file(path, W, H, exif)  # type: ignore[arg-type]
+        with Image.open(io.BytesIO(picture.encoded)) as opened:
+            np.testing.assert_array_equal(np.asarray(opened), expected)
+        told = [note for note in picture.notes if "EXIF" in note]
+        assert len(told) == (orientation != 1)
+        assert all(("fit both ways" in note) == fits_both for note in told)
+        if name != "a.webp" and (expected is as_stored or orientation == 1):
+            assert picture.encoded == path.read_bytes()
+    if fits_both:
         with pytest.raises(PictureError, match="the JSON says 48x64"):
             read_picture_file(path, H, W)
         return
-    turned = read_picture_file(path, H, W)
-    assert turned.format == "png"
-    assert turned.note is not None
-    assert "turned" in turned.note
-    with Image.open(io.BytesIO(turned.encoded)) as opened, Image.open(path) as original:
+    turned = read_picture_file(path, H, W, "ignore")
+    with Image.open(io.BytesIO(turned.encoded)) as opened:
         assert opened.getexif().get(_ORIENTATION, 1) == 1
-        np.testing.assert_array_equal(np.asarray(opened), np.asarray(ImageOps.exif_transpose(original)))
+        np.testing.assert_array_equal(np.asarray(opened), upright)
 
 
 def test_an_end_marker_in_a_thumbnail_does_not_hide_that_a_jpeg_is_cut_short(tmp_path: Path) -> None:
@@ -123,7 +147,7 @@ def test_an_end_marker_in_a_thumbnail_does_not_hide_that_a_jpeg_is_cut_short(tmp
     whole = stream.getvalue()
     path = tmp_path / "a.jpg"
     path.write_bytes(whole[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + whole[2:])
-    assert read_picture_file(path, W, H).note is None
+    assert read_picture_file(path, W, H).notes == ()
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(PictureError, match="cut short") as caught:
         read_picture_file(path, W, H)
@@ -152,4 +176,4 @@ def test_a_marker_among_the_pixels_is_found(tmp_path: Path) -> None:
 def test_bytes_after_the_end_are_accepted(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes() + b"camera maker's data" * 10_000)
-    assert read_picture_file(path, W, H).note is None
+    assert read_picture_file(path, W, H).notes == ()

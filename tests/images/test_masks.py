@@ -37,17 +37,17 @@ def test_labels_that_do_not_fit_a_png_are_refused(labels: np.ndarray) -> None:
 
 def test_places_follow_the_list_and_unlisted_ids_are_returned() -> None:
     ids = np.array([[7, 0], [70000, 9]], np.uint32)
-    places, strangers = masks.segment_places(ids, [70000, 7])
-    assert (places.tolist(), strangers) == ([[2, 0], [1, 0]], [9])
-    places, strangers = masks.segment_places(ids, [9])
-    assert (places.tolist(), strangers) == ([[0, 0], [0, 1]], [7, 70000])
+    runs, strangers = masks.segment_runs(ids, [70000, 7])
+    assert (runs.paint(np.arange(3)).tolist(), strangers) == ([[2, 0], [1, 0]], [9])
+    runs, strangers = masks.segment_runs(ids, [9])
+    assert (runs.paint(np.arange(2)).tolist(), strangers) == ([[0, 0], [0, 1]], [7, 70000])
 
 
 def test_more_than_255_segments() -> None:
     ids = np.arange(1, 301, dtype=np.uint32).reshape(15, 20)
-    places, strangers = masks.segment_places(ids, list(range(300, 0, -1)))
+    runs, strangers = masks.segment_runs(ids, list(range(300, 0, -1)))
     assert not strangers
-    np.testing.assert_array_equal(places, 301 - ids)
+    np.testing.assert_array_equal(runs.paint(np.arange(301)), 301 - ids)
 
 
 def test_a_rectangle_polygon_covers_its_pixels() -> None:

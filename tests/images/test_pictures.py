@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,13 +68,16 @@ def test_png_modes(colors: Colors, tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_keep_the_upper_eight(colors: Colors, tmp_path: Path, suffix: str) -> None:
-    deep = colors[..., 0].astype(np.uint16) * 256 + 255
-    Image.fromarray(deep).save(tmp_path / f"deep.{suffix}")
-    with Image.open(tmp_path / f"deep.{suffix}") as saved:
-        assert saved.mode == "I;16"
-    found = read_picture(tmp_path / f"deep.{suffix}")
-    np.testing.assert_array_equal(found, np.repeat(colors[..., :1], 3, axis=-1))
+def test_twelve_and_sixteen_bits_are_scaled(colors: Colors, tmp_path: Path, suffix: str) -> None:
+    for factor in (16, 256):
+        deep = colors[..., 0].astype(np.uint16) * factor + factor - 1
+        Image.fromarray(deep).save(tmp_path / f"deep.{suffix}")
+        with Image.open(tmp_path / f"deep.{suffix}") as saved:
+            assert saved.mode == "I;16"
+        notes: Counter[str] = Counter()
+        found = read_picture(tmp_path / f"deep.{suffix}", notes=notes)
+        np.testing.assert_array_equal(found, np.repeat(colors[..., :1], 3, axis=-1))
+        assert list(notes.values()) == [1]
 
 
 def test_cmyk_jpegs(colors: Colors, tmp_path: Path) -> None:
@@ -102,7 +106,11 @@ def test_exif_orientation(colors: Colors, tmp_path: Path, orientation: int) -> N
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(colors).save(tmp_path / "a.jpg", quality=95, exif=exif)
-    assert_close(read_picture(tmp_path / "a.jpg"), TURNS[orientation](colors), JPEG_ERROR)
+    notes: Counter[str] = Counter()
+    assert_close(read_picture(tmp_path / "a.jpg", notes=notes), TURNS[orientation](colors), JPEG_ERROR)
+    assert notes.total() == (2 <= orientation <= 8)
+    assert_close(read_picture(tmp_path / "a.jpg", "ignore", notes), colors, JPEG_ERROR)
+    assert notes.total() == (2 <= orientation <= 8)
 
 
 def test_pictures_with_damaged_exif_are_read(colors: Colors, tmp_path: Path) -> None:

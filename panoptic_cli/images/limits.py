@@ -1,0 +1,33 @@
+"""The largest picture that is decoded: a limit by the machine's memory instead of Pillow's fixed one."""
+
+from __future__ import annotations
+
+import os
+
+MAX_PIXELS_VARIABLE = "PANOPTIC_MAX_PIXELS"  # the environment reaches the worker processes
+_BYTES = 32  # of memory for each pixel: its colours, ids and what is computed from them
+_FALLBACK = 1 << 29  # pixels, where the system does not tell its memory
+
+
+class TooLargeError(ValueError):
+    """A picture has more pixels than the limit."""
+
+
+def max_pixels() -> int:
+    """Returns the largest number of pixels of a picture: by option, or a pixel for every 32 bytes of memory."""
+    given = os.environ.get(MAX_PIXELS_VARIABLE, "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _BYTES
+    except (AttributeError, OSError, ValueError):
+        return _FALLBACK
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises TooLargeError if a picture of this size has too many pixels."""
+    if width * height > max_pixels():
+        raise TooLargeError(
+            f"it has {width:,} x {height:,} pixels, more than the limit of {max_pixels():,}; "
+            "cut it into tiles or raise --max-pixels"
+        )
