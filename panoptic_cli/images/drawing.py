@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.images.fonts import label
 
 _MIN_FONT, _MAX_FONT = 7, 40  # pixels
 _UNKNOWN_COLOR = (160, 160, 160)
@@ -51,7 +52,8 @@ def draw_panoptic(
         image: uint8 [H, W, 3], RGB.
         category_map: int32 [H, W], category ids, 0 for void.
         instance_map: int32 [H, W], instance numbers of the things, 0 for stuff.
-        table: names and colours; unknown ids are drawn grey and labelled with their number.
+        table: names and colours. Unknown ids are drawn grey and labelled with their number, as are names in letters for
+            which this system has no font.
         scores: 0..1 by instance number, shown in percent.
         alpha: opacity of the colours, 0..1; 0 draws nothing.
         outlines: whether to outline the instances.
@@ -155,14 +157,12 @@ def _tone(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _label(picture: Image.Image, regions: list[_Region], table: CategoryTable, scores: Mapping[int, float]) -> None:
     size = min(max(round(min(picture.size) * 0.028), _MIN_FONT), _MAX_FONT)
-    font = ImageFont.load_default(size=size)
     pad = max(1, size // 5)
     draw = ImageDraw.Draw(picture, "RGBA")
     taken: list[tuple[int, int, int, int]] = []
     # Things before stuff and large before small, so that the most important labels are kept if space is short.
     for region in sorted(regions, key=lambda r: (r.instance == 0, -r.area)):
-        known = table.by_id.get(region.category_id)
-        text = known.name if known else f"category {region.category_id}"
+        text, font = label(table, region.category_id, size)
         if region.instance in scores:
             text += f" {scores[region.instance]:.0%}"
         x0, y0, x1, y1 = font.getbbox(text)

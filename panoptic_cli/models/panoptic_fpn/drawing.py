@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from panoptic_cli.config.schema import Task
 from panoptic_cli.images.drawing import draw_panoptic
+from panoptic_cli.images.fonts import label
 from panoptic_cli.inspection.samples import Sample, enlarge
 from panoptic_cli.models.panoptic_fpn.label_space import THING_CLASS, LabelSpace
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
@@ -140,17 +141,17 @@ def _draw_boxes(picture: Image.Image, example: Example, label_space: LabelSpace,
     """Draws every box in its category's colour with the category's name at its top left corner."""
     by_id = label_space.table.by_id
     line = max(1, round(min(picture.size) / 300))
-    font = ImageFont.load_default(size=max(11, round(min(picture.size) * 0.024)))
+    size = max(11, round(min(picture.size) * 0.024))
     draw = ImageDraw.Draw(picture, "RGBA")
     named = []
-    for box, label in zip(example.boxes, example.classes, strict=True):
-        category = by_id[int(label_space.thing_ids[label])]
+    for box, number in zip(example.boxes, example.classes, strict=True):
+        category = by_id[int(label_space.thing_ids[number])]
         color = category.color
         y1, x1, y2, x2 = (float(v) * scale for v in box)
         draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=(0, 0, 0, 255), width=line + 2)
         draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=(*color, 255), width=line)
-        named.append((category.name, x1, y1))
-    for text, x, y in named:
+        named.append((*label(label_space.table, category.id, size), x1, y1))
+    for text, font, x, y in named:
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         width, height = right - left + 4, bottom - top + 4
         x, y = min(x, picture.width - width), max(y - height, 0)
