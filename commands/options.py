@@ -145,8 +145,8 @@ AnnotatedExif = Annotated[
     Literal["apply", "ignore"] | None,
     typer.Option(
         "--exif",
-        help="Turn pictures by EXIF where the annotations fit both ways.",
-        show_default="like the other pictures, or apply",
+        help="EXIF orientation where masks fit both ways.",
+        show_default="as in other pictures",
         rich_help_panel=DATA,
     ),
 ]
@@ -165,8 +165,8 @@ MaxPixels = Annotated[
         envvar=MAX_PIXELS_VARIABLE,
         min=1,
         metavar="N",
-        help="Most pixels of a picture or mask that is read.",
-        show_default="one for 32 bytes of memory",
+        help="Largest picture, in pixels.",
+        show_default="by memory",
         callback=_max_pixels_callback,
         rich_help_panel=DATA,
     ),

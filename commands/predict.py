@@ -92,7 +92,7 @@ def predict(
     ] = None,
     exif: Annotated[
         Literal["apply", "ignore"],
-        typer.Option("--exif", help="Turn pictures as their EXIF orientation says, or not."),
+        typer.Option("--exif", help="EXIF orientation of the pictures."),
     ] = "apply",
     max_pixels: o.MaxPixels = None,
     precision: o.Precision = None,

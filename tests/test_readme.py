@@ -411,7 +411,8 @@ def test_the_serving_lines_run_on_an_exported_model(
     experiment = config.load_experiment("panoptic_fpn_shapes")
     table = read_categories(data / "mine" / "train.json")
     network = models.create_network(experiment, table)
-    export_saved_model(LoadedModel(experiment, table, network, "untrained", None), tmp_path / "exported")
+    model = LoadedModel(experiment, table, network, "untrained", None)
+    export_saved_model(model, tmp_path / "exported", input_type="image_bytes")
     shutil.copy(next((data / "photos").glob("*.jpg")), tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     (code,) = [content for language, content in _blocks(README) if language == "python"]

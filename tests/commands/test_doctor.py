@@ -13,6 +13,7 @@ from panoptic_cli.commands import doctor
 from panoptic_cli.commands.main import run
 
 from panoptic_cli import diagnostics, gpus
+from panoptic_cli.images.limits import MAX_PIXELS_VARIABLE
 
 
 def _report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def test_every_variable_of_every_option_is_listed(
     monkeypatch.setenv("PANOPTIC_MODELDIR", "a typing error")
     monkeypatch.delenv("PANOPTIC_DEBUG", raising=False)
     report = _report(capsys)
-    declared = set()
+    declared = {MAX_PIXELS_VARIABLE}
     for source in Path(doctor.__file__).parent.glob("*.py"):  # found in another way: in the sources
         declared |= {part.split('"')[0] for part in source.read_text().split('envvar="')[1:]}
     assert set(report["environment"]) == declared | {"PANOPTIC_DEBUG"}

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from bare_python import serve, without_the_package
 from decided_pixels import decided_in_picture
+from PIL import ExifTags, Image
 
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.export.saved_model import export_saved_model
@@ -24,6 +25,17 @@ from panoptic_cli.results.prediction import Prediction
 def pictures(shapes_dir: Path) -> list[Path]:
     """Two pictures of different sizes, both larger than the network's input."""
     return sorted((shapes_dir / "val2017").glob("*.jpg"))[:2]
+
+
+@pytest.fixture(scope="module")
+def turned(pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of the pictures as a phone stores it that lies on its side."""
+    path = tmp_path_factory.mktemp("turned") / "turned.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(pictures[1]) as upright:
+        upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,9 @@ def decided(tiny_predictor: Predictor, pictures: list[Path]) -> list[np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model: LoadedModel, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served(
+    tiny_model: LoadedModel, pictures: list[Path], turned: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with SavedModels for two input types, and their outputs from another process."""
     from panoptic_cli.images.pictures import read_picture
 
@@ -53,6 +67,7 @@ def served(tiny_model: LoadedModel, pictures: list[Path], tmp_path_factory: pyte
     inputs: dict[str, Any] = {f"image_tensor:{place}": read_picture(path)[None] for place, path in enumerate(pictures)}
     inputs["image_tensor:both"] = np.repeat(read_picture(pictures[0])[None], 2, axis=0)
     inputs["image_bytes:both"] = np.array(encoded, object)
+    inputs["image_bytes:turned"] = np.array([turned.read_bytes()], object)
     np.savez(folder / "inputs.npz", **inputs)
     for input_type in ("image_tensor", "image_bytes"):
         export_saved_model(tiny_model, folder / input_type, input_type=input_type)
@@ -122,6 +137,17 @@ def test_a_batch_of_encoded_pictures_of_two_sizes(
     outputs = dict(np.load(served / "image_bytes-both.npz", allow_pickle=True))
     for place in (0, 1):
         check_against(outputs, place, predicted[place], decided[place])
+
+
+def test_the_orientation_of_encoded_pictures_is_applied(
+    served: Path, tiny_predictor: Predictor, pictures: list[Path], turned: Path
+) -> None:
+    from panoptic_cli.images.pictures import read_picture
+
+    pixels = read_picture(turned)
+    assert pixels.shape == read_picture(pictures[1]).shape
+    outputs = dict(np.load(served / "image_bytes-turned.npz", allow_pickle=True))
+    check_against(outputs, 0, tiny_predictor.predict(pixels), decided_in_picture(tiny_predictor, pixels))
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ from PIL import ExifTags, Image
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import coco_files
+from panoptic_cli.images.orientation import Exif
 from panoptic_cli.inspection import samples
 from panoptic_cli.inspection.dataset import inspect_split
 from panoptic_cli.inspection.statistics import spread_evenly
+from panoptic_cli.records.conversion import convert
 from panoptic_cli.records.files import find_record_files
+from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.tfrecord import TFRecordWriter, read_records
 
 
@@ -100,6 +105,52 @@ def test_a_picture_is_turned_by_exif_if_its_mask_is_turned(shapes_dir: Path, tmp
         opened.transpose(Image.Transpose.ROTATE_90).save(path, "PNG", exif=exif)
     sample = next(samples.dataset_samples(files, dataset.table, dataset.pictures))
     np.testing.assert_array_equal(sample.image, upright)
+
+
+def _orient(picture: Path, mask: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(picture) as opened:
+        opened.save(picture, "PNG", exif=exif)
+
+
+def _deepen(picture: Path, mask: Path) -> None:
+    with Image.open(picture) as opened:
+        grey = np.asarray(opened).mean(-1).astype(np.uint16)
+    Image.fromarray(grey * 16 + 7).save(picture, "PNG")
+
+
+def _to_tiff(picture: Path, mask: Path) -> None:
+    with Image.open(picture) as opened:
+        opened.save(picture, "TIFF")
+
+
+def _exchange(picture: Path, mask: Path) -> None:
+    with Image.open(mask) as opened:
+        Image.fromarray(np.ascontiguousarray(np.asarray(opened)[..., ::-1])).save(mask)
+
+
+@pytest.mark.parametrize("change", [_orient, _deepen, _to_tiff, _exchange])
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_samples_of_files_show_what_records_store(
+    change: Callable[[Path, Path], None], exif: Exif, shapes_dir: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(shapes_dir, tmp_path / "data"))
+    files = replace(coco_files(root, "val"), exif=exif)
+    dataset = read_dataset(files)
+    plain = next(samples.dataset_samples(files, dataset.table, dataset.pictures))
+    first = dataset.pictures[0]
+    change(files.image_dir / first.file_name, files.panoptic_masks / first.mask_name)
+    of_files = next(samples.dataset_samples(files, dataset.table, dataset.pictures))
+    summary = convert(ConversionPlan(files, tmp_path / "records", 1), dataset, workers=1)
+    assert sum(summary.notes.values()) == 1
+    of_records = next(samples.record_samples(_paths(str(tmp_path / "records" / "val-*")), 1))
+    for name in ("image", "category_map", "instance_map"):
+        np.testing.assert_array_equal(getattr(of_files, name), getattr(of_records, name))
+    np.testing.assert_array_equal(of_files.category_map, plain.category_map)
+    turned = change is _orient and exif == "apply"
+    expected = np.rot90(plain.image, 2) if turned else plain.image
+    assert np.abs(of_files.image.mean(-1) - expected.mean(-1)).max() < 1  # the mean of colours, rounded down
 
 
 def test_small_pictures_are_enlarged_by_whole_factors(shapes_dir: Path) -> None:
