@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from panoptic_cli.evaluation.pair_scoring import PartialScores, score_pairs
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.report_data import ReportData, picture_of_file
 from panoptic_cli.evaluation.result_files import PairedResults, ResultFiles, read_results
-from panoptic_cli.images import panoptic_png
+from panoptic_cli.images.mask_files import read_ids
 from panoptic_cli.results.segment_entries import read_segments
 
 _CHUNK = 25  # pictures per unit: enough to hide the cost of a unit, few enough to balance the work
@@ -77,17 +78,19 @@ def score_files(files: ResultFiles, workers: int = 2, for_report: bool = False) 
     quality = PanopticQuality(results.table)
     problems: list[PanopticError] = []
     picture_quality: list[float | None] = []
+    notes: Counter[str] = Counter()
     with contextlib.closing(_score_all(results, workers, for_report)) as parts:
         for part in parts:
             quality.merge(part.quality)
             problems += part.problems
             picture_quality += part.picture_quality
+            notes += part.notes
             if report is not None and part.confusion is not None:
                 report.confusion.merge(part.confusion)
     if problems:
         hint = next((problem.hint for problem in problems if problem.hint), None)
         raise DataError(summarize([problem.message for problem in problems]), hint)
-    warnings = list(results.warnings)
+    warnings = [*results.warnings, *(f"{count} {note}." for note, count in notes.items())]
     if quality.area_differences:
         warnings.append(
             f"{quality.area_differences} areas in {files.annotations} differ from the pixel counts, which are used "
@@ -131,16 +134,14 @@ def _show_pictures(
     for pq, place in report.worst_and_best(scored):
         truth, predicted = results.pairs[place]
         image_id = truth["image_id"]
-        maps = [
-            (
-                panoptic_png.rgb_to_ids(panoptic_png.read_rgb(folder / entry["file_name"])),
-                read_segments(entry["segments_info"], image_id, kind),
-            )
-            for folder, entry, kind in (
-                (results.masks_dir, truth, "ground truth"),
-                (results.predictions_dir, predicted, "prediction"),
-            )
-        ]
+        maps = []
+        for folder, entry, kind in (
+            (results.masks_dir, truth, "ground truth"),
+            (results.predictions_dir, predicted, "prediction"),
+        ):
+            segments = read_segments(entry["segments_info"], image_id, kind)
+            ids, _ = read_ids(folder / entry["file_name"], [segment.id for segment in segments])
+            maps.append((ids, segments))
         picture = _picture(image_dir, results.file_names.get(image_id), maps[0][0].shape)
         report.add_picture(image_id, pq, picture, *maps[0], *maps[1])
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import VOID_ID, CategoryTable
 from panoptic_cli.errors import DataError, PanopticError
 from panoptic_cli.evaluation.confusion import Confusion
-from panoptic_cli.evaluation.label_runs import overlaps_rgb
+from panoptic_cli.evaluation.label_runs import Overlaps, overlaps_rgb
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.result_files import Pair
 from panoptic_cli.images import panoptic_png
+from panoptic_cli.images.mask_files import read_ids
+from panoptic_cli.results.prediction import Segment
 from panoptic_cli.results.segment_entries import read_segments
 
 
@@ -28,6 +31,7 @@ class PartialScores:
         confusion: likewise; None if no report is needed.
         problems: why the other pictures cannot be scored.
         picture_quality: PQ of each picture, for a report only.
+        notes: how often a mask differs from COCO's in which way.
     """
 
     number: int
@@ -35,6 +39,24 @@ class PartialScores:
     confusion: Confusion | None
     problems: list[PanopticError] = field(default_factory=list)
     picture_quality: list[float | None] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The mask of a picture, and its segments."""
+
+    path: Path
+    segments: Sequence[Segment]
+
+    def lists(self, ids: np.ndarray) -> bool:
+        return {VOID_ID, *(segment.id for segment in self.segments)}.issuperset(ids.tolist())
+
+    def read_otherwise(self, notes: Counter[str]) -> np.ndarray:
+        """Reads the colours of a mask that is not one of COCO's."""
+        ids, note = read_ids(self.path, [segment.id for segment in self.segments])
+        notes.update([] if note is None else [note])
+        return panoptic_png.ids_to_rgb(ids)
 
 
 def score_pairs(
@@ -61,19 +83,15 @@ def score_pairs(
     for truth, predicted in pairs:
         image = truth["image_id"]
         try:
-            truth_rgb = panoptic_png.read_rgb(masks_dir / truth["file_name"])
-            predicted_rgb = panoptic_png.read_rgb(predictions_dir / predicted["file_name"])
-            if truth_rgb.shape != predicted_rgb.shape:
-                sizes = [f"{rgb.shape[1]} x {rgb.shape[0]}" for rgb in (truth_rgb, predicted_rgb)]
-                raise DataError(
-                    f"Image {image}: the ground truth is {sizes[0]} (width x height), the prediction {sizes[1]}.",
-                    "Predictions must have the picture's own size.",
-                )
+            sides = (
+                _Side(masks_dir / truth["file_name"], read_segments(truth["segments_info"], image, "ground truth")),
+                _Side(
+                    predictions_dir / predicted["file_name"],
+                    read_segments(predicted["segments_info"], image, "prediction"),
+                ),
+            )
             quality = part.quality.add_overlaps(
-                overlaps_rgb(truth_rgb, predicted_rgb),
-                read_segments(truth["segments_info"], image, "ground truth"),
-                read_segments(predicted["segments_info"], image, "prediction"),
-                image=image,
+                _overlaps(image, *sides, part.notes), sides[0].segments, sides[1].segments, image=image
             )
             if part.confusion is not None:
                 part.confusion.add(quality)
@@ -82,6 +100,33 @@ def score_pairs(
             part.problems.append(error)
     advance(len(pairs))
     return part
+
+
+def _overlaps(image: int | str, truth: _Side, predicted: _Side, notes: Counter[str]) -> Overlaps:
+    """Counts the joint pixels of two masks, which are read in another way if their ids are not listed."""
+    sides = (truth, predicted)
+    rgb = [panoptic_png.read_rgb(side.path) for side in sides]
+    if rgb[0].shape != rgb[1].shape:
+        raise _size_error(image, rgb[0].shape, rgb[1].shape)
+    found = overlaps_rgb(*rgb)
+    listed = [side.lists(ids) for side, ids in zip(sides, (found.gt_ids, found.pred_ids), strict=True)]
+    if all(listed):
+        return found
+    return overlaps_rgb(
+        *(r if known else side.read_otherwise(notes) for r, known, side in zip(rgb, listed, sides, strict=True))
+    )
+
+
+def _size_error(image: int | str, truth: tuple[int, ...], predicted: tuple[int, ...]) -> DataError:
+    sizes = [f"{width} x {height}" for height, width, *_ in (truth, predicted)]
+    is_turned = truth[:2] == predicted[1::-1]
+    return DataError(
+        f"Image {image}: the ground truth is {sizes[0]} (width x height), the prediction {sizes[1]}.",
+        "One of them is turned as the picture's EXIF orientation says; 'panoptic predict --exif ignore' predicts the "
+        "stored pixels."
+        if is_turned
+        else "Predictions must have the picture's own size.",
+    )
 
 
 def _keep_freed_memory() -> None:

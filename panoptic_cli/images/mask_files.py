@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from panoptic_cli.images.masks import SegmentRuns, segment_runs
-from panoptic_cli.images.panoptic_png import decode_colours, rgb_to_ids
+from panoptic_cli.images.panoptic_png import MAX_ID, decode_colours, read_rgb, rgb_to_ids
+
+_MOST = 65_534  # segments that `segment_runs` can number
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,29 @@ def read_mask(encoded: bytes, segment_ids: Sequence[int]) -> MaskReading:
         usual = usual or MaskReading(runs, strangers, note)
     assert usual is not None, "every mask has a reading"
     return usual
+
+
+def read_ids(path: Path, segment_ids: Sequence[int]) -> tuple[np.ndarray, str | None]:
+    """Reads the ids of a mask file.
+
+    Args:
+        path: the file.
+        segment_ids: the ids that the JSON lists; they may be invalid.
+
+    Returns:
+        uint32 [height, width], and the note of `read_mask`. Without a reading that fits, the usual one.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    usual = rgb_to_ids(read_rgb(path))
+    listed = sorted({i for i in segment_ids if 0 < i <= MAX_ID})
+    if len(listed) > _MOST:
+        return usual, None
+    mask = read_mask(path.read_bytes(), listed)
+    if mask.strangers:
+        return usual, None
+    return mask.runs.paint(np.array([0, *listed], np.uint32)), mask.note
 
 
 def _readings(encoded: bytes) -> Iterator[tuple[str | None, np.ndarray]]:

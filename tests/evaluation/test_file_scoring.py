@@ -190,6 +190,29 @@ def test_a_missing_png_and_one_of_another_size(files: Callable[..., tuple[Path, 
         score((predictions, annotations))
 
 
+@pytest.mark.parametrize("side", ["gt", "pred"])
+def test_masks_with_red_and_blue_exchanged_are_scored_and_told(
+    files: Callable[..., tuple[Path, Path]], side: str
+) -> None:
+    predictions, annotations = files()
+    for path in (predictions.parent / side).iterdir():
+        rgb = panoptic_png.read_rgb(path)
+        Image.fromarray(np.ascontiguousarray(rgb[..., ::-1])).save(path)
+    scores = score_files(ResultFiles(predictions, annotations), workers=1, for_report=True)
+    assert scores.panoptic["All"]["pq"] == 1.0
+    assert scores.warnings == ["3 masks with red and blue exchanged."]
+    assert scores.report is not None
+    assert len(scores.report.worst) + len(scores.report.best) == 3
+
+
+def test_a_prediction_that_lies_on_its_side_names_exif(files: Callable[..., tuple[Path, Path]]) -> None:
+    predictions, annotations = files()
+    path = predictions.parent / "pred" / "3.png"
+    Image.fromarray(np.ascontiguousarray(np.rot90(panoptic_png.read_rgb(path)))).save(path)
+    with pytest.raises(DataError, match=r"(?s)8 x 6 \(width x height\), the prediction 6 x 8.*EXIF.*--exif ignore"):
+        score((predictions, annotations))
+
+
 def test_a_wrong_area_in_the_json_is_a_warning_and_changes_nothing(
     files: Callable[..., tuple[Path, Path]],
 ) -> None:
