@@ -19,7 +19,7 @@ from panoptic_cli.images import png
 from panoptic_cli.images.depth import DEEP_NOTE, is_deep
 from panoptic_cli.images.limits import TooLargeError, check_size
 from panoptic_cli.images.orientation import Exif, is_turned, orientation_in, orientation_of, turned_size
-from panoptic_cli.images.pillow import decode_picture, open_picture
+from panoptic_cli.images.pillow import FRAMES_NOTE, decode_picture, has_frames, open_picture
 
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: every libjpeg reads these
@@ -161,8 +161,9 @@ def read_header(data: bytes) -> Header:
     if data[:8] == png.SIGNATURE:
         return _png_header(data)
     with open_picture(data) as picture:
-        notes = (f"pictures of the format {picture.format} stored as PNG", *([DEEP_NOTE] if is_deep(picture) else []))
-        return Header(picture.format or "", *picture.size, orientation_of(picture), notes)
+        notes = [f"pictures of the format {picture.format} stored as PNG"]
+        notes += [DEEP_NOTE] * is_deep(picture) + [FRAMES_NOTE] * has_frames(picture)
+        return Header(picture.format or "", *picture.size, orientation_of(picture), tuple(notes))
 
 
 def _jpeg_header(data: bytes) -> Header:

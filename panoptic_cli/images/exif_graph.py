@@ -22,14 +22,14 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     Args:
         encoded: string scalar, the file's bytes. Other files and damaged ones have the orientation 1.
     """
-    data = _Bytes(encoded)
-    is_jpeg, is_png = data.equal(0, b"\xff\xd8"), data.equal(0, png.SIGNATURE)
-    place = tf.cond(
-        is_jpeg,
-        lambda: _find(2, lambda place: _jpeg_segment(data, place)),
-        lambda: tf.cond(is_png, lambda: _find(8, lambda place: _png_chunk(data, place)), lambda: tf.constant(-1)),
-    )
-    return tf.cond(place >= 0, lambda: _orientation_at(data, place), lambda: tf.constant(1))
+    with tf.device("CPU:0"):  # single bytes are not worth a way to a GPU
+        data = _Bytes(encoded)
+        place = tf.cond(
+            data.equal(0, b"\xff\xd8"),
+            lambda: _find(2, lambda place: _jpeg_segment(data, place)),
+            lambda: _find(8, lambda place: _png_chunk(data, place)),
+        )
+        return tf.cond(place >= 0, lambda: _orientation_at(data, place), lambda: tf.constant(1))
 
 
 class _Bytes:
@@ -69,7 +69,7 @@ def _jpeg_segment(data: _Bytes, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
 
 def _png_chunk(data: _Bytes, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     length = tf.minimum(data.numbers(place, 4), 1 << 30)
-    ends = data.equal(place + 4, b"IEND") | data.equal(place + 4, bytes(4))
+    ends = data.equal(place + 4, b"IEND") | data.equal(place + 4, bytes(4)) | ~data.equal(0, png.SIGNATURE)
     return tf.where(data.equal(place + 4, b"eXIf"), place + 8, -1), tf.where(ends, -1, place + 12 + length)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.images.depth import DEEP_NOTE, is_deep
 from panoptic_cli.images.orientation import Exif, orientation_of
-from panoptic_cli.images.pillow import JPEG_FORMATS, decode_picture, open_picture
+from panoptic_cli.images.pillow import FRAMES_NOTE, JPEG_FORMATS, decode_picture, has_frames, open_picture
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -113,13 +113,13 @@ def read_picture(path: Path, exif: Exif = "apply", notes: Counter[str] | None = 
     try:
         content = path.read_bytes()
         with open_picture(content) as opened:
-            deep = is_deep(opened)
+            changes = [DEEP_NOTE] * is_deep(opened) + [FRAMES_NOTE] * has_frames(opened)
             if opened.format == "PNG":
                 opened.load()  # its orientation may follow its pixels
             turned = exif == "apply" and orientation_of(opened) != 1
             for_tensorflow = opened.format in (*JPEG_FORMATS, "PNG") and not turned
         if notes is not None:
-            notes.update([TURNED_NOTE] * turned + [DEEP_NOTE] * deep)
+            notes.update([TURNED_NOTE] * turned + changes)
         if not for_tensorflow:
             return decode_picture(content, upright=turned)
     except OSError as error:

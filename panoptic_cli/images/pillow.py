@@ -5,6 +5,7 @@ Pillow reports damage by many classes of error. Everything here raises ValueErro
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from panoptic_cli.images.orientation import Exif, is_turned, orientation_of, tur
 Image.MAX_IMAGE_PIXELS = None  # `limits` is checked instead
 
 JPEG_FORMATS = ("JPEG", "MPO")  # Pillow's names; an MPO is a JPEG with more pictures after the first
+FRAMES_NOTE = "pictures of several frames or pages, of which the first is used"
 
 
 class Decoded(NamedTuple):
@@ -53,6 +55,13 @@ def open_picture(encoded: bytes) -> Iterator[ImageFile.ImageFile]:
         raise
     except Exception as error:
         raise ValueError(one_line(error, 120)) from None
+
+
+def has_frames(picture: Image.Image) -> bool:
+    """Whether an opened picture has several frames or pages. Those of a JPEG or PNG are an addition to the picture."""
+    with contextlib.suppress(Exception):  # Pillow looks through the whole file, which may be damaged behind the first
+        return picture.format not in (*JPEG_FORMATS, "PNG") and getattr(picture, "n_frames", 1) > 1
+    return False
 
 
 def decode_picture(encoded: bytes, *, upright: bool = False) -> np.ndarray:

@@ -33,6 +33,7 @@ REMEDIES = {
     "picture unreadable": "fetch it again or write it again",
     "picture too large": "cut it into tiles, or raise --max-pixels",
     "picture neither JPEG nor PNG": "make-tfrecords stores it as PNG",
+    "picture of several frames": "the first is used",
     "picture of more than 8 bits": "make-tfrecords scales it so",
     "picture size differs from the JSON": "correct one of them",
     "EXIF orientation, both ways fit": "see --draw, --exif",

@@ -129,6 +129,8 @@ def _check_file(path: Path, picture: Picture, exif: Exif | None, result: Picture
         findings.add("picture neither JPEG nor PNG", f"{name} is {facts.format}", "warning")
     if facts.scaling is not None:
         findings.add("picture of more than 8 bits", f"{name}: {facts.scaling}", "warning")
+    if facts.frames:
+        findings.add("picture of several frames", name, "warning")
     annotated = (picture.width, picture.height)
     turned = is_turned(facts.orientation, facts.size, annotated, exif)
     if turned is None and picture.width:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from panoptic_cli.images import png
 from panoptic_cli.images.depth import is_deep
 from panoptic_cli.images.orientation import orientation_of
-from panoptic_cli.images.pillow import JPEG_FORMATS, decode, open_picture
+from panoptic_cli.images.pillow import JPEG_FORMATS, decode, has_frames, open_picture
 
 BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or after its last pixel
 
@@ -29,6 +29,7 @@ class PictureFacts(NamedTuple):
         orientation: EXIF orientation, 1..8.
         digest: digest of the pixels.
         scaling: how more than 8 bits become 8, such as "divided by 16"; None for pictures of 8 bits.
+        frames: whether it has several frames or pages.
     """
 
     format: str
@@ -36,6 +37,7 @@ class PictureFacts(NamedTuple):
     orientation: int
     digest: bytes
     scaling: str | None
+    frames: bool
 
 
 def examine_picture(encoded: bytes) -> PictureFacts:
@@ -50,6 +52,7 @@ def examine_picture(encoded: bytes) -> PictureFacts:
     with open_picture(encoded) as picture:
         image_format, size = picture.format or "", picture.size
         scaling = decode(encoded).scaling if is_deep(picture) else None
+        frames = has_frames(picture)
         picture.draft(None, (1, 1))
         picture.load()
         orientation = orientation_of(picture)
@@ -58,7 +61,7 @@ def examine_picture(encoded: bytes) -> PictureFacts:
         png.check_chunks(encoded)
     elif image_format in JPEG_FORMATS and encoded.rfind(_END_OF_JPEG, max(0, len(encoded) - _TAIL)) < 0:
         raise ValueError("it is cut short: the end marker is missing")
-    return PictureFacts(image_format, size, orientation, digest, scaling)
+    return PictureFacts(image_format, size, orientation, digest, scaling, frames)
 
 
 def boxes_differ(first: tuple[float, ...], second: tuple[float, ...]) -> bool:

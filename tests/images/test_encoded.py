@@ -84,6 +84,17 @@ def test_other_formats_are_stored_as_png_without_loss(tmp_path: Path, image_form
         np.testing.assert_array_equal(np.asarray(stored), np.asarray(original.convert("RGB")))
 
 
+@pytest.mark.parametrize("image_format", ["GIF", "TIFF", "WEBP"])
+def test_of_several_frames_the_first_is_used_and_that_is_told(tmp_path: Path, image_format: str) -> None:
+    frames = [Image.fromarray(_pixels()).convert("L"), Image.new("L", (W, H), 9)]
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    frames[0].save(tmp_path / "a", image_format, save_all=True, append_images=frames[1:], **options)
+    picture = read_picture_file(tmp_path / "a", W, H)
+    assert "pictures of several frames or pages, of which the first is used" in picture.notes
+    with Image.open(io.BytesIO(picture.encoded)) as stored:
+        np.testing.assert_array_equal(np.asarray(stored)[..., 0], np.asarray(frames[0]))
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_sixteen_bits_are_scaled_and_that_is_told(tmp_path: Path, channels: int) -> None:
     picture = read_picture_file(_wide_png(tmp_path / "a.png", channels), W, H)
