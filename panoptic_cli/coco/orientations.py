@@ -23,9 +23,8 @@ def settle_exif(files: SplitFiles, pictures: Pictures) -> SplitFiles:
     """Returns the files with `exif` set: as it is, or as most pictures of which the size tells are annotated."""
     if files.exif is not None:
         return files
-    found = Counter(
-        _is_turned(files, pictures, place) for place in range(0, len(pictures), -(-len(pictures) // _ASKED))
-    )
+    step = max(1, -(-len(pictures) // _ASKED))
+    found = Counter(_is_turned(files, pictures, place) for place in range(0, len(pictures), step))
     if found[False] <= found[True]:
         return replace(files, exif="apply")
     console.info(

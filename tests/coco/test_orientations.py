@@ -52,6 +52,11 @@ def test_annotations_on_the_stored_pixels(dataset: Path, capsys: pytest.CaptureF
     assert _settled(dataset, "apply") == "apply"
 
 
+def test_no_pictures_do_not_tell(dataset: Path) -> None:
+    files = coco_files(dataset, "val")
+    assert settle_exif(files, read_dataset(files).pictures[:0]).exif == "apply"
+
+
 def test_pictures_that_cannot_be_read_do_not_tell(dataset: Path) -> None:
     paths = sorted((dataset / "val2017").iterdir())
     paths[0].unlink()
