@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from panoptic_cli.commands.main import run
+from PIL import Image
 
 Out = pytest.CaptureFixture[str]
 
@@ -124,3 +125,19 @@ def test_wrong_calls_are_explained(
     assert captured.out == ""
     assert message in captured.err.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [[], ["--exif", "apply"], ["--exif", "ignore"]])
+def test_what_becomes_of_an_orientation_is_told(dataset: Path, capsys: Out, option: list[str]) -> None:
+    picture = next((dataset / "val2017").glob("*.jpg"))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # the annotations fit both ways
+    with Image.open(picture) as opened:
+        opened.save(picture, exif=exif)
+    words = ["--data-dir", str(dataset), "--split", "val", "--workers", "1", *option]
+    (split,) = _json(capsys, "make-tfrecords", *words)["splits"]
+    used = "left as stored" if "ignore" in option else "turned as their EXIF orientation says"
+    ((note, count),) = split["notes"].items()
+    assert used in note
+    assert "(see --exif)" in note
+    assert count == 1

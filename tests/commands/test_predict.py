@@ -136,6 +136,24 @@ def test_alpha_0_gives_the_pictures_back(tiny_run: Path, album: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open("out/overlay/a b.png")), np.asarray(Image.open(NAMES[0])))
 
 
+@pytest.mark.slow
+def test_the_exif_orientation_is_applied_and_told(
+    tiny_run: Path, album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(NAMES[0]) as stored:
+        stored.save("turned.png", exif=exif)
+        pixels = np.asarray(stored)
+    words = ["predict", "turned.png", "--model-dir", str(tiny_run), "--output", "out", "--alpha", "0"]
+    assert run(words) == 0
+    assert "1 pictures turned as their EXIF orientation says (--exif ignore" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.asarray(Image.open("out/overlay/turned.png")), np.rot90(pixels, -1))
+    assert run([*words, "--exif", "ignore"]) == 0
+    assert "EXIF" not in capsys.readouterr().out
+    np.testing.assert_array_equal(np.asarray(Image.open("out/overlay/turned.png")), pixels)
+
+
 def test_a_folder_that_is_no_saved_model(album: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", "one", "--saved-model", "two"]) == 1
     assert "two is not a SavedModel of panoptic export" in capsys.readouterr().err
