@@ -135,7 +135,7 @@ def _convert(
     for shard in todo:
         remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
     write_categories(plan, dataset.table)
-    write_manifest(plan, entries)
+    write_manifest(plan, dataset.table, entries)
     work = partial(_convert_shard, plan, dataset.table)
     total = len(dataset.pictures)
     already = total - sum(len(shard.pictures) for shard in todo)
@@ -147,7 +147,7 @@ def _convert(
         ):
             for index, entry in outcomes:
                 entries[index] = entry
-                write_manifest(plan, entries)
+                write_manifest(plan, dataset.table, entries)
     except BaseException as error:
         remove_partial(plan)  # left by a worker that was killed
         if isinstance(error, KeyboardInterrupt):
