@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import DATA
+
 _PANEL = "Custom data layout"
 
 ImageDir = Annotated[
@@ -50,5 +52,14 @@ ObjectAnnotations = Annotated[
         help="Instances JSON.",
         show_default="from the thing segments",
         rich_help_panel=_PANEL,
+    ),
+]
+CategoryMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--category-map",
+        metavar="FILE",
+        help="YAML: names or ids to a new name, thing, stuff or drop.",
+        rich_help_panel=DATA,
     ),
 ]
