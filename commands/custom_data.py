@@ -9,7 +9,7 @@ import typer
 
 from .options import DATA
 
-_PANEL = "Custom data layout"
+PANEL = "Custom data layout"
 
 ImageDir = Annotated[
     Path | None,
@@ -19,7 +19,7 @@ ImageDir = Annotated[
         metavar="DIR",
         help="Folder of the pictures.",
         show_default="guessed from the other two",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 PanopticAnnotations = Annotated[
@@ -29,7 +29,7 @@ PanopticAnnotations = Annotated[
         envvar="PANOPTIC_ANNOTATIONS",
         metavar="FILE",
         help="Panoptic JSON.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 PanopticMasks = Annotated[
@@ -40,7 +40,7 @@ PanopticMasks = Annotated[
         metavar="DIR",
         help="Folder of panoptic PNGs.",
         show_default="JSON's path without .json",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 ObjectAnnotations = Annotated[
@@ -51,7 +51,7 @@ ObjectAnnotations = Annotated[
         metavar="FILE",
         help="Instances JSON.",
         show_default="from the thing segments",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 CategoryMapFile = Annotated[

@@ -1,0 +1,303 @@
+"""Making a panoptic data set: parallel, repeatable, safe to interrupt.
+
+Every made picture is entered in a journal in the folder of the PNGs, a line each. A later run keeps the pictures whose
+annotation files, options, semantic PNG and panoptic PNG are unchanged. The panoptic JSON is written at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from panoptic_cli import console
+from panoptic_cli.categories import MAX_CATEGORY_ID
+from panoptic_cli.coco.category_map import read_category_map
+from panoptic_cli.composition.pictures import MadePicture, file_state, make_picture, state_of
+from panoptic_cli.composition.plans import CompositionPlan
+from panoptic_cli.composition.source import Source, read_source
+from panoptic_cli.composition.vocabulary import Vocabulary, combine, read_category_list
+from panoptic_cli.errors import DataError, listed
+from panoptic_cli.files import atomic_path, remove
+from panoptic_cli.images.encoded import PictureError
+from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.locks import folder_lock
+from panoptic_cli.processes import preload, run_units
+
+JOURNAL = ".make-panoptic.jsonl"  # in the folder of the PNGs
+_VERSION = 1  # increase it if the same input gives other PNGs
+_UNIT = 16  # pictures that a worker makes at a time
+_EXAMPLES = 20  # vanished things that are named
+
+
+@dataclass
+class CompositionSummary:
+    """What was made. All counts include the pictures that were kept.
+
+    Attributes:
+        name: name of the split.
+        output: the panoptic JSON.
+        masks_dir: folder of the panoptic PNGs.
+        pictures: number of pictures.
+        kept_pictures: number of pictures that were made before.
+        things: number of segments that are things, without crowds.
+        crowds: number of segments that are crowds.
+        stuff: number of segments that are stuff.
+        partly_hidden: number of things and crowds that others hide in part, by at most half.
+        mostly_hidden: number of things and crowds that others hide by more than half.
+        wholly_hidden: number of things and crowds that others hide wholly; they have no segment.
+        vanished: the first of these, one line each.
+        empty: number of annotations without outline or without pixels.
+        unlabelled_share: share of the pixels that are unlabelled, 0..1.
+        skipped_pictures: number of skipped pictures by reason.
+        seconds: wall time.
+    """
+
+    name: str
+    output: str
+    masks_dir: str
+    pictures: int = 0
+    kept_pictures: int = 0
+    things: int = 0
+    crowds: int = 0
+    stuff: int = 0
+    partly_hidden: int = 0
+    mostly_hidden: int = 0
+    wholly_hidden: int = 0
+    vanished: list[str] = field(default_factory=list)
+    empty: int = 0
+    unlabelled_share: float = 0.0
+    skipped_pictures: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A plan with what its annotation files contain."""
+
+    plan: CompositionPlan
+    source: Source
+    vocabulary: Vocabulary
+
+    @property
+    def digest(self) -> str:
+        """The digest of everything that all pictures depend on."""
+        words = self.vocabulary
+        ids = [sorted(words.of_objects.items()), sorted(words.of_stuff.items()), sorted(words.unlabelled)]
+        parts = [_VERSION, self.source.digests, words.table.to_list(), ids, self.plan.overlaps]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def prepare(plan: CompositionPlan) -> Composition:
+    """Reads and checks the annotation files, the categories and the category map of a plan; no picture is opened.
+
+    Raises:
+        ConfigError: the category map does not fit the categories.
+        DataError: a file is missing or not usable, annotations have unknown categories, or the output exists and is
+            not ours.
+    """
+    _check_output(plan)
+    source, objects, stuff = read_source(plan.object_annotations, plan.stuff_annotations)
+    if plan.stuff_categories is not None:
+        stuff = read_category_list(plan.stuff_categories)
+    vocabulary = combine(objects, stuff)
+    for outlines in source.outlines:
+        known = {*vocabulary.of_stuff, *vocabulary.unlabelled} if outlines.is_stuff else {*vocabulary.of_objects}
+        unknown = sorted(str(category) for category in outlines.categories - known)
+        if unknown:
+            raise DataError(
+                f"Annotations of {outlines.file.path} have categories that its categories lack: {listed(unknown)}.",
+                "Add them to categories.",
+            )
+    if plan.category_map is not None:
+        changes = read_category_map(plan.category_map, vocabulary.table)
+        console.info(f"{plan.category_map}: {changes}.")
+        vocabulary = vocabulary.mapped(changes)
+    for note in vocabulary.notes:
+        console.info(note)
+    if plan.semantic_masks is not None and not vocabulary.of_stuff:
+        raise DataError(
+            f"The values in {plan.semantic_masks} have no names: no category is stuff.",
+            "Name them with --stuff-categories, or set isthing to 0 in the instances JSON.",
+        )
+    if vocabulary.table.max_id > MAX_CATEGORY_ID:
+        raise DataError(
+            f"The category id {vocabulary.table.max_id} is too large; records allow ids up to {MAX_CATEGORY_ID}.",
+            "Renumber the categories with --category-map.",
+        )
+    if not len(source):
+        raise DataError(f"{plan.object_annotations} has no images.", "Give a file in COCO's form.")
+    return Composition(plan, source, vocabulary)
+
+
+def _check_output(plan: CompositionPlan) -> None:
+    """Refuses to replace a panoptic JSON or PNGs that were made by others."""
+    if (plan.masks_dir / JOURNAL).exists():
+        return
+    for path in (plan.output, plan.masks_dir):
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise DataError(
+                f"{path} exists and was not made by panoptic make-panoptic, so it is not replaced.",
+                "Move it away, or name your file with --object-annotations and another place with --output.",
+            )
+
+
+def compose_all(plans: Sequence[CompositionPlan], workers: int) -> list[CompositionSummary]:
+    """Makes the panoptic data of several splits; see `compose`. All annotation files are read first."""
+    if workers > 1:
+        preload(__name__)  # the processes start while the annotations are read
+    return [compose(composition, workers) for composition in [prepare(plan) for plan in plans]]
+
+
+def compose(composition: Composition, workers: int) -> CompositionSummary:
+    """Makes the panoptic data of one split.
+
+    Args:
+        composition: from `prepare`.
+        workers: number of processes; with 1, this process does the work.
+
+    Raises:
+        DataError: a picture cannot be made (with on_bad_data "fail"), or a folder cannot be created.
+        RunError: another process is writing to the folder.
+    """
+    plan = composition.plan
+    try:
+        plan.masks_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"The folder {plan.masks_dir} cannot be created: {error.strerror}.", "Check it.") from None
+    with folder_lock(plan.masks_dir, "panoptic make-panoptic", "give another --output"), terminate_as_interrupt():
+        return _compose(composition, workers)
+
+
+def _compose(composition: Composition, workers: int) -> CompositionSummary:
+    begun = time.monotonic()
+    plan, source = composition.plan, composition.source
+    journal = plan.masks_dir / JOURNAL
+    former = _read_journal(journal)
+    made = _still_valid(composition, former)
+    kept = len(made)
+    todo = [place for place in range(len(source)) if place not in made]
+    skipped: Counter[str] = Counter()
+    if todo:
+        remove(plan.output)  # until it is written again, it would not fit the PNGs
+    with atomic_path(journal) as partial_path:
+        partial_path.write_text("".join(_line(composition, place, picture) for place, picture in made.items()))
+    units = [todo[start : start + _UNIT] for start in range(0, len(todo), _UNIT)]
+    outcomes = partial(run_units, partial(_make, composition), units, min(workers, len(units)))
+    try:
+        with (
+            journal.open("a", encoding="utf-8") as lines,
+            console.progress(f"Making {plan.name}", len(source), "images", start=kept) as advance,
+            contextlib.closing(outcomes(advance)) as found,
+        ):
+            for pictures, reasons in found:
+                made |= pictures
+                skipped.update(reasons)
+                lines.writelines(_line(composition, place, picture) for place, picture in pictures.items())
+                lines.flush()
+    except KeyboardInterrupt:
+        console.warn(f"{len(made):,} of {len(source):,} pictures are made; the same command makes the others")
+        raise
+    names = {picture.annotation["file_name"] for picture in made.values()}
+    for name in {picture.annotation["file_name"] for _, picture in former.values()} - names:
+        remove(plan.masks_dir / name)
+    _write_json(composition, made)
+    return replace(_summarize(plan, made, skipped), kept_pictures=kept, seconds=time.monotonic() - begun)
+
+
+def _make(
+    composition: Composition, places: list[int], advance: Callable[[int], None]
+) -> tuple[dict[int, MadePicture], list[str]]:
+    """Makes pictures; returns them by place, and the reasons of those that are skipped."""
+    plan, source = composition.plan, composition.source
+    made: dict[int, MadePicture] = {}
+    reasons = []
+    for place in places:
+        try:
+            made[place] = make_picture(plan, source, composition.vocabulary, place)
+        except PictureError as error:
+            if plan.on_bad_data == "fail":
+                entry = source.entry(place)
+                raise DataError(
+                    f"Picture {entry.get('id')} ({entry.get('file_name')}) cannot be made: {error}.",
+                    "Repair it, or use --on-bad-data skip.",
+                ) from None
+            reasons.append(error.reason)
+    advance(len(places))
+    return made, reasons
+
+
+def _line(composition: Composition, place: int, picture: MadePicture) -> str:
+    return json.dumps({"digest": composition.digest, "place": place, **asdict(picture)}) + "\n"
+
+
+def _read_journal(path: Path) -> dict[int, tuple[str, MadePicture]]:
+    """Returns the digest and the picture of each complete line, by place."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short, or of another version
+                value = json.loads(line)
+                digest, place = value.pop("digest"), value.pop("place")
+                found[place] = digest, MadePicture(**value)
+    return found
+
+
+def _still_valid(composition: Composition, former: dict[int, tuple[str, MadePicture]]) -> dict[int, MadePicture]:
+    """Returns the pictures of an earlier run whose inputs and PNG are unchanged, by place."""
+    plan, digest = composition.plan, composition.digest
+    return {
+        place: picture
+        for place, (made_with, picture) in sorted(former.items())
+        if made_with == digest
+        and picture.state == state_of(plan, composition.source.entry(place))
+        and picture.png_state == file_state(plan.masks_dir / picture.annotation["file_name"])
+    }
+
+
+def _write_json(composition: Composition, made: dict[int, MadePicture]) -> None:
+    """Writes the panoptic JSON, picture by picture."""
+    pictures = [made[place] for place in sorted(made)]
+    source = composition.plan.object_annotations.name
+    with atomic_path(composition.plan.output) as partial_path, partial_path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"info": {json.dumps({"description": f"Made by panoptic make-panoptic from {source}"})}')
+        for key, entries in (
+            ("images", (picture.image for picture in pictures)),
+            ("annotations", (picture.annotation for picture in pictures)),
+            ("categories", iter(composition.vocabulary.table.to_list())),
+        ):
+            file.write(f',\n"{key}": [')
+            for place, entry in enumerate(entries):
+                file.write((",\n" if place else "\n") + json.dumps(entry))
+            file.write("]")
+        file.write("}\n")
+
+
+def _summarize(plan: CompositionPlan, made: dict[int, MadePicture], skipped: Counter[str]) -> CompositionSummary:
+    counts: Counter[str] = Counter()
+    vanished: list[str] = []
+    for _, picture in sorted(made.items()):
+        counts.update(picture.counts)
+        vanished += picture.vanished[: _EXAMPLES - len(vanished)]
+    return CompositionSummary(
+        plan.name,
+        str(plan.output),
+        str(plan.masks_dir),
+        pictures=len(made),
+        things=counts["things"],
+        crowds=counts["crowds"],
+        stuff=counts["stuff"],
+        partly_hidden=counts["partly"],
+        mostly_hidden=counts["mostly"],
+        wholly_hidden=counts["wholly"],
+        vanished=vanished,
+        empty=counts["empty"],
+        unlabelled_share=counts["unlabelled"] / max(counts["pixels"], 1),
+        skipped_pictures=dict(sorted(skipped.items())),
+    )
