@@ -58,10 +58,9 @@ def make_panoptic(
         Path | None,
         typer.Option(
             "--output",
-            envvar="PANOPTIC_OUTPUT",
             metavar="FILE",
             help="Panoptic JSON to write; PNGs go to this path without .json.",
-            show_default="panoptic_* beside the instances JSON",
+            show_default="beside the instances JSON",
             rich_help_panel=custom_data.PANEL,
         ),
     ] = None,
@@ -69,7 +68,6 @@ def make_panoptic(
         Path | None,
         typer.Option(
             "--stuff-annotations",
-            envvar="PANOPTIC_STUFF_ANNOTATIONS",
             metavar="FILE",
             help="COCO stuff JSON: polygons or run lengths.",
             rich_help_panel=_STUFF,
@@ -79,7 +77,6 @@ def make_panoptic(
         Path | None,
         typer.Option(
             "--semantic-masks",
-            envvar="PANOPTIC_SEMANTIC_MASKS",
             metavar="DIR",
             help="Folder of PNGs whose values are categories.",
             rich_help_panel=_STUFF,
@@ -89,7 +86,6 @@ def make_panoptic(
         Path | None,
         typer.Option(
             "--stuff-categories",
-            envvar="PANOPTIC_STUFF_CATEGORIES",
             metavar="FILE",
             help="Names of these values: JSON, or YAML with 'value: name'.",
             show_default="the instances JSON's",
@@ -100,7 +96,7 @@ def make_panoptic(
         Literal["smaller-on-top", "later-on-top"],
         typer.Option(
             metavar="RULE",
-            help="Where two objects overlap: smaller-on-top or later-on-top (the later annotation).",
+            help="Where objects overlap: smaller-on-top or later-on-top.",
         ),
     ] = "smaller-on-top",
     workers: Annotated[

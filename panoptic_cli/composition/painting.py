@@ -71,8 +71,8 @@ def paint(
     table: CategoryTable,
     size: tuple[int, int],
     layers: Sequence[Layer],
-    semantic: np.ndarray | None,
-    overlaps: Overlaps,
+    semantic: np.ndarray | None = None,
+    overlaps: Overlaps = "smaller-on-top",
 ) -> Painting:
     """Paints a picture.
 
