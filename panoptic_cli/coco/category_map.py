@@ -19,6 +19,7 @@ from panoptic_cli.errors import ConfigError, listed, one_line, summarize
 _OTHERS = "*"
 _KINDS = {"thing": True, "stuff": False}
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
+_ALIKE = 0.8  # of these words and a new name: from here on it may be a slip
 _FIELDS = ("name", "isthing", "id")
 _HINT = "A value is a new name, thing, stuff, drop, or a mapping with name, isthing and id."
 
@@ -162,7 +163,11 @@ def _rule(node: yaml.Node) -> _Rule:
             raise ValueError("it has no value")
         if node.value == "drop":
             return _Rule(drop=True)
-        return _Rule(isthing=_KINDS[node.value]) if node.value in _KINDS else _Rule(name=node.value)
+        if node.value in _KINDS:
+            return _Rule(isthing=_KINDS[node.value])
+        if meant := difflib.get_close_matches(node.value.lower(), ("drop", *_KINDS), n=1, cutoff=_ALIKE):
+            raise ValueError(f"did you mean {meant[0]}? A name that is like it is written {{name: {node.value}}}")
+        return _Rule(name=node.value)
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("a list is not a value")
     problems: list[str] = []

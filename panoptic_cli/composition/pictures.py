@@ -15,7 +15,7 @@ from panoptic_cli.coco.json_fields import MAX_SIDE, FieldError
 from panoptic_cli.composition.painting import Layer, paint
 from panoptic_cli.composition.plans import CompositionPlan
 from panoptic_cli.composition.semantic import read_semantic, semantic_path
-from panoptic_cli.composition.source import AnnotatedPicture, Source
+from panoptic_cli.composition.source import AnnotatedPicture, Source, plain_name
 from panoptic_cli.composition.vocabulary import Vocabulary, category_id
 from panoptic_cli.files import atomic_path
 from panoptic_cli.images import masks, panoptic_png
@@ -68,7 +68,7 @@ def file_state(path: Path) -> str:
 
 def state_of(plan: CompositionPlan, entry: dict[str, Any]) -> str:
     """Returns the state of the files that a picture is made from, besides the annotation files."""
-    name = str(entry.get("file_name"))
+    name = plain_name(entry["file_name"])
     states = []
     if plan.semantic_masks is not None:
         states.append(file_state(semantic_path(plan.semantic_masks, name)))

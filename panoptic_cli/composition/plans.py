@@ -57,7 +57,7 @@ def plan_own_files(object_annotations: Path, output: Path | None, image_dir: Pat
         DataError: the pictures' folder does not exist.
     """
     if output is None:
-        name = object_annotations.name.removeprefix("instances_").removeprefix("instances")
+        name = object_annotations.name.removeprefix("instances").lstrip("_")
         output = object_annotations.with_name(f"panoptic_{name}" if name != ".json" else "panoptic.json")
     if output.suffix != ".json":
         raise UsageError(f"--output is the panoptic JSON, so it must end with .json, not {output.name!r}.")

@@ -125,7 +125,7 @@ class Source:
             DataError: a file has changed.
         """
         entry = self.entry(place)
-        name = relative_path(entry, "file_name")
+        name = relative_path({"file_name": plain_name(entry["file_name"])}, "file_name")
         return AnnotatedPicture(entry, name, tuple(o for file in self.outlines for o in file.of(place)))
 
 
@@ -177,6 +177,7 @@ def _read_names(index: JsonIndex) -> dict[str, str]:
             where = f"{index.file.path}: images[{len(names)}]"
             if identifier is None or not isinstance(name, str):
                 raise DataError(f"{where} has no {'id' if identifier is None else 'file_name'}.", "Add it.")
+            name = plain_name(name)
             if _key(identifier) in names or name in seen:
                 same = f"id {identifier}" if _key(identifier) in names else f"file name {name}"
                 raise DataError(f"{where} has the {same} of another image.", "Remove one of them.")
@@ -214,6 +215,11 @@ def _read_owners(index: JsonIndex, places: dict[str, int], pictures: int, *, is_
     order = np.argsort(owners[known], kind="stable")  # keeps the file's order within a picture
     offsets = np.searchsorted(owners[known][order], np.arange(pictures + 1))
     return Outlines(index.file, is_stuff, frozenset(categories), begins[known][order], offsets)
+
+
+def plain_name(file_name: str) -> str:
+    """Returns a file name with slashes between folders, where some tools write backslashes."""
+    return file_name.replace("\\", "/")
 
 
 def _key(identifier: Any) -> str:

@@ -66,6 +66,7 @@ def test_what_is_not_named_stays_or_follows_the_rule_for_all_others(tmp_path: Pa
         ("car: {isthing: maybe}\n", "line 1, car: isthing must be 0 or 1, not 'maybe'"),
         ("car: {id: 70000}\n", "id must be an integer from 1 to 65535"),
         ("car: {kind: thing}\n", "there is no field kind"),
+        ("car: Stuf\n", "did you mean stuff? A name that is like it is written {name: Stuf}"),
         ("car:\n", "it has no value"),
         ("car: [a, b]\n", "a list is not a value"),
         ("- car\n", "must be a mapping"),
