@@ -32,7 +32,7 @@ from panoptic_cli.processes import preload, run_units
 
 JOURNAL = ".make-panoptic.jsonl"  # in the folder of the PNGs
 _VERSION = 1  # increase it if the same input gives other PNGs
-_UNIT = 16  # pictures that a worker makes at a time
+_UNIT = 8  # pictures that a worker makes at a time
 _EXAMPLES = 20  # vanished things that are named
 
 
@@ -186,6 +186,8 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
     skipped: Counter[str] = Counter()
     if todo:
         remove(plan.output)  # until it is written again, it would not fit the PNGs
+    for path in plan.masks_dir.rglob(".*.partial"):  # left by killed processes
+        remove(path)
     with atomic_path(journal) as partial_path:
         partial_path.write_text("".join(_line(composition, place, picture) for place, picture in made.items()))
     units = [todo[start : start + _UNIT] for start in range(0, len(todo), _UNIT)]

@@ -196,6 +196,49 @@ def test_stuff_in_the_instances_json(tmp_path: Path, capsys: Out) -> None:
     ]
 
 
+def test_a_stuff_json_numbers_pictures_and_categories_in_its_own_way(tmp_path: Path, capsys: Out) -> None:
+    path = _own(tmp_path, [_box(0, 0, 2, 2)])
+    value = {
+        "images": [{"id": "x", "file_name": "b.jpg"}, {"id": 1, "file_name": "c.jpg"}, {"id": 7, "file_name": "a.jpg"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, **_box(0, 0, 8, 3, category=1)},
+            {"id": 2, "image_id": 7, **_box(0, 3, 8, 3, category=183)},
+            {"id": 3, "image_id": 1, **_box(0, 0, 8, 6, category=1)},
+        ],
+        "categories": [{"id": 1, "name": "sky"}, {"id": 183, "name": "other"}],
+    }
+    (tmp_path / "stuff.json").write_text(json.dumps(value))
+    options = ["--stuff-annotations", str(tmp_path / "stuff.json")]
+    assert run(["make-panoptic", "--object-annotations", str(path), *options]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "'other' (183)" in told
+    assert "get other ids: sky 1 -> 3." in told
+    assert "1 annotations of" in told
+    ids, segments = _ids(tmp_path / "panoptic.json")
+    assert [(s["category_id"], s["area"]) for s in segments] == [(1, 4), (3, 20)]
+    assert np.count_nonzero(ids[3:]) == 0
+
+
+def test_category_ids_from_0_and_ids_as_text(tmp_path: Path, capsys: Out) -> None:
+    path = _own(tmp_path, [_box(0, 0, 2, 2, category=0), _box(4, 0, 2, 2, category=1)])
+
+    def renumber(value: Any) -> None:
+        value["categories"] = [{"id": 0, "name": "car"}, {"id": "1", "name": "road", "isthing": 0}]
+        value["images"][0] |= {"id": "frame_1", "file_name": "sub\\a.jpg"}
+        for annotation in value["annotations"]:
+            annotation["image_id"] = "frame_1"
+
+    _change(path, renumber)
+    assert run(["make-panoptic", "--object-annotations", str(path)]) == 0
+    assert "are raised by 1" in capsys.readouterr().err
+    _, segments = _ids(tmp_path / "panoptic.json")
+    assert [(s["category_id"], s["area"]) for s in segments] == [(1, 4), (2, 4)]
+    assert (tmp_path / "panoptic" / "sub" / "a.png").is_file()
+    value = _load(tmp_path / "panoptic.json")
+    assert value["annotations"][0]["image_id"] == value["images"][0]["id"] == "frame_1"
+    assert [(c["id"], c["isthing"]) for c in value["categories"]] == [(1, 1), (2, 0)]
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "I;16"])
 def test_semantic_pngs_of_several_kinds(tmp_path: Path, capsys: Out, mode: str) -> None:
     """Values from 0, as Cityscapes' training labels: 0 road, 1 sky, 2 car (a thing: unlabelled), 255 unlabelled."""
