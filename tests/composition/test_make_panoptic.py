@@ -72,7 +72,7 @@ def separate(dataset: Path) -> Path:
         original = dataset / "annotations" / f"panoptic_{split}2017.json"
         folder = dataset / f"panoptic_{split}2017"
         value = _load(original)
-        stuff = []
+        stuff: list[dict[str, Any]] = []
         (dataset / "semantic" / f"{split}2017").mkdir(parents=True)
         for annotation in value["annotations"]:
             ids = panoptic_png.decode_ids((folder / annotation["file_name"]).read_bytes())
