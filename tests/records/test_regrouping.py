@@ -92,8 +92,9 @@ def test_a_category_map_changes_the_records(dataset: Path, capsys: Out, tmp_path
         np.testing.assert_array_equal(listed[places], categories)
         np.testing.assert_array_equal(np.bincount(places.ravel())[1:], example[schema.SEGMENT_AREA])
         assert np.count_nonzero(listed == GRASS) <= 1
-        merged += int(np.isin(old[schema.SEGMENT_CATEGORY], [GRASS, WATER]).sum()) - np.count_nonzero(listed == GRASS)
-        dropped += np.count_nonzero(old[schema.OBJECT_LABEL] == SQUARE)
+        both = np.isin(old[schema.SEGMENT_CATEGORY], [GRASS, WATER])
+        merged += int(both.sum()) - int(np.count_nonzero(listed == GRASS))
+        dropped += int(np.count_nonzero(old[schema.OBJECT_LABEL] == SQUARE))
         labels = [new[label] for label in old[schema.OBJECT_LABEL] if label != SQUARE]
         assert list(example[schema.OBJECT_LABEL]) == [*labels, *[SKY] * np.count_nonzero(listed == SKY)]
         if SKY in listed:
