@@ -7,12 +7,14 @@ mapping with `name`, `isthing` and `id`. Categories that get the same name becom
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
+from panoptic_cli import console
 from panoptic_cli.categories import MAX_CATEGORY_ID, Category, CategoryTable
 from panoptic_cli.errors import ConfigError, listed, one_line, summarize
 
@@ -54,7 +56,7 @@ class _Rule:
 
 
 def read_category_map(path: Path, table: CategoryTable) -> CategoryMap:
-    """Reads a category map and applies it to a table.
+    """Reads a category map and applies it to a table; says what it changes.
 
     Args:
         path: the YAML file.
@@ -83,7 +85,14 @@ def read_category_map(path: Path, table: CategoryTable) -> CategoryMap:
         raise ConfigError(f"The category map {path} does not fit the categories: {summarize(problems)}.")
     new_ids = {old.id: new[name].id for name, members in merged.items() for old, _ in members}
     dropped = tuple(category.name for category, rule in chosen if rule.drop)
-    return CategoryMap(CategoryTable(tuple(new.values())), new_ids, dropped)
+    found = CategoryMap(CategoryTable(tuple(new.values())), new_ids, dropped)
+    _note(f"{path}: {found}.")
+    return found
+
+
+@functools.cache  # a command may read the same file several times
+def _note(text: str) -> None:
+    console.info(text)
 
 
 def _choose(rules: dict[str, _Rule], table: CategoryTable, problems: list[str]) -> list[tuple[Category, _Rule]]:

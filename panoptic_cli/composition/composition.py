@@ -116,9 +116,7 @@ def prepare(plan: CompositionPlan) -> Composition:
                 "Add them to categories.",
             )
     if plan.category_map is not None:
-        changes = read_category_map(plan.category_map, vocabulary.table)
-        console.info(f"{plan.category_map}: {changes}.")
-        vocabulary = vocabulary.mapped(changes)
+        vocabulary = vocabulary.mapped(read_category_map(plan.category_map, vocabulary.table))
     for note in vocabulary.notes:
         console.info(note)
     if plan.semantic_masks is not None and not vocabulary.of_stuff:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.category_map import read_category_map
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture, SegmentInfo
@@ -47,7 +46,6 @@ class Regrouping:
         if category_map is None:
             return cls(table, merge_stuff=merge_stuff)
         found = read_category_map(category_map, table)
-        console.info(f"{category_map}: {found}.")
         stuff = {category.id for category in table.stuff}
         added = {old for old, new in found.new_ids.items() if old in stuff and found.table.by_id[new].isthing}
         return cls(found.table, found.new_ids, frozenset(added), merge_stuff=True)
