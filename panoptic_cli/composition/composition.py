@@ -117,6 +117,8 @@ def prepare(plan: CompositionPlan) -> Composition:
             )
     if plan.category_map is not None:
         vocabulary = vocabulary.mapped(read_category_map(plan.category_map, vocabulary.table))
+    if plan.stuff_annotations is not None or plan.semantic_masks is not None:
+        vocabulary = vocabulary.settled()
     for note in vocabulary.notes:
         console.info(note)
     if plan.semantic_masks is not None and not vocabulary.of_stuff:

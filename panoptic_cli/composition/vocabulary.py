@@ -50,12 +50,22 @@ class Vocabulary:
             unlabelled=self.unlabelled | (self.of_stuff.keys() - stuff.keys()),
         )
 
+    def settled(self) -> Vocabulary:
+        """Returns the vocabulary without stuff that is a thing of the instances JSON: it is left unlabelled."""
+        objects = set(self.of_objects.values())
+        things = {old for old, new in self.of_stuff.items() if new in objects and self.table.by_id[new].isthing}
+        if not things:
+            return self
+        names = [self.table.by_id[self.of_stuff[old]].name for old in sorted(things)]
+        note = f"Stuff with the names of things is left unlabelled where no object is: {listed(names, _SHOWN)}."
+        stuff = {old: new for old, new in self.of_stuff.items() if old not in things}
+        return replace(self, of_stuff=stuff, unlabelled=self.unlabelled | things, notes=(*self.notes, note))
+
 
 def combine(objects: CategoryList, stuff: CategoryList | None) -> Vocabulary:
-    """Combines the categories of objects and of stuff.
+    """Combines the categories of objects and of stuff; a name is one category.
 
-    A category of stuff that has the name of a thing is that thing: its pixels are unlabelled where no object is. Things
-    keep their ids, and so does stuff unless its ids are taken.
+    The categories of objects keep their ids, and so do those of stuff unless one of them is taken.
 
     Args:
         objects: the categories of the instances JSON.
@@ -65,8 +75,7 @@ def combine(objects: CategoryList, stuff: CategoryList | None) -> Vocabulary:
     notes = [] if not added else [f"Category ids of {objects.source} are raised by 1, because 0 means unlabelled."]
     of_objects = {category.id - added: category.id for category in ours.categories}
     if stuff is None:
-        things = frozenset(category.id - added for category in ours.things)
-        return Vocabulary(ours, of_objects, {c.id - added: c.id for c in ours.stuff}, things, tuple(notes))
+        return Vocabulary(ours, of_objects, dict(of_objects), notes=tuple(notes))
     theirs, added = stuff.table(isthing=False)
     by_name = {category.name: category for category in ours.categories}
     shared = {c.id - added: by_name[c.name] for c in theirs.categories if c.name in by_name}
@@ -79,7 +88,7 @@ def combine(objects: CategoryList, stuff: CategoryList | None) -> Vocabulary:
         pairs = [f"{new.name} {old.id - added} -> {new.id}" for old, new in zip(others, added_categories, strict=True)]
         notes.append(f"Categories of {stuff.source} get other ids: {listed(pairs, _SHOWN)}.")
     of_stuff = {old.id - added: new.id for old, new in zip(others, added_categories, strict=True)}
-    of_stuff |= {value: category.id for value, category in shared.items() if not category.isthing}
+    of_stuff |= {value: category.id for value, category in shared.items()}
     unlabelled = frozenset(c.id - added for c in theirs.categories) - of_stuff.keys()
     return Vocabulary(
         CategoryTable((*ours.categories, *added_categories)), of_objects, of_stuff, unlabelled, tuple(notes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from panoptic_cli.coco.dataset import PanopticDataset
+from panoptic_cli.coco.dataset import PanopticDataset, require_sound
 from panoptic_cli.errors import DataError
 
 
@@ -37,6 +37,7 @@ class Share:
         pictures = dataset.pictures
         places = np.array([self._place(pictures.names(index)[0]) for index in range(len(pictures))])
         if len(np.unique(places)) < 2:
+            require_sound(dataset)  # names the problems of the others
             raise DataError(
                 f"{dataset.files.panoptic_annotations} has fewer than two usable pictures, so --val-share cannot "
                 "divide them.",

@@ -219,6 +219,23 @@ def test_a_stuff_json_numbers_pictures_and_categories_in_its_own_way(tmp_path: P
     assert np.count_nonzero(ids[3:]) == 0
 
 
+def test_one_list_of_categories_for_objects_and_semantic_pngs(tmp_path: Path, capsys: Out) -> None:
+    """The map says that the road is stuff; the car's pixels in the PNG are unlabelled where no car is outlined."""
+    path = _own(tmp_path, [_box(0, 0, 2, 2)])
+    labels = np.full((6, 8), 2, np.uint8)
+    labels[:3] = 1
+    (tmp_path / "semantic").mkdir()
+    Image.fromarray(labels).save(tmp_path / "semantic" / "a.png")
+    options = ["make-panoptic", "--object-annotations", str(path), "--semantic-masks", str(tmp_path / "semantic")]
+    assert run(options) == 1
+    assert "--stuff-categories" in capsys.readouterr().err
+    (tmp_path / "map.yaml").write_text("road: stuff\n")
+    assert run([*options, "--category-map", str(tmp_path / "map.yaml")]) == 0
+    ids, segments = _ids(tmp_path / "panoptic.json")
+    assert [(s["category_id"], s["area"]) for s in segments] == [(1, 4), (2, 24)]
+    assert np.count_nonzero(ids[:3]) == 4
+
+
 def test_category_ids_from_0_and_ids_as_text(tmp_path: Path, capsys: Out) -> None:
     path = _own(tmp_path, [_box(0, 0, 2, 2, category=0), _box(4, 0, 2, 2, category=1)])
 
@@ -253,7 +270,9 @@ def test_semantic_pngs_of_several_kinds(tmp_path: Path, capsys: Out, mode: str) 
     path = _own(tmp_path, [_box(0, 0, 2, 2)])
     options = ["--semantic-masks", str(tmp_path / "semantic"), "--stuff-categories", str(tmp_path / "names.yaml")]
     assert run(["make-panoptic", "--object-annotations", str(path), *options]) == 0
-    assert "get other ids: street 0 -> 3, sky 1 -> 4." in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert "get other ids: street 0 -> 3, sky 1 -> 4." in told
+    assert "unlabelled where no object is: car." in told
     ids, segments = _ids(tmp_path / "panoptic.json")
     assert [(s["category_id"], s["area"]) for s in segments] == [(1, 4), (3, 20), (4, 4)]
     assert np.count_nonzero(ids[4:]) == 0
