@@ -14,7 +14,7 @@ from panoptic_cli import console
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.json_fields import relative_path
 from panoptic_cli.coco.json_index import JsonFile, JsonIndex, index_lists
-from panoptic_cli.composition.vocabulary import CategoryList, category_id
+from panoptic_cli.composition.vocabulary import CategoryList, plain_number
 from panoptic_cli.errors import DataError
 
 
@@ -85,7 +85,7 @@ class Outlines:
                 raise self.file.changed()
             is_crowd = entry.get("iscrowd") in (1, True, "1")
             outline = entry.get("segmentation")
-            found.append(Outline(entry.get("id"), category_id(entry["category_id"]), is_crowd, outline, self.is_stuff))
+            found.append(Outline(entry.get("id"), plain_number(entry["category_id"]), is_crowd, outline, self.is_stuff))
         return found
 
 
@@ -205,7 +205,7 @@ def _read_owners(index: JsonIndex, places: dict[str, int], pictures: int, *, is_
             ) from None
         rows.append(np.array([places.get(_key(entry.image_id), -1) for entry in entries], np.int64))
         spans.append(found + offset)
-        categories.update(category_id(entry.category_id) for entry in entries)
+        categories.update(plain_number(entry.category_id) for entry in entries)
     owners, begins = np.concatenate(rows), np.concatenate(spans)
     known = owners >= 0
     if len(known) and not known.any():
@@ -224,7 +224,7 @@ def plain_name(file_name: str) -> str:
 
 def _key(identifier: Any) -> str:
     """Returns an id as text: 7, 7.0 and "7" are the same id."""
-    return str(category_id(identifier))
+    return str(plain_number(identifier))
 
 
 def _decode_entries(index: JsonIndex, text: bytes, count: int, key: str) -> list[dict[str, Any]]:

@@ -127,12 +127,12 @@ class CategoryList:
         added = int(any(isinstance(entry, dict) and entry.get("id") in (0, "0") for entry in entries))
         for entry in entries:
             if isinstance(entry, dict):
-                entry["id"] = category_id(entry.get("id"), added)
+                entry["id"] = plain_number(entry.get("id"), added)
                 entry["isthing"] = int(isthing) if entry.get("isthing") is None else entry["isthing"]
         return CategoryTable.from_list(entries, str(self.source)), added
 
 
-def category_id(value: Any, added: int = 0) -> Any:
+def plain_number(value: Any, added: int = 0) -> Any:
     """Returns an id that may be written as 7.0 or "7", plus `added`; another value unchanged."""
     try:
         return int(value) + added if not isinstance(value, bool) and int(value) == float(value) else value
