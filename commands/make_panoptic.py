@@ -15,7 +15,8 @@ from . import custom_data
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:
-    from panoptic_cli.composition.composition import Composition, CompositionSummary
+    from panoptic_cli.composition.composition import CompositionSummary
+    from panoptic_cli.composition.preparation import Composition
 
 _STUFF = "Stuff"
 _SHOWN = 3  # vanished objects that are named
@@ -122,8 +123,9 @@ def make_panoptic(
     """
     from dataclasses import replace
 
-    from panoptic_cli.composition.composition import compose_all, prepare
+    from panoptic_cli.composition.composition import compose_all
     from panoptic_cli.composition.plans import plan_coco_splits, plan_own_files, with_stuff
+    from panoptic_cli.composition.preparation import prepare
 
     if object_annotations is not None:
         if split:

@@ -7,31 +7,25 @@ annotation files, options, semantic PNG and panoptic PNG are unchanged. The pano
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from panoptic_cli import console
-from panoptic_cli.categories import MAX_CATEGORY_ID
-from panoptic_cli.coco.category_map import read_category_map
-from panoptic_cli.composition.pictures import MadePicture, file_state, make_picture, state_of
-from panoptic_cli.composition.plans import CompositionPlan
-from panoptic_cli.composition.source import Source, read_source
-from panoptic_cli.composition.vocabulary import Vocabulary, combine, read_category_list
-from panoptic_cli.errors import DataError, listed
+from panoptic_cli.composition.journal import journal_line, read_journal, still_valid
+from panoptic_cli.composition.pictures import MadePicture, make_picture
+from panoptic_cli.composition.plans import JOURNAL, CompositionPlan
+from panoptic_cli.composition.preparation import Composition, prepare
+from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
 from panoptic_cli.processes import preload, run_units
 
-JOURNAL = ".make-panoptic.jsonl"  # in the folder of the PNGs
-_VERSION = 1  # increase it if the same input gives other PNGs
 _UNIT = 8  # pictures that a worker makes at a time
 _EXAMPLES = 20  # vanished things that are named
 
@@ -77,77 +71,6 @@ class CompositionSummary:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Composition:
-    """A plan with what its annotation files contain."""
-
-    plan: CompositionPlan
-    source: Source
-    vocabulary: Vocabulary
-
-    @property
-    def digest(self) -> str:
-        """The digest of everything that all pictures depend on."""
-        words = self.vocabulary
-        ids = [sorted(words.of_objects.items()), sorted(words.of_stuff.items()), sorted(words.unlabelled)]
-        parts = [_VERSION, self.source.digests, words.table.to_list(), ids, self.plan.overlaps]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def prepare(plan: CompositionPlan) -> Composition:
-    """Reads and checks the annotation files, the categories and the category map of a plan; no picture is opened.
-
-    Raises:
-        ConfigError: the category map does not fit the categories.
-        DataError: a file is missing or not usable, annotations have unknown categories, or the output exists and is
-            not ours.
-    """
-    _check_output(plan)
-    source, objects, stuff = read_source(plan.object_annotations, plan.stuff_annotations)
-    if plan.stuff_categories is not None:
-        stuff = read_category_list(plan.stuff_categories)
-    vocabulary = combine(objects, stuff)
-    for outlines in source.outlines:
-        known = {*vocabulary.of_stuff, *vocabulary.unlabelled} if outlines.is_stuff else {*vocabulary.of_objects}
-        unknown = sorted(str(category) for category in outlines.categories - known)
-        if unknown:
-            raise DataError(
-                f"Annotations of {outlines.file.path} have categories that its categories lack: {listed(unknown)}.",
-                "Add them to categories.",
-            )
-    if plan.category_map is not None:
-        vocabulary = vocabulary.mapped(read_category_map(plan.category_map, vocabulary.table))
-    if plan.stuff_annotations is not None or plan.semantic_masks is not None:
-        vocabulary = vocabulary.settled()
-    for note in vocabulary.notes:
-        console.info(note)
-    if plan.semantic_masks is not None and not vocabulary.of_stuff:
-        raise DataError(
-            f"The values in {plan.semantic_masks} have no names: no category is stuff.",
-            "Name them with --stuff-categories, or set isthing to 0 in the instances JSON.",
-        )
-    if vocabulary.table.max_id > MAX_CATEGORY_ID:
-        raise DataError(
-            f"The category id {vocabulary.table.max_id} is too large; records allow ids up to {MAX_CATEGORY_ID}.",
-            "Renumber the categories with --category-map.",
-        )
-    if not len(source):
-        raise DataError(f"{plan.object_annotations} has no images.", "Give a file in COCO's form.")
-    return Composition(plan, source, vocabulary)
-
-
-def _check_output(plan: CompositionPlan) -> None:
-    """Refuses to replace a panoptic JSON or PNGs that were made by others."""
-    if (plan.masks_dir / JOURNAL).exists():
-        return
-    for path in (plan.output, plan.masks_dir):
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
-            raise DataError(
-                f"{path} exists and was not made by panoptic make-panoptic, so it is not replaced.",
-                "Move it away, or name your file with --object-annotations and another place with --output.",
-            )
-
-
 def compose_all(plans: Sequence[CompositionPlan], workers: int) -> list[CompositionSummary]:
     """Makes the panoptic data of several splits; see `compose`. All annotation files are read first."""
     if workers > 1:
@@ -179,8 +102,8 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
     begun = time.monotonic()
     plan, source = composition.plan, composition.source
     journal = plan.masks_dir / JOURNAL
-    former = _read_journal(journal)
-    made = _still_valid(composition, former)
+    former = read_journal(journal)
+    made = still_valid(composition, former)
     kept = len(made)
     todo = [place for place in range(len(source)) if place not in made]
     skipped: Counter[str] = Counter()
@@ -189,7 +112,7 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
     for path in plan.masks_dir.rglob(".*.partial"):  # left by killed processes
         remove(path)
     with atomic_path(journal) as partial_path:
-        partial_path.write_text("".join(_line(composition, place, picture) for place, picture in made.items()))
+        partial_path.write_text("".join(journal_line(composition, place, picture) for place, picture in made.items()))
     units = [todo[start : start + _UNIT] for start in range(0, len(todo), _UNIT)]
     outcomes = partial(run_units, partial(_make, composition), units, min(workers, len(units)))
     try:
@@ -201,7 +124,7 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
             for pictures, reasons in found:
                 made |= pictures
                 skipped.update(reasons)
-                lines.writelines(_line(composition, place, picture) for place, picture in pictures.items())
+                lines.writelines(journal_line(composition, place, picture) for place, picture in pictures.items())
                 lines.flush()
     except KeyboardInterrupt:
         console.warn(f"{len(made):,} of {len(source):,} pictures are made; the same command makes the others")
@@ -233,34 +156,6 @@ def _make(
             reasons.append(error.reason)
     advance(len(places))
     return made, reasons
-
-
-def _line(composition: Composition, place: int, picture: MadePicture) -> str:
-    return json.dumps({"digest": composition.digest, "place": place, **asdict(picture)}) + "\n"
-
-
-def _read_journal(path: Path) -> dict[int, tuple[str, MadePicture]]:
-    """Returns the digest and the picture of each complete line, by place."""
-    found = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short, or of another version
-                value = json.loads(line)
-                digest, place = value.pop("digest"), value.pop("place")
-                found[place] = digest, MadePicture(**value)
-    return found
-
-
-def _still_valid(composition: Composition, former: dict[int, tuple[str, MadePicture]]) -> dict[int, MadePicture]:
-    """Returns the pictures of an earlier run whose inputs and PNG are unchanged, by place."""
-    plan, digest = composition.plan, composition.digest
-    return {
-        place: picture
-        for place, (made_with, picture) in sorted(former.items())
-        if made_with == digest
-        and picture.state == state_of(plan, composition.source.entry(place))
-        and picture.png_state == file_state(plan.masks_dir / picture.annotation["file_name"])
-    }
 
 
 def _write_json(composition: Composition, made: dict[int, MadePicture]) -> None:

@@ -20,7 +20,7 @@ from panoptic_cli.composition.vocabulary import Vocabulary, plain_number
 from panoptic_cli.files import atomic_path
 from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.images.encoded import PictureError, read_file
-from panoptic_cli.images.pillow import open_picture
+from panoptic_cli.images.pillow import TRANSPOSED, open_picture, orientation_of
 
 MOSTLY = 0.5  # hidden share of a thing that is hidden "mostly"
 
@@ -146,13 +146,17 @@ def _stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _size_of_file(plan: CompositionPlan, picture: AnnotatedPicture) -> tuple[int, int]:
+    """Returns the (height, width) of the picture as viewers show it, or as stored if its run lengths have this size."""
     if plan.image_dir is None:
         raise PictureError("size unknown", "the JSON has no width and height; give the pictures with --image-dir")
     path = plan.image_dir / picture.file_name
     try:
         with open_picture(read_file(path, "picture")) as opened:
-            return opened.height, opened.width
+            stored = opened.height, opened.width
+            shown = stored[::-1] if orientation_of(opened) in TRANSPOSED else stored
     except PictureError:
         raise
     except ValueError as error:
         raise PictureError("unreadable picture", f"{path}: {error}") from None
+    sizes = [o.segmentation.get("size") for o in picture.outlines if isinstance(o.segmentation, dict)]
+    return stored if list(stored) in sizes and list(shown) not in sizes else shown

@@ -11,6 +11,8 @@ from panoptic_cli.coco.layout import SPLIT_NAMES, coco_files
 from panoptic_cli.composition.painting import Overlaps
 from panoptic_cli.errors import DataError, UsageError, summarize
 
+JOURNAL = ".make-panoptic.jsonl"  # in the folder of the PNGs
+
 
 @dataclass(frozen=True)
 class CompositionPlan:

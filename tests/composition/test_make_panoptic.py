@@ -288,6 +288,18 @@ def test_sizes_come_from_the_pictures(tmp_path: Path, capsys: Out) -> None:
     assert (image["width"], image["height"]) == (8, 6)
 
 
+def test_a_picture_that_viewers_turn_has_the_size_of_its_run_lengths_or_as_shown(tmp_path: Path, capsys: Out) -> None:
+    stored = {"category_id": 1, "segmentation": {"size": [6, 8], "counts": [0, 6, 42]}}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for annotation, size in ((_box(0, 0, 2, 2), (6, 8)), (stored, (8, 6))):
+        path = _own(tmp_path, [annotation], width=None)
+        Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
+        assert run(["make-panoptic", "--object-annotations", str(path), "--image-dir", str(tmp_path)]) == 0
+        (image,) = _load(tmp_path / "panoptic.json")["images"]
+        assert (image["width"], image["height"]) == size
+
+
 def test_only_what_changed_is_made_again(separate: Path, capsys: Out) -> None:
     folder = separate / "semantic"
     arguments = ["make-panoptic", "--data-dir", str(separate), "--split", "val", "--workers", "1"]
