@@ -48,6 +48,7 @@ class CompositionSummary:
         wholly_hidden: number of things and crowds that others hide wholly; they have no segment.
         vanished: the first of these, one line each.
         empty: number of annotations without outline or without pixels.
+        without_segments: number of pictures that are unlabelled as a whole.
         unlabelled_share: share of the pixels that are unlabelled, 0..1.
         skipped_pictures: number of skipped pictures by reason.
         seconds: wall time.
@@ -66,6 +67,7 @@ class CompositionSummary:
     wholly_hidden: int = 0
     vanished: list[str] = field(default_factory=list)
     empty: int = 0
+    without_segments: int = 0
     unlabelled_share: float = 0.0
     skipped_pictures: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -132,8 +134,14 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
     names = {picture.annotation["file_name"] for picture in made.values()}
     for name in {picture.annotation["file_name"] for _, picture in former.values()} - names:
         remove(plan.masks_dir / name)
+    summary = _summarize(plan, made, skipped)
+    if summary.empty and summary.without_segments == summary.pictures:
+        raise DataError(
+            f"No annotation of {plan.object_annotations} has an outline with pixels.",
+            "Boxes are not enough: annotate polygons or masks.",
+        )
     _write_json(composition, made)
-    return replace(_summarize(plan, made, skipped), kept_pictures=kept, seconds=time.monotonic() - begun)
+    return replace(summary, kept_pictures=kept, seconds=time.monotonic() - begun)
 
 
 def _make(
@@ -195,6 +203,7 @@ def _summarize(plan: CompositionPlan, made: dict[int, MadePicture], skipped: Cou
         wholly_hidden=counts["wholly"],
         vanished=vanished,
         empty=counts["empty"],
+        without_segments=sum(not picture.annotation["segments_info"] for picture in made.values()),
         unlabelled_share=counts["unlabelled"] / max(counts["pixels"], 1),
         skipped_pictures=dict(sorted(skipped.items())),
     )

@@ -335,6 +335,7 @@ def test_only_what_changed_is_made_again(separate: Path, capsys: Out) -> None:
         (lambda v: v["annotations"][0].update(image_id=None), 1, "has no usable image_id"),
         (lambda v: v["annotations"][0].update(image_id=5), 1, "belongs to a picture"),
         (lambda v: v["annotations"][0].update(segmentation=[[1, 2, 3]]), 1, "cannot be made: annotation 0: a polygon"),
+        (lambda v: v["annotations"][0].pop("segmentation"), 1, "Boxes are not enough"),
         (lambda v: v["images"].append(v["images"][0]), 1, "images[1] has the id 1 of another image"),
         (lambda v: v["images"][0].update(file_name="../a.jpg"), 1, "inside the data folder"),
         (lambda v: v["images"][0].pop("file_name"), 1, "images[0] has no file_name"),
