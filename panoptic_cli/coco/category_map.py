@@ -99,9 +99,9 @@ def _choose(rules: dict[str, _Rule], table: CategoryTable, problems: list[str]) 
     """Pairs each category with its rule: that of its name, of its id, of all others, or none."""
     names = {category.name for category in table.categories}
     ids = {str(category.id): category.name for category in table.categories}
-    for key in rules.keys() - names - ids.keys() - {_OTHERS}:
-        close = difflib.get_close_matches(key, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {listed(sorted(names), 30)}"
+    for key in sorted(rules.keys() - names - ids.keys() - {_OTHERS}):
+        close = difflib.get_close_matches(key, names, n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {listed(sorted(names), 30)}"
         problems.append(f"there is no category {key} ({hint})")
     others = rules.get(_OTHERS, _Rule())
     chosen = []
