@@ -88,7 +88,7 @@ def make_picture(plan: CompositionPlan, source: Source, vocabulary: Vocabulary, 
     try:
         picture = source.picture(place)
     except FieldError as error:
-        raise PictureError("malformed image", str(error)) from None
+        raise PictureError("malformed entry", str(error)) from None
     size = _stated_size(entry) or _size_of_file(plan, picture)
     counts: Counter[str] = Counter()
     layers = _layers(picture, vocabulary, size, counts)

@@ -12,7 +12,7 @@ import numpy as np
 
 from panoptic_cli import console
 from panoptic_cli.coco import json_entries
-from panoptic_cli.coco.json_fields import relative_path
+from panoptic_cli.coco.json_fields import flag, relative_path
 from panoptic_cli.coco.json_index import JsonFile, JsonIndex, index_lists
 from panoptic_cli.composition.vocabulary import CategoryList, plain_number
 from panoptic_cli.errors import DataError
@@ -76,14 +76,14 @@ class Outlines:
         """Reads the annotations of a picture.
 
         Raises:
-            FieldError: an entry is not usable.
+            FieldError: `iscrowd` of an entry is neither 0 nor 1.
         """
         found = []
         for begin, end in self.spans[self.offsets[place] : self.offsets[place + 1]].tolist():
             entry = json_entries.read_entry(self.file, begin, end)
             if not isinstance(entry, dict):
                 raise self.file.changed()
-            is_crowd = entry.get("iscrowd") in (1, True, "1")
+            is_crowd = flag({"iscrowd": entry.get("iscrowd") or 0}, "iscrowd")
             outline = entry.get("segmentation")
             found.append(Outline(entry.get("id"), plain_number(entry["category_id"]), is_crowd, outline, self.is_stuff))
         return found
@@ -121,7 +121,7 @@ class Source:
         """Reads a picture.
 
         Raises:
-            FieldError: its file name is not usable.
+            FieldError: its file name or an annotation is not usable.
             DataError: a file has changed.
         """
         entry = self.entry(place)
