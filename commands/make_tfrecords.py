@@ -69,6 +69,27 @@ def make_tfrecords(
     panoptic_annotations: custom_data.PanopticAnnotations = None,
     panoptic_masks: custom_data.PanopticMasks = None,
     object_annotations: custom_data.ObjectAnnotations = None,
+    category_map: custom_data.CategoryMapFile = None,
+    merge_stuff: Annotated[
+        bool,
+        typer.Option(
+            "--merge-stuff",
+            help="Make the segments of one stuff category in a picture one segment.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Divide one split into train and val; val gets this share.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Seed of --val-share.", show_default="0", rich_help_panel=DATA),
+    ] = None,
     output_prefix: Annotated[
         str | None,
         typer.Option(
@@ -111,6 +132,7 @@ def make_tfrecords(
     Examples:
         panoptic make-tfrecords --data-dir data/coco
         panoptic make-tfrecords --split val --val-shards 4 --dry-run
+        panoptic make-tfrecords --data-dir mine --split train --val-share 0.1
     """
     from panoptic_cli.coco.layout import OwnFiles
     from panoptic_cli.config.data import RECORDS_FOLDER
@@ -119,6 +141,10 @@ def make_tfrecords(
     from panoptic_cli.records.conversion import convert_all
     from panoptic_cli.records.plans import plan_conversions
 
+    if val_share is not None and not 0 < val_share < 1:
+        raise UsageError(f"--val-share must be between 0 and 1, not {val_share:g}.")
+    if seed is not None and val_share is None:
+        raise UsageError("--seed needs --val-share.")
     target = output_dir or data_dir / RECORDS_FOLDER
     plans = plan_conversions(
         data_dir,
@@ -128,6 +154,10 @@ def make_tfrecords(
         splits=split or (),
         own=OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations),
         prefix=output_prefix,
+        category_map=category_map,
+        merge_stuff=merge_stuff,
+        val_share=val_share,
+        seed=seed or 0,
     )
     if runner is None and runner_option:
         raise UsageError("--runner-option needs --runner.")

@@ -96,17 +96,7 @@ class Pictures(Sequence[Picture]):
             DataError: the JSON file has changed since it was indexed.
         """
         if isinstance(index, slice):
-            chosen = np.arange(len(self))[index]
-            offsets, rows = _rows_of_pictures(self._offsets[chosen], self._offsets[chosen + 1])
-            return Pictures(
-                self._panoptic,
-                self._instances,
-                self.ids[chosen],
-                self._images[chosen],
-                self._annotations[chosen],
-                offsets,
-                self._objects[rows],
-            )
+            return self.select(np.arange(len(self))[index])
         place = range(len(self))[index]
         image = self._entry(self._panoptic, self._images[place])
         annotation = self._entry(self._panoptic, self._annotations[place])
@@ -120,6 +110,19 @@ class Pictures(Sequence[Picture]):
         if not identifier == image_id == self.ids[place]:
             raise self._panoptic.changed()
         return Picture(identifier, file_name, width, height, mask_name, segments, objects)
+
+    def select(self, chosen: np.ndarray) -> Pictures:
+        """Returns the pictures at these places, int64 [n]."""
+        offsets, rows = _rows_of_pictures(self._offsets[chosen], self._offsets[chosen + 1])
+        return Pictures(
+            self._panoptic,
+            self._instances,
+            self.ids[chosen],
+            self._images[chosen],
+            self._annotations[chosen],
+            offsets,
+            self._objects[rows],
+        )
 
     def names(self, index: int) -> tuple[str, str]:
         """Returns the file names of a picture and of its mask, without reading its objects."""

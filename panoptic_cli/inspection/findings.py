@@ -46,6 +46,7 @@ REMEDIES = {
     "segment without pixels": "drop it, or draw it in the mask",
     "area differs from the mask": "set area to the number of pixels",
     "box differs from the mask": "set bbox to the box of the pixels",
+    "stuff category in several segments": "merge with --merge-stuff",
     "crowd of stuff": "set iscrowd to 0: only things have crowds",
     "category without any segment": "it cannot be learned or scored",
     "empty object mask": "make-tfrecords skips it",

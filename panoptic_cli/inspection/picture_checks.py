@@ -19,6 +19,7 @@ from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.shared_checks import (
     BOX_TOLERANCE,
     JPEG_FORMATS,
+    STUFF_IN_SEVERAL,
     box_misses_mask,
     boxes_differ,
     examine_picture,
@@ -178,6 +179,11 @@ def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, res
         findings.add("mask id not in the JSON", f"{picture.mask_name} has pixels of {listed(strangers, 3)}")
     areas = runs.areas(len(picture.segments))
     result.contents.pixels[0] += int(areas[0])
+    segments_of = Counter(segment.category_id for segment in picture.segments)
+    for stuff in table.stuff:
+        if segments_of[stuff.id] > 1:
+            message = f"{picture.mask_name}: {segments_of[stuff.id]} segments of {stuff.name}"
+            findings.add(STUFF_IN_SEVERAL, message, "warning")
     for place, segment in enumerate(picture.segments, start=1):
         here = f"{picture.mask_name}, segment {segment.id}"
         area = int(areas[place])

@@ -11,7 +11,7 @@ import numpy as np
 
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, png
-from panoptic_cli.inspection.shared_checks import JPEG_FORMATS, box_misses_mask, examine_picture
+from panoptic_cli.inspection.shared_checks import JPEG_FORMATS, STUFF_IN_SEVERAL, box_misses_mask, examine_picture
 from panoptic_cli.inspection.statistics import Counts, Spread
 from panoptic_cli.records import schema
 
@@ -200,6 +200,11 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
         yield "category mask differs from the segments", schema.CATEGORY_MASK
     if instances is not None and ((instances != 0) & (instances != places)).any():
         yield "instance mask differs from the segments", schema.INSTANCE_MASK
+    if instances is not None:
+        stuff = np.setdiff1d(np.arange(1, len(ids) + 1), places[instances != 0])
+        for category, count in Counter(listed[stuff - 1].tolist()).items():
+            if count > 1:
+                yield STUFF_IN_SEVERAL, f"{count} segments of category {category}"
 
 
 def _decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:

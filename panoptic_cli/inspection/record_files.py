@@ -17,12 +17,13 @@ from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.files import read_json
 from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.record_checks import RecordCounts, check_record
+from panoptic_cli.inspection.shared_checks import STUFF_IN_SEVERAL
 from panoptic_cli.processes import run_units
 from panoptic_cli.records import schema
 from panoptic_cli.records.files import SHARD_NAME
 from panoptic_cli.records.tfrecord import file_crc32c, read_records
 
-_WARNINGS = frozenset({"object box differs from its mask", "empty object mask"})
+_WARNINGS = frozenset({"object box differs from its mask", "empty object mask", STUFF_IN_SEVERAL})
 _PROGRESS_EVERY = 8  # records
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from panoptic_cli.images import png
 from panoptic_cli.images.pillow import open_picture, orientation_of
 
+STUFF_IN_SEVERAL = "stuff category in several segments"
 JPEG_FORMATS = ("JPEG", "MPO")  # Pillow's names; an MPO is a JPEG with more pictures after the first
 BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or after its last pixel
 

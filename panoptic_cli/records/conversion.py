@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli import console
-from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
+from panoptic_cli.categories import MAX_CATEGORY_ID
 from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path, remove
@@ -37,6 +37,7 @@ from panoptic_cli.records.manifest import (
     write_manifest,
 )
 from panoptic_cli.records.plans import ConversionPlan
+from panoptic_cli.records.regrouping import Regrouping
 from panoptic_cli.records.tfrecord import TFRecordWriter, file_crc32c
 
 _PROGRESS_EVERY = 8  # pictures
@@ -106,7 +107,7 @@ def convert(
             contains shards of this prefix that the manifest does not list.
         RunError: another conversion is writing to output_dir.
     """
-    check_dataset(plan, dataset)
+    regrouping = check_dataset(plan, dataset)
     try:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,15 +116,19 @@ def convert(
             "Give another --output-dir.",
         ) from None
     with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
-        return _convert(plan, dataset, workers, run)
+        return _convert(plan, dataset, regrouping, workers, run)
 
 
 def _convert(
-    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]]
+    plan: ConversionPlan,
+    dataset: PanopticDataset,
+    regrouping: Regrouping,
+    workers: int,
+    run: Callable[..., Generator[Any]],
 ) -> ConversionSummary:
     """Converts the missing shards; the caller has locked the folder."""
     begun = time.monotonic()
-    common = common_digest(plan, dataset)
+    common = common_digest(plan, dataset, regrouping)
     done = clear_stale(plan)
     shards = [
         _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
@@ -134,9 +139,9 @@ def _convert(
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
         remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
-    write_categories(plan, dataset.table)
-    write_manifest(plan, dataset.table, entries)
-    work = partial(_convert_shard, plan, dataset.table)
+    write_categories(plan, regrouping.table)
+    write_manifest(plan, regrouping.table, entries)
+    work = partial(_convert_shard, plan, regrouping)
     total = len(dataset.pictures)
     already = total - sum(len(shard.pictures) for shard in todo)
     try:
@@ -147,7 +152,7 @@ def _convert(
         ):
             for index, entry in outcomes:
                 entries[index] = entry
-                write_manifest(plan, dataset.table, entries)
+                write_manifest(plan, regrouping.table, entries)
     except BaseException as error:
         remove_partial(plan)  # left by a worker that was killed
         if isinstance(error, KeyboardInterrupt):
@@ -169,7 +174,7 @@ def convert_all(
     """Reads and converts splits one after the other; see `convert`."""
     if workers > 1 and run is run_units:
         preload(__name__)  # the processes start while the annotations are read
-    return [convert(plan, read_dataset(plan.files), workers, run) for plan in plans]
+    return [convert(plan, _read(plan), workers, run) for plan in plans]
 
 
 def count_convertible(plan: ConversionPlan) -> int:
@@ -178,32 +183,40 @@ def count_convertible(plan: ConversionPlan) -> int:
     Raises:
         DataError: see `check_dataset`.
     """
-    dataset = read_dataset(plan.files)
+    dataset = _read(plan)
     check_dataset(plan, dataset)
     return len(dataset.pictures)
 
 
-def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> None:
-    """Checks that a data set can be converted.
+def _read(plan: ConversionPlan) -> PanopticDataset:
+    dataset = read_dataset(plan.files)
+    return dataset if plan.share is None else plan.share.of(dataset)
+
+
+def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> Regrouping:
+    """Checks that a data set can be converted, and reads the category map.
 
     Raises:
+        ConfigError: the category map does not fit the categories.
         DataError: a category id does not fit 16-bit label pictures, or the annotations have problems other than those
             that the plan skips.
     """
-    if dataset.table.max_id > MAX_CATEGORY_ID:
+    regrouping = Regrouping.planned(plan.category_map, plan.merge_stuff, dataset.table)
+    if regrouping.table.max_id > MAX_CATEGORY_ID:
         raise DataError(
-            f"{dataset.files.panoptic_annotations} has the category id {dataset.table.max_id}; "
+            f"{dataset.files.panoptic_annotations} has the category id {regrouping.table.max_id}; "
             f"records allow ids up to {MAX_CATEGORY_ID}.",
-            "Renumber the categories.",
+            "Renumber the categories, for example with --category-map.",
         )
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    return regrouping
 
 
 def _convert_shard(
-    plan: ConversionPlan, table: CategoryTable, shard: _Shard, advance: Callable[[int], None]
+    plan: ConversionPlan, regrouping: Regrouping, shard: _Shard, advance: Callable[[int], None]
 ) -> tuple[int, dict[str, Any]]:
     """Writes one shard and returns its index and its manifest entry."""
-    encoder = PictureEncoder(plan.files, table)
+    encoder = PictureEncoder(plan.files, regrouping)
     counts: Counter[str] = Counter()
     skipped_pictures: Counter[str] = Counter()
     fingerprint = Fingerprint(plan, shard.common)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
@@ -16,6 +15,7 @@ from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.images.encoded import PictureError, read_file, read_picture_file, size_mismatch
 from panoptic_cli.images.masks import CroppedMask, SegmentRuns
 from panoptic_cli.records import schema
+from panoptic_cli.records.regrouping import DROPPED, Regrouping
 from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
 
 SKIPPED, NOTE = "skipped: ", "note: "  # prefixes of such counts
@@ -35,28 +35,30 @@ class PictureEncoder:
 
     Args:
         files: the files of the split.
-        table: the categories.
+        regrouping: what to do with segments and objects.
     """
 
-    def __init__(self, files: SplitFiles, table: CategoryTable) -> None:
+    def __init__(self, files: SplitFiles, regrouping: Regrouping) -> None:
         self._files = files
-        self._table = table
-        self._semantic = semantic_lookup(table)
+        self._regrouping = regrouping
+        self._table = regrouping.table
+        self._semantic = semantic_lookup(regrouping.table)
 
     def encode(self, picture: Picture) -> tuple[bytes, Counter[str]]:
         """Encodes one picture.
 
         Returns:
             The serialised tf.train.Example, and counts of what it contains: "objects", "crowds", "segments";
-            "skipped: <reason>" for object annotations without pixels; "note: <what>" for changes to the picture or its
-            objects that the user should know about.
+            "skipped: <reason>" for object annotations that are left out; "note: <what>" for changes to the picture, its
+            segments or its objects that the user should know about.
 
         Raises:
             PictureError: the picture or the mask is missing, unreadable, or contradicts the annotations.
         """
         image = read_picture_file(self._files.image_dir / picture.file_name, picture.width, picture.height)
-        runs = self._read_segments(picture)
+        picture, runs, found = self._regrouping.apply(picture, self._read_segments(picture))
         counts: Counter[str] = Counter(segments=len(picture.segments))
+        counts.update({(SKIPPED if what == DROPPED else NOTE) + what: n for what, n in found.items()})
         if image.note is not None:
             counts[NOTE + image.note] += 1
         objects = self._objects(picture, runs, counts)

@@ -21,14 +21,16 @@ from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json, remove, write_json
 from panoptic_cli.records.plans import ConversionPlan
+from panoptic_cli.records.regrouping import Regrouping
 
 SCHEMA_VERSION = 2  # increase it if the same input gives other records
 COUNTS = ("pictures", "objects", "crowds", "segments")
 
 
-def common_digest(plan: ConversionPlan, dataset: PanopticDataset) -> str:
+def common_digest(plan: ConversionPlan, dataset: PanopticDataset, regrouping: Regrouping) -> str:
     """Returns the digest of everything that all shards depend on."""
     parts = [SCHEMA_VERSION, dataset.digests, plan.files.object_annotations is None, plan.shards, plan.on_bad_data]
+    parts += [regrouping.new_ids, regrouping.table.to_list(), regrouping.merge_stuff]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

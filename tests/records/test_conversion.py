@@ -20,6 +20,7 @@ from panoptic_cli.records import schema
 from panoptic_cli.records.conversion import ConversionSummary, convert_all
 from panoptic_cli.records.encoding import PictureEncoder
 from panoptic_cli.records.plans import ConversionPlan, OnBadData
+from panoptic_cli.records.regrouping import Regrouping
 from panoptic_cli.records.schema import decode_example, semantic_lookup
 from panoptic_cli.records.tfrecord import read_records
 
@@ -88,7 +89,7 @@ def test_records_contain_what_the_files_contain(generated: Path, tmp_path: Path)
 
 def test_encoder_and_pictures_can_be_pickled(generated: Path, tmp_path: Path) -> None:
     dataset = read_dataset(find_splits(generated, ["val"])[0])
-    encoder = PictureEncoder(dataset.files, dataset.table)
+    encoder = PictureEncoder(dataset.files, Regrouping(dataset.table))
     sent_encoder, sent_pictures = pickle.loads(pickle.dumps((encoder, dataset.pictures[1::2])))
     assert list(sent_pictures) == list(dataset.pictures)[1::2]
     for picture in sent_pictures:
