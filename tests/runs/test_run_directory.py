@@ -220,12 +220,12 @@ def test_a_run_without_a_listing_goes_by_the_path(tmp_path: Path) -> None:
 
 def test_a_longer_cosine_needs_its_decay_steps(tmp_path: Path) -> None:
     run, decay = RunDirectory(tmp_path), "trainer.optimizer_config.learning_rate.cosine.decay_steps"
-    cosine = {"trainer.optimizer_config.learning_rate.type": "cosine"}
-    start(run, tiny_experiment(**cosine, trainer__train_steps=10))
+    whole: dict[str, Any] = {decay: None}
+    start(run, tiny_experiment(**whole, trainer__train_steps=10))
     with pytest.raises(RunError, match=rf"covers all steps; --set {decay}=10 keeps it"):
-        run.check(tiny_experiment(**cosine, trainer__train_steps=20), TABLE)
-    longer = tiny_experiment(**cosine, **{decay: 10}, trainer__train_steps=20)
-    assert [change.key for change in run.check(longer, TABLE)] == ["trainer.train_steps", decay]
+        run.check(tiny_experiment(**whole, trainer__train_steps=20), TABLE)
+    longer = tiny_experiment(**{decay: 10}, trainer__train_steps=20)
+    assert [change.key for change in run.check(longer, TABLE)] == [decay, "trainer.train_steps"]
 
 
 def test_complete_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
