@@ -14,6 +14,7 @@ from panoptic_cli.images import png
 from panoptic_cli.images.pillow import decode_samples
 from panoptic_cli.images.run_lengths import draw_runs, runs_of
 
+_TRIANGLE = 6  # numbers of the smallest polygon
 _FAR = 16.0  # polygons are clipped at this many times the picture's longer side
 
 
@@ -187,13 +188,21 @@ def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | 
                 coordinates = np.array(polygon, np.float64)
         if coordinates is None or not np.isfinite(coordinates).all():
             raise ValueError("a polygon has coordinates that are not finite numbers")
-        if len(polygon) >= 6:  # fewer than three corners have no area, and pycocotools reads four numbers as a box
+        if (
+            len(polygon) >= _TRIANGLE
+        ):  # fewer than three corners have no area, and pycocotools reads four numbers as a box
             # pycocotools walks along every edge, so far-off corners would cost time and memory.
             corners.append(np.clip(coordinates, -limit, limit))
     if not corners:
         return None
     drawn = [coco_mask.frPyObjects([polygon], height, width)[0] for polygon in corners]
     return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
+
+
+def short_polygons(segmentation: Any) -> int:
+    """Counts the polygons of a COCO segmentation that have fewer than three points, which `draw_segmentation` omits."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    return sum(isinstance(polygon, list) and len(polygon) < _TRIANGLE for polygon in polygons)
 
 
 def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:

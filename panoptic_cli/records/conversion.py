@@ -33,6 +33,7 @@ from panoptic_cli.records.manifest import (
     clear_stale,
     common_digest,
     remove_partial,
+    require_agreement,
     write_categories,
     write_manifest,
 )
@@ -58,6 +59,7 @@ class ConversionSummary:
         skipped_objects: number of skipped objects by reason.
         skipped_pictures: number of skipped pictures by reason.
         notes: changes to pictures or objects that the user should know about, with their numbers.
+        assumed: what was assumed about the annotation files, with numbers.
         seconds: wall time.
         images_per_second: pictures converted in this run, per second of wall time.
     """
@@ -73,6 +75,7 @@ class ConversionSummary:
     skipped_objects: dict[str, int] = field(default_factory=dict)
     skipped_pictures: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    assumed: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_second: float = 0.0
 
@@ -88,7 +91,11 @@ class _Shard:
 
 
 def convert(
-    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]] = run_units
+    plan: ConversionPlan,
+    dataset: PanopticDataset,
+    workers: int,
+    run: Callable[..., Generator[Any]] = run_units,
+    together: frozenset[str] = frozenset(),
 ) -> ConversionSummary:
     """Converts a split.
 
@@ -97,13 +104,14 @@ def convert(
         dataset: the split, from read_dataset(plan.files).
         workers: number of processes; with 1, this process does the work.
         run: hands the shards to workers, like `processes.run_units`.
+        together: names of the splits that are converted in the same run; their earlier records do not matter.
 
     Returns:
         The counts of all shards.
 
     Raises:
-        DataError: see `check_dataset`; or a picture cannot be converted (with on_bad_data "fail"), or output_dir
-            contains shards of this prefix that the manifest does not list.
+        DataError: see `check_dataset`; or a picture cannot be converted (unless on_bad_data is "skip"), or output_dir
+            contains shards of this prefix that the manifest does not list, or records with contradicting categories.
         RunError: another conversion is writing to output_dir.
     """
     check_dataset(plan, dataset)
@@ -115,11 +123,15 @@ def convert(
             "Give another --output-dir.",
         ) from None
     with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
-        return _convert(plan, dataset, workers, run)
+        return _convert(plan, dataset, workers, run, together)
 
 
 def _convert(
-    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]]
+    plan: ConversionPlan,
+    dataset: PanopticDataset,
+    workers: int,
+    run: Callable[..., Generator[Any]],
+    together: frozenset[str],
 ) -> ConversionSummary:
     """Converts the missing shards; the caller has locked the folder."""
     begun = time.monotonic()
@@ -134,7 +146,7 @@ def _convert(
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
         remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
-    write_categories(plan, dataset.table)
+    write_categories(plan, dataset.table, together)
     write_manifest(plan, entries)
     work = partial(_convert_shard, plan, dataset.table)
     total = len(dataset.pictures)
@@ -166,10 +178,20 @@ def _convert(
 def convert_all(
     plans: Sequence[ConversionPlan], workers: int, run: Callable[..., Generator[Any]] = run_units
 ) -> list[ConversionSummary]:
-    """Reads and converts splits one after the other; see `convert`."""
+    """Reads all splits and converts one after the other; see `convert`.
+
+    Raises:
+        DataError: see `convert`; or the categories of two splits contradict each other.
+    """
     if workers > 1 and run is run_units:
         preload(__name__)  # the processes start while the annotations are read
-    return [convert(plan, read_dataset(plan.files), workers, run) for plan in plans]
+    datasets = [_read(plan) for plan in plans]
+    for plan, dataset in zip(plans, datasets, strict=True):
+        first = datasets[0]
+        require_agreement(plan.files.name, dataset.table, first.files.name, first.table)
+        check_dataset(plan, dataset)
+    names = frozenset(plan.files.name for plan in plans)
+    return [convert(plan, dataset, workers, run, names) for plan, dataset in zip(plans, datasets, strict=True)]
 
 
 def count_convertible(plan: ConversionPlan) -> int:
@@ -178,9 +200,16 @@ def count_convertible(plan: ConversionPlan) -> int:
     Raises:
         DataError: see `check_dataset`.
     """
-    dataset = read_dataset(plan.files)
+    dataset = _read(plan)
     check_dataset(plan, dataset)
     return len(dataset.pictures)
+
+
+def _read(plan: ConversionPlan) -> PanopticDataset:
+    dataset = read_dataset(plan.files, keep_unannotated=plan.on_bad_data == "void")
+    for note in dataset.notes:
+        console.warn(f"{plan.files.name}: {note}.")
+    return dataset
 
 
 def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> None:
@@ -214,7 +243,7 @@ def _convert_shard(
             try:
                 record, found = encoder.encode(picture)
             except PictureError as error:
-                if plan.on_bad_data == "fail":
+                if plan.on_bad_data != "skip":
                     raise DataError(
                         f"Picture {picture.id} ({picture.file_name}) cannot be converted: {error}.",
                         "Repair it ('panoptic inspect' lists all such pictures), or use --on-bad-data skip.",
@@ -276,6 +305,7 @@ def _is_valid(
 
 def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
     summary = ConversionSummary(plan.files.name, plan.shards)
+    summary.assumed = {f"{note.kind}: {note.detail}": note.count for note in dataset.notes}
     objects: Counter[str] = Counter(dataset.ignored_objects)
     # A picture with several problems is counted once.
     pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())

@@ -11,7 +11,7 @@ from panoptic_cli import console
 from panoptic_cli.coco.layout import OwnFiles, SplitFiles, find_splits
 from panoptic_cli.errors import UsageError
 
-OnBadData = Literal["fail", "skip"]
+OnBadData = Literal["fail", "skip", "void"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class ConversionPlan:
         files: the split; its name is the prefix of the shards.
         output_dir: folder of the shards.
         shards: number of shards.
-        on_bad_data: at a picture that cannot be converted, "fail" or "skip" it and count it.
+        on_bad_data: at a picture that cannot be converted, "fail" or "skip" it and count it; "void" fails, too, but
+            keeps pictures without annotation as unlabelled.
     """
 
     files: SplitFiles
