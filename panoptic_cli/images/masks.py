@@ -14,6 +14,7 @@ from panoptic_cli.images import png
 from panoptic_cli.images.pillow import decode_samples
 from panoptic_cli.images.run_lengths import draw_runs, runs_of
 
+_LEAST_SHARE = 0.1  # of an object's pixels; others may be hidden by objects in front of it
 _TRIANGLE = 6  # numbers of the smallest polygon
 _FAR = 16.0  # polygons are clipped at this many times the picture's longer side
 
@@ -197,6 +198,19 @@ def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | 
         return None
     drawn = [coco_mask.frPyObjects([polygon], height, width)[0] for polygon in corners]
     return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
+
+
+def is_astray(mask: CroppedMask, labels: np.ndarray, label: int) -> bool:
+    """Whether hardly any of a mask's pixels have its label.
+
+    Args:
+        mask: the mask of an object.
+        labels: integer [height, width], the label of each pixel.
+        label: the object's label.
+    """
+    x, y, w, h = mask.box
+    found = np.count_nonzero((labels[y : y + h, x : x + w] == label) & (mask.pixels > 0))
+    return bool(found < _LEAST_SHARE * np.count_nonzero(mask.pixels))
 
 
 def short_polygons(segmentation: Any) -> int:

@@ -69,7 +69,7 @@ def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotati
             findings.add(
                 problem.kind, problem.message.replace(str(dataset.files.panoptic_annotations), "the panoptic JSON")
             )
-        findings.update(Finding(note.kind, "warning", note.count, [note.detail]) for note in dataset.notes)
+        findings.update(Finding(note.kind, "warning", note.count, detail=note.detail) for note in dataset.notes)
         for reason, count in dataset.ignored_objects.items():
             findings.update([Finding(f"object of a {reason}", "warning", count, [str(files.object_annotations)])])
         for category in dataset.table.categories:

@@ -26,7 +26,7 @@ from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
 from panoptic_cli.processes import preload, run_units
-from panoptic_cli.records.encoding import NOTE, SKIPPED, PictureEncoder
+from panoptic_cli.records.encoding import ASTRAY, NOTE, SKIPPED, PictureEncoder
 from panoptic_cli.records.manifest import (
     COUNTS,
     Fingerprint,
@@ -41,6 +41,7 @@ from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.tfrecord import TFRecordWriter, file_crc32c
 
 _PROGRESS_EVERY = 8  # pictures
+_SAMPLE = 10  # pictures
 
 
 @dataclass
@@ -226,6 +227,25 @@ def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> None:
             "Renumber the categories.",
         )
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    _require_objects_on_segments(plan, dataset)
+
+
+def _require_objects_on_segments(plan: ConversionPlan, dataset: PanopticDataset) -> None:
+    """Checks in a few pictures that objects and segments are of the same pictures and categories."""
+    if plan.files.object_annotations is None:
+        return
+    encoder = PictureEncoder(plan.files, dataset.table)
+    counts: Counter[str] = Counter()
+    step = -(-len(dataset.pictures) // _SAMPLE)
+    for picture in dataset.pictures[::step]:
+        with contextlib.suppress(PictureError):  # the conversion reports it
+            counts.update(encoder.encode(picture)[1])
+    if counts[ASTRAY] > max(1, counts["objects"] / 2):
+        raise DataError(
+            f"{counts[ASTRAY]} of {counts['objects']} objects in a sample of {plan.files.object_annotations} are "
+            f"not on segments of their category in the masks of {plan.files.panoptic_masks}.",
+            "Ids or coordinates differ: give the instances JSON of these pictures, or none.",
+        )
 
 
 def _convert_shard(

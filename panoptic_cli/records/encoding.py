@@ -16,11 +16,12 @@ from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.images.encoded import PictureError, read_file, read_picture_file, size_mismatch
-from panoptic_cli.images.masks import CroppedMask, SegmentRuns
+from panoptic_cli.images.masks import CroppedMask, SegmentRuns, is_astray
 from panoptic_cli.images.pillow import open_picture
 from panoptic_cli.records import schema
 from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
 
+ASTRAY = "astray"  # count of objects that are hardly on segments of their category
 SKIPPED, NOTE = "skipped: ", "note: "  # prefixes of such counts
 
 
@@ -51,8 +52,8 @@ class PictureEncoder:
 
         Returns:
             The serialised tf.train.Example, and counts of what it contains: "objects", "crowds", "segments";
-            "skipped: <reason>" for object annotations without pixels; "note: <what>" for changes to the picture or its
-            objects that the user should know about.
+            `ASTRAY`; "skipped: <reason>" for object annotations without pixels; "note: <what>" for changes to the
+            picture or its objects that the user should know about.
 
         Raises:
             PictureError: the picture or the mask is missing, unreadable, or contradicts the annotations.
@@ -140,6 +141,7 @@ class PictureEncoder:
                     assert mask is not None, "every segment has pixels"
                     objects.append(_place(mask, segment.category_id, segment.is_crowd, None, None))
             return objects
+        categories = runs.paint(np.array([0, *(segment.category_id for segment in picture.segments)]))
         for annotation in picture.objects:
             made = _draw(annotation, picture)
             if short := masks.short_polygons(annotation.segmentation):
@@ -149,6 +151,7 @@ class PictureEncoder:
                 continue
             if annotation.bbox is not None and _leaves(annotation.bbox, picture):
                 counts[NOTE + "boxes cut at the picture's edge"] += 1
+            counts[ASTRAY] += bool(picture.segments) and is_astray(made.mask, categories, made.label)
             objects.append(made)
         return objects
 

@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "wrong area": (
         lambda r: _first_segment(r, lambda s: s.update(area=s["area"] + 1)),
         "area differs from the mask",
-        "error",
+        "warning",
     ),
     "wrong box": (
         lambda r: _first_segment(r, lambda s: s.update(bbox=[0, 0, 2, 2])),
@@ -232,7 +232,7 @@ def test_all_problems_of_one_picture_are_found_at_once(dataset: Path) -> None:
     """A problem in the JSON must not hide problems in the pixels, in other entries or in the categories."""
     _category(dataset, lambda c: c.pop("isthing"))
     _first_segment(dataset, lambda s: s.update(category_id=77))
-    _first_object(dataset, id="seven")
+    _first_object(dataset, bbox="seven")
     _picture(dataset).write_bytes(_picture(dataset).read_bytes()[:900])
     _stray_pixel(dataset)
     kinds = {f.kind for f in _val(dataset).findings.ordered()}
