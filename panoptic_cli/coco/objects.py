@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_cli.categories import CategoryTable, whole_number
+from panoptic_cli.categories import Category, CategoryTable, whole_number
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.image_ids import ImageIds
 from panoptic_cli.coco.image_pairs import pair_images
@@ -117,23 +117,41 @@ def read_objects(
     ours = np.isin(rows.ids, images.ids)
     foreign += int(np.count_nonzero(~ours))
     rows = rows.select(ours)
-    thing_ids = {number for number, new in categories.items() if table.by_id[new].isthing}
-    of_things = np.isin(rows.keys[:, 1], id_array(thing_ids))
-    for row in np.flatnonzero(~of_things):
-        identifier, category = int(rows.ids[row]), int(rows.keys[row, 1])
-        reason = "is stuff, not a thing" if category in categories else "is not in the panoptic categories"
-        message = f"annotations[{rows.places[row]}] (image {ids.shown(identifier)}): category {category} {reason}"
-        problems.append(Problem("object of no thing category", file, message, identifier))
+    rows = _of_things(
+        index, rows, {number: table.by_id[new] for number, new in categories.items()}, ids, problems, notes
+    )
     if len(rows) < _HARDLY_ANY * things:
         message = f"{len(rows):,} objects for the {things:,} thing segments of {panoptic.file.path}"
         problems.append(Problem("objects of other pictures", file, message, None))
-    found = Objects(_without_copies(index, rows.select(of_things), notes), categories, image_ids=ids)
+    found = Objects(_without_copies(index, rows, notes), categories, image_ids=ids)
     if foreign:
         found.ignored[OTHER_PICTURE] = foreign
     found.count_areas = areas.stated > 1 and areas.largest <= 1
     if found.count_areas:
         notes.add(f"object areas of at most {areas.largest:g}", "that is no area: pixels are counted", areas.stated)
     return found
+
+
+def _of_things(
+    index: JsonIndex,
+    rows: Rows,
+    categories: dict[int, Category],
+    ids: ImageIds,
+    problems: list[Problem],
+    notes: Notes,
+) -> Rows:
+    """Returns the rows of things. Those of stuff are noted, those of unknown categories are problems."""
+    things = np.isin(rows.keys[:, 1], id_array({number for number, c in categories.items() if c.isthing}))
+    for row in np.flatnonzero(~things):
+        identifier, number = int(rows.ids[row]), int(rows.keys[row, 1])
+        where = f"annotations[{rows.places[row]}] (image {ids.shown(identifier)})"
+        if number in categories:
+            detail = f"they are left out, such as {where}, which is {categories[number].name}"
+            notes.add("objects of stuff categories", detail)
+        else:
+            message = f"{where}: category {number} is not in the panoptic categories"
+            problems.append(Problem("object of an unknown category", index.file.path, message, identifier))
+    return rows.select(things)
 
 
 def _without_copies(index: JsonIndex, rows: Rows, notes: Notes) -> Rows:

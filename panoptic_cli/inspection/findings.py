@@ -34,7 +34,7 @@ REMEDIES = {
     "object on no segment of its category": "do ids and sizes fit?",
     "annotation without image": "add the image, or drop its entry",
     "unknown category": "correct it, or add it to categories",
-    "object of no thing category": "use a thing of the panoptic JSON",
+    "object of an unknown category": "use a thing of the panoptic JSON",
     "picture missing": "add the file, or drop its entry",
     "picture unreadable": "fetch it again or write it again",
     "picture neither JPEG nor PNG": "convert it",

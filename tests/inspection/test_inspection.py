@@ -142,7 +142,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "object area differs from its mask",
         "warning",
     ),
-    "object of stuff": (lambda r: _first_object(r, category_id=5), "object of no thing category", "error"),
+    "object of unknown": (lambda r: _first_object(r, category_id=6), "object of an unknown category", "error"),
     "grey mask": (lambda r: _save_mask(r, "L"), "mask not RGB", "error"),
     "cut mask": (
         lambda r: _mask(r).write_bytes(_mask(r).read_bytes()[:-40]),

@@ -105,8 +105,13 @@ def _swap_object_categories(jsons: JSONS) -> None:
     _set_categories(jsons, {2: 7, 7: 2, 31: 31}.__getitem__, ("instances",))
 
 
-def _rotate_object_images(jsons: JSONS) -> None:
-    _set_ids(jsons, lambda i: 200000 + (i - 200000 + 3) % 18, ("instances",))
+def _next_image(identifier: int) -> int:
+    return 200000 + (identifier - 200000 + 3) % 18
+
+
+def _rotate_unnamed(jsons: JSONS) -> None:
+    _set_ids(jsons, _next_image, ("instances",))
+    del jsons["instances"]["images"]
 
 
 def _stub(jsons: JSONS) -> None:
@@ -131,12 +136,19 @@ SAME: dict[str, tuple[Callable[[JSONS], Any], str]] = {
         lambda j: j["instances"]["annotations"].append(j["instances"]["annotations"][0]),
         "object annotations are there twice",
     ),
+    "objects of stuff": (
+        lambda j: j["instances"]["annotations"].append({**j["instances"]["annotations"][0], "category_id": 5}),
+        "objects of stuff categories",
+    ),
     "object categories swapped": (_swap_object_categories, "object categories are paired by name"),
     "object image ids of another set": (
         lambda j: _set_ids(j, lambda i: i + 7, ("instances",)),
         "images are paired with the instances JSON by file name",
     ),
-    "object image ids rotated": (_rotate_object_images, "images are paired with the instances JSON by file name"),
+    "object image ids rotated": (
+        lambda j: _set_ids(j, _next_image, ("instances",)),
+        "images are paired with the instances JSON by file name",
+    ),
     "segment without pixels": (_empty_segment, "segments without pixels left out"),
     "areas of segments wrong": (
         lambda j: [s.update(area=1) for a in j["panoptic"]["annotations"] for s in a["segments_info"]],
@@ -232,7 +244,7 @@ REFUSED: dict[str, tuple[Callable[[JSONS], Any], str]] = {
         "category of another name",
     ),
     "rotated ids and nothing to compare": (
-        lambda j: (_rotate_object_images(j), j["instances"].pop("images")),
+        _rotate_unnamed,
         "objects in a sample",
     ),
     "swapped": (
