@@ -44,6 +44,10 @@ class ImageIds:
             self._numbers[key] = (1 if self._learn else -1) * (len(self._numbers) + 1)
         return self._numbers[key]
 
+    def of_all(self, values: list[int]) -> list[int]:
+        """Returns the numbers of valid ids."""
+        return values if self._numbers is None else [self.of(value) for value in values]
+
     def read(self, entry: dict[str, Any], key: str, notes: Notes | None) -> int:
         """Returns the number of the id in an entry's field, or raises FieldError."""
         value = entry.get(key)

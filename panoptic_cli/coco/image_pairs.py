@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,8 +15,7 @@ from panoptic_cli.coco.json_index import JsonIndex
 from panoptic_cli.coco.problems import Notes, Problem
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
+class _Image(NamedTuple):
     """An entry of `images`; an unknown size is 0, 0."""
 
     key: str

@@ -72,7 +72,7 @@ def is_inside(name: str) -> bool:
 
     A backslash may separate folders, too.
     """
-    plain = name.replace("\\", "/")
+    plain = name.replace("\\", "/") if "\\" in name else name
     if not name or "\0" in name or os.path.isabs(plain) or (".." in plain and ".." in Path(plain).parts):
         return False
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)

@@ -188,7 +188,7 @@ def read_images(index: JsonIndex, problems: list[Problem], notes: Notes) -> tupl
 def _read_images(index: JsonIndex, ids: ImageIds, problems: list[Problem], notes: Notes) -> Rows:
     def quick(entries: list[SoundImage]) -> tuple[list[list[int]], list[int]]:
         doubtful = [i for i, entry in enumerate(entries) if not json_entries.is_sound_image(entry)]
-        return [[ids.of(entry.id) for entry in entries], *[[0] * len(entries)] * 2], doubtful
+        return [ids.of_all([entry.id for entry in entries]), *[[0] * len(entries)] * 2], doubtful
 
     def thorough(entry: dict[str, Any], where: str) -> Row | None:
         try:
@@ -238,7 +238,7 @@ def read_panoptic_annotations(
 
     def quick(entries: list[SoundAnnotation]) -> tuple[list[list[int]], list[int]]:
         doubtful = [i for i, entry in enumerate(entries) if not json_entries.is_sound_annotation(entry, categories)]
-        pictures = [ids.of(entry.image_id) for entry in entries]
+        pictures = ids.of_all([entry.image_id for entry in entries])
         counted = known_images.difference(pictures[i] for i in doubtful)  # `thorough` counts the doubtful ones
         pairs = zip(entries, pictures, strict=True)
         segments.update(s.category_id for entry, picture in pairs if picture in counted for s in entry.segments_info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,9 +47,14 @@ class _Areas:
     """Finds out whether the `area` of all objects is a placeholder: 1 or 0."""
 
     def __init__(self) -> None:
-        self.largest, self.stated = 0.0, 0
+        self.stated, self.largest = 0, 0.0
 
-    def add(self, areas: list[float | None]) -> None:
+    @property
+    def are_placeholders(self) -> bool:
+        """Whether no area so far is larger than a pixel."""
+        return self.largest <= 1
+
+    def add(self, areas: Iterable[float | None]) -> None:
         stated = [area for area in areas if area is not None]
         self.stated += len(stated)
         self.largest = max([self.largest, *stated])
@@ -90,8 +96,9 @@ def read_objects(
     file = index.file.path
 
     def quick(entries: list[SoundObject]) -> tuple[list[list[int]], list[int]]:
-        pictures = [ids.of(entry.image_id) for entry in entries]
-        areas.add([e.area for e, picture in zip(entries, pictures, strict=True) if picture in known_images])
+        pictures = ids.of_all([entry.image_id for entry in entries])
+        if areas.are_placeholders:
+            areas.add(e.area for e, picture in zip(entries, pictures, strict=True) if picture in known_images)
         return [pictures, [entry.id for entry in entries], [entry.category_id for entry in entries]], []
 
     def thorough(entry: dict[str, Any], where: str) -> Row | None:
@@ -126,7 +133,7 @@ def read_objects(
     found = Objects(_without_copies(index, rows, notes), categories, image_ids=ids)
     if foreign:
         found.ignored[OTHER_PICTURE] = foreign
-    found.count_areas = areas.stated > 1 and areas.largest <= 1
+    found.count_areas = areas.stated > 1 and areas.are_placeholders
     if found.count_areas:
         notes.add(f"object areas of at most {areas.largest:g}", "that is no area: pixels are counted", areas.stated)
     return found

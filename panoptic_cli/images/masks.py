@@ -213,6 +213,22 @@ def is_astray(mask: CroppedMask, labels: np.ndarray, label: int) -> bool:
     return bool(found < _LEAST_SHARE * np.count_nonzero(mask.pixels))
 
 
+def listed_polygons(segmentation: Any) -> tuple[Any, str | None]:
+    """Returns a COCO segmentation with one polygon that is not in COCO's form as a list of polygons.
+
+    Returns:
+        The segmentation; and what was put right, for a polygon [x0, y0, x1, y1, ...] without a list around it, and for
+        one of pairs [[x0, y0], [x1, y1], ...].
+    """
+    if not isinstance(segmentation, list) or len(segmentation) < _TRIANGLE // 2:
+        return segmentation, None
+    if all(type(number) in (int, float) for number in segmentation):
+        return [segmentation], "polygons that are not in a list"
+    if all(isinstance(pair, list) and len(pair) == 2 for pair in segmentation):
+        return [[number for pair in segmentation for number in pair]], "polygons of x, y pairs"
+    return segmentation, None
+
+
 def short_polygons(segmentation: Any) -> int:
     """Counts the polygons of a COCO segmentation that have fewer than three points, which `draw_segmentation` omits."""
     polygons = segmentation if isinstance(segmentation, list) else []

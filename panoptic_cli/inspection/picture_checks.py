@@ -230,12 +230,15 @@ def _check_object(
 ) -> None:
     findings = result.findings
     here = f"{picture.file_name}, annotation {annotation.id}"
+    segmentation, note = masks.listed_polygons(annotation.segmentation)
+    if note is not None:
+        findings.add(note, here, "warning")
     try:
-        drawn = masks.draw_segmentation(annotation.segmentation, picture.height, picture.width)
+        drawn = masks.draw_segmentation(segmentation, picture.height, picture.width)
     except (ValueError, TypeError) as error:
         findings.add("malformed segmentation", f"{here}: {error}")
         return
-    if short := masks.short_polygons(annotation.segmentation):
+    if short := masks.short_polygons(segmentation):
         findings.add("polygon of fewer than three points", f"{here} has {short}", "warning")
     if drawn is None:
         findings.add("empty object mask", f"{here}: its segmentation covers no pixel", "warning")

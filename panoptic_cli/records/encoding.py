@@ -143,8 +143,12 @@ class PictureEncoder:
             return objects
         categories = runs.paint(np.array([0, *(segment.category_id for segment in picture.segments)]))
         for annotation in picture.objects:
+            segmentation, note = masks.listed_polygons(annotation.segmentation)
+            if note is not None:
+                counts[NOTE + note] += 1
+                annotation = replace(annotation, segmentation=segmentation)
             made = _draw(annotation, picture)
-            if short := masks.short_polygons(annotation.segmentation):
+            if short := masks.short_polygons(segmentation):
                 counts[NOTE + "polygons of fewer than three points left out"] += short
             if isinstance(made, str):
                 counts[SKIPPED + made] += 1

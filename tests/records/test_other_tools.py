@@ -119,6 +119,13 @@ def _stub(jsons: JSONS) -> None:
     annotation["segmentation"].append([0, 0, 9, 9])
 
 
+def _reshape(jsons: JSONS, shape: Callable[[list[float]], Any]) -> None:
+    """Reshapes the outlines of objects that are one polygon."""
+    for annotation in jsons["instances"]["annotations"]:
+        if isinstance(annotation["segmentation"], list) and len(annotation["segmentation"]) == 1:
+            annotation["segmentation"] = shape(annotation["segmentation"][0])
+
+
 def _empty_segment(jsons: JSONS) -> None:
     jsons["panoptic"]["annotations"][0]["segments_info"].append({"id": 1 << 23, "category_id": 7, "area": 0})
 
@@ -163,6 +170,11 @@ SAME: dict[str, tuple[Callable[[JSONS], Any], str]] = {
             [0, 0, 9, 9]
         ),
         "polygons of fewer than three points",
+    ),
+    "polygons without a list": (lambda j: _reshape(j, lambda p: p), "polygons that are not in a list"),
+    "polygons of pairs": (
+        lambda j: _reshape(j, lambda p: [list(pair) for pair in zip(p[::2], p[1::2], strict=True)]),
+        "polygons of x, y pairs",
     ),
     "backslashes": (
         lambda j: [i.update(file_name=".\\" + i["file_name"]) for k in j for i in j[k]["images"]],
