@@ -14,9 +14,11 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.coco.problems import Notes
+from panoptic_cli.coco.tables import note_oddities
 from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.files import read_json
-from panoptic_cli.inspection.findings import Findings
+from panoptic_cli.inspection.findings import Finding, Findings
 from panoptic_cli.inspection.record_checks import RecordCounts, check_record
 from panoptic_cli.inspection.shared_checks import STUFF_IN_SEVERAL
 from panoptic_cli.processes import run_units
@@ -24,7 +26,15 @@ from panoptic_cli.records import schema
 from panoptic_cli.records.tfrecord import file_crc32c, read_records
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
-_WARNINGS = frozenset({"object box differs from its mask", "empty object mask", STUFF_IN_SEVERAL})
+_WARNINGS = frozenset(
+    {
+        "object box differs from its mask",
+        "object area differs from its mask",
+        "empty object mask",
+        "area differs from the mask",
+        STUFF_IN_SEVERAL,
+    }
+)
 _PROGRESS_EVERY = 8  # records
 
 
@@ -173,6 +183,9 @@ def _check_categories(report: RecordReport, file: Path) -> None:
     except DataError as error:
         report.findings.add("categories unreadable", f"{file}: {one_line(error)}")
         return
+    notes = Notes()
+    note_oddities(report.table, notes)
+    report.findings.update(Finding(note.kind, "warning", note.count, detail=note.detail) for note in notes.all())
     for identifier in sorted((report.contents.objects.keys() | report.contents.pixels.keys()) - {0}):
         if identifier not in report.table.by_id:
             message = f"category {identifier} of {report.contents.objects[identifier]:,} objects is not in {file}"
