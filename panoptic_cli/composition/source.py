@@ -199,10 +199,7 @@ def _read_owners(index: JsonIndex, places: dict[str, int], pictures: int, *, is_
         try:
             entries = _DECODE_OWNERS.decode(b"".join((b"[", *index.without_long_values(offset, text), b"]")))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DataError(
-                f"An annotation of {index.file.path} has no usable image_id or category_id: {error}.",
-                "Each annotation needs both.",
-            ) from None
+            raise _unusable(index, text, found, sum(map(len, rows)), error) from None
         rows.append(np.array([places.get(_key(entry.image_id), -1) for entry in entries], np.int64))
         spans.append(found + offset)
         categories.update(plain_number(entry.category_id) for entry in entries)
@@ -215,6 +212,17 @@ def _read_owners(index: JsonIndex, places: dict[str, int], pictures: int, *, is_
     order = np.argsort(owners[known], kind="stable")  # keeps the file's order within a picture
     offsets = np.searchsorted(owners[known][order], np.arange(pictures + 1))
     return Outlines(index.file, is_stuff, frozenset(categories), begins[known][order], offsets)
+
+
+def _unusable(index: JsonIndex, text: bytes, spans: np.ndarray, first: int, error: Exception) -> DataError:
+    """Returns the error for a region of annotations, the first of which has this place in the list."""
+    for place, (begin, end) in enumerate(spans.tolist(), start=first):
+        try:
+            _DECODE_OWNERS.decode(b"[" + text[begin:end] + b"]")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            where = f"{index.file.path}: annotations[{place}]"
+            return DataError(f"{where} has no usable image_id or category_id.", "Each annotation needs both.")
+    return index.file.invalid(error)
 
 
 def plain_name(file_name: str) -> str:

@@ -332,7 +332,7 @@ def test_only_what_changed_is_made_again(separate: Path, capsys: Out) -> None:
     ("change", "code", "message"),
     [
         (lambda v: v["annotations"][0].update(category_id=9), 1, "categories that its categories lack: 9"),
-        (lambda v: v["annotations"][0].update(image_id=None), 1, "has no usable image_id"),
+        (lambda v: v["annotations"][0].update(image_id=None), 1, "annotations[0] has no usable image_id"),
         (lambda v: v["annotations"][0].update(image_id=5), 1, "belongs to a picture"),
         (lambda v: v["annotations"][0].update(segmentation=[[1, 2, 3]]), 1, "cannot be made: annotation 0: a polygon"),
         (lambda v: v["annotations"][0].pop("segmentation"), 1, "Boxes are not enough"),
