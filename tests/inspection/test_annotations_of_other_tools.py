@@ -53,7 +53,13 @@ def _same_names(panoptic: dict[str, Any], instances: dict[str, Any]) -> None:
 
 WARNED: dict[str, tuple[Change, list[str]]] = {
     "ids from 0": (_from_zero, ["category ids are raised by 1"]),
-    "nothing is a thing": (_all_stuff, ["objects of stuff categories", "categories, and none is a thing", "crowd of stuff"]),
+    "nothing is a thing": (
+        _all_stuff,
+        [
+            *("objects of stuff categories", "categories, and none is a thing"),
+            *("stuff category in several segments", "crowd of stuff"),
+        ],
+    ),
     "names twice": (
         _same_names,
         ["categories with the name of another one"],
