@@ -120,6 +120,7 @@ def pair_categories(
         elif same is not None:
             message = f"category {number} is {name!r}, but {same.name!r} in {panoptic.file.path}"
             problems.append(Problem("category of another name", instances.file.path, message, None))
+            paired[number] = same.id  # so that its objects are not problems as well
     if moved:
         notes.add("object categories are paired by name", listed(moved, _SHOWN), len(moved))
     else:  # ids that the instances JSON uses without listing them
