@@ -193,7 +193,7 @@ def convert_all(
                 f"The categories of {plan.files.name} contradict those of {plans[0].files.name}: {listed(found, 3)}.",
                 "Give both splits the same ids, names and isthing.",
             )
-        check_dataset(plan, dataset)
+        require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
     names = frozenset(plan.files.name for plan in plans)
     return [convert(plan, dataset, workers, run, names) for plan, dataset in zip(plans, datasets, strict=True)]
 
