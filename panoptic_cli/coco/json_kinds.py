@@ -20,6 +20,10 @@ _HINTS = {
 }
 
 
+class OtherKindError(DataError):
+    """A file is of another kind."""
+
+
 def index_kind(path: Path, what: str, keys: tuple[str, ...], wanted: Wanted) -> JsonIndex:
     """Indexes a file's lists, like `index_lists`, and checks that it is of the right kind.
 
@@ -30,7 +34,8 @@ def index_kind(path: Path, what: str, keys: tuple[str, ...], wanted: Wanted) -> 
         wanted: the kind of file.
 
     Raises:
-        DataError: see `index_lists`; or it is of another kind, and the message says which.
+        DataError: see `index_lists`.
+        OtherKindError: it is of another kind; the message says which.
     """
     try:
         index = index_lists(path, what, keys)
@@ -45,8 +50,8 @@ def index_kind(path: Path, what: str, keys: tuple[str, ...], wanted: Wanted) -> 
     return index
 
 
-def _other_kind(path: Path, kind: str | None, wanted: str) -> DataError:
-    return DataError(f"{path} is {kind}, not {wanted}.", _HINTS[wanted])
+def _other_kind(path: Path, kind: str | None, wanted: str) -> OtherKindError:
+    return OtherKindError(f"{path} is {kind}, not {wanted}.", _HINTS[wanted])
 
 
 def _first_entry(index: JsonIndex) -> Any:

@@ -21,6 +21,7 @@ from panoptic_cli.coco.tables import pair_categories
 
 OTHER_PICTURE = "picture not in the panoptic annotations"
 _HARDLY_ANY = 0.1  # objects for each thing segment; COCO has 0.9 to 1.1
+_FEW = 0.5
 _NO_ID = -1
 
 
@@ -130,6 +131,8 @@ def read_objects(
     if len(rows) < _HARDLY_ANY * things:
         message = f"{len(rows):,} objects for the {things:,} thing segments of {panoptic.file.path}"
         problems.append(Problem("objects of other pictures", file, message, None))
+    elif len(rows) < _FEW * things:
+        notes.add("thing segments without an object", f"{file} has {len(rows):,} for {things:,}", things - len(rows))
     found = Objects(_without_copies(index, rows, notes), categories, image_ids=ids)
     if foreign:
         found.ignored[OTHER_PICTURE] = foreign

@@ -120,6 +120,7 @@ def pair_categories(
         elif same is not None:
             message = f"category {number} is {name!r}, but {same.name!r} in {panoptic.file.path}"
             problems.append(Problem("category of another name", instances.file.path, message, None))
+            paired[number] = same.id  # so that its objects are not problems as well
     if moved:
         notes.add("object categories are paired by name", listed(moved, _SHOWN), len(moved))
     else:  # ids that the instances JSON uses without listing them
@@ -128,23 +129,29 @@ def pair_categories(
 
 
 def conflicts(first: CategoryTable, second: CategoryTable) -> list[str]:
-    """Lists contradictions between two tables: a thing that is stuff in the other, other names or ids for the same."""
-    found = []
-    by_name = {category.name: category for category in second.categories}
+    """Lists contradictions between two tables: things that are stuff in the other, other names or ids for the same."""
+    found = flag_conflicts(first, second)
+    by_name = {category.name: category.id for category in second.categories}
     for one in first.categories:
         other = second.by_id.get(one.id)
-        if other is None or other.name != one.name:
-            other = by_name.get(one.name, other)
-        if other is None:
+        if other is not None and other.name == one.name:
             continue
-        if other.name != one.name:
+        if one.name in by_name:
+            found.append(f"{one.name} is {one.id} and {by_name[one.name]}")
+        elif other is not None:
             found.append(f"{one.id} is {one.name!r} and {other.name!r}")
-        elif other.isthing != one.isthing:
-            kinds = ("stuff", "a thing")
-            found.append(f"{one.name} is {kinds[one.isthing]} and {kinds[other.isthing]}")
-        elif other.id != one.id:
-            found.append(f"{one.name} is {one.id} and {other.id}")
     return found
+
+
+def flag_conflicts(first: CategoryTable, second: CategoryTable) -> list[str]:
+    """Lists the names that are things in one table and stuff in the other."""
+    kinds = ("stuff", "a thing")
+    flags = {category.name: category.isthing for category in second.categories}
+    return [
+        f"{one.name} is {kinds[one.isthing]} and {kinds[flags[one.name]]}"
+        for one in first.categories
+        if flags.get(one.name, one.isthing) != one.isthing
+    ]
 
 
 def decode_list(index: JsonIndex, key: str) -> list[Any]:

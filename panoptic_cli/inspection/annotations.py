@@ -21,7 +21,7 @@ from panoptic_cli.coco.dataset import ObjectAnnotation, PanopticDataset, Picture
 from panoptic_cli.coco.image_ids import ImageIds
 from panoptic_cli.coco.json_fields import FieldError, area_or_none, box_or_none, integer, relative_path, size_or_none
 from panoptic_cli.coco.json_index import JsonIndex, index_lists
-from panoptic_cli.coco.json_kinds import PANOPTIC, index_kind
+from panoptic_cli.coco.json_kinds import PANOPTIC, OtherKindError, index_kind
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.coco.tables import added_to_ids, decode_list, raised
 from panoptic_cli.errors import DataError, one_line
@@ -94,14 +94,14 @@ def _read(files: SplitFiles, folder: Path, findings: Findings) -> PanopticDatase
         dataset = read_dataset(replace(files, object_annotations=None))
     except _UNREADABLE as error:
         message = _cause(error, path).replace(str(files.panoptic_annotations), str(path))
-        findings.add("annotation file unreadable", message)
+        findings.add(_kind_of(error), message)
         return None
     if files.object_annotations is None:
         return dataset
     try:
         return read_dataset(files)
     except _UNREADABLE as error:
-        findings.add("annotation file unreadable", _cause(error, files.object_annotations))
+        findings.add(_kind_of(error), _cause(error, files.object_annotations))
         return dataset
 
 
@@ -114,6 +114,10 @@ def _repair(panoptic: JsonIndex, target: Path, findings: Findings) -> None:
         while block := panoptic.file.read(end, _BLOCK):
             end += len(block)
             stream.write(block)
+
+
+def _kind_of(error: Exception) -> str:
+    return "annotation file of another kind" if isinstance(error, OtherKindError) else "annotation file unreadable"
 
 
 def _cause(error: Exception, path: Path) -> str:

@@ -12,6 +12,7 @@ EXAMPLES = 20  # kept for each kind
 # What to do about each kind of problem, short enough for a line of 80 columns. Other kinds explain themselves.
 REMEDIES = {
     "annotation file unreadable": "fetch it again or write it again",
+    "annotation file of another kind": "give the right one",
     "malformed category": "correct the entry of categories",
     "isthing missing": "1 for things, which are countable, 0 for stuff",
     "duplicate category id": "give every category its own id",

@@ -49,7 +49,7 @@ class RecordReport:
         records_of: number of readable records by file; None if reading stopped at damage.
         files: number of files.
         bytes: size of the files.
-        ids: image ids in reading order.
+        ids: image ids and file names in reading order.
     """
 
     findings: Findings = field(default_factory=Findings)
@@ -58,7 +58,7 @@ class RecordReport:
     records_of: dict[Path, int | None] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
-    ids: list[str] = field(default_factory=list)
+    ids: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,7 +123,7 @@ def inspect_records(paths: Sequence[Path], workers: int, categories: Path | None
         contextlib.closing(run_units(_inspect_file, enumerate(paths), min(workers, len(paths)), advance)) as found,
     ):
         outcomes = dict(found)
-    seen: dict[str, Path] = {}
+    seen: dict[tuple[str, str], Path] = {}
     for order, part in sorted(outcomes.items()):
         report.findings.update(part.findings.by_kind.values())
         report.contents.update(part.contents)
@@ -132,7 +132,7 @@ def inspect_records(paths: Sequence[Path], workers: int, categories: Path | None
         report.bytes += part.bytes
         for identifier in part.ids:
             if identifier in seen:
-                message = f"image {identifier} is in {seen[identifier]} and {paths[order]}"
+                message = f"image {identifier[0]} is in {seen[identifier]} and {paths[order]}"
                 report.findings.add("picture in several records", message, "warning")
             seen.setdefault(identifier, paths[order])
     beside = paths[0].parent / CATEGORIES_FILE
@@ -156,8 +156,11 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
                 continue
             ids = features.get(schema.IMAGE_SOURCE_ID, [])
             if isinstance(ids, list) and ids:
-                report.ids.append(ids[0].decode(errors="replace"))
-                where += f" (image {report.ids[-1]:.40})"
+                identifier = ids[0].decode(errors="replace")
+                where += f" (image {identifier:.40})"
+                names = features.get(schema.IMAGE_FILENAME, [])  # splits may number their pictures alike
+                name = names[0].decode(errors="replace") if isinstance(names, list) and names else ""
+                report.ids.append((identifier, name))
             for kind, message in check_record(features, report.contents):
                 report.findings.add(kind, f"{where}: {message}", "warning" if kind in _WARNINGS else "error")
             pending += 1

@@ -20,7 +20,8 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import MAX_CATEGORY_ID
 from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
-from panoptic_cli.errors import DataError
+from panoptic_cli.coco.tables import conflicts
+from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
@@ -33,7 +34,6 @@ from panoptic_cli.records.manifest import (
     clear_stale,
     common_digest,
     remove_partial,
-    require_agreement,
     write_categories,
     write_manifest,
 )
@@ -190,9 +190,12 @@ def convert_all(
         preload(__name__)  # the processes start while the annotations are read
     datasets = [_read(plan) for plan in plans]
     for plan, dataset in zip(plans, datasets, strict=True):
-        first = datasets[0]
-        require_agreement(plan.files.name, dataset.table, first.files.name, first.table)
-        check_dataset(plan, dataset)
+        if found := conflicts(dataset.table, datasets[0].table):
+            raise DataError(
+                f"The categories of {plan.files.name} contradict those of {plans[0].files.name}: {listed(found, 3)}.",
+                "Give both splits the same ids, names and isthing.",
+            )
+        require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
     names = frozenset(plan.files.name for plan in plans)
     return [convert(plan, dataset, workers, run, names) for plan, dataset in zip(plans, datasets, strict=True)]
 

@@ -115,24 +115,7 @@ class PictureEncoder:
                 "mask ids not in the JSON",
                 f"{path} has segment ids that segments_info lacks: {listed(strangers, 5)}",
             )
-        return self._with_pixels(picture, ids, runs, counts)
-
-    def _with_pixels(
-        self, picture: Picture, ids: np.ndarray, runs: SegmentRuns, counts: Counter[str]
-    ) -> tuple[Picture, SegmentRuns]:
-        """Leaves out segments without pixels; pixels are counted, whatever `area` says."""
-        pixels = runs.areas(len(picture.segments))[1:].tolist()
-        kept = [segment for segment, area in zip(picture.segments, pixels, strict=True) if area]
-        if len(kept) < len(picture.segments):
-            counts[NOTE + "segments without pixels left out"] += len(picture.segments) - len(kept)
-            picture = replace(picture, segments=tuple(kept))
-            runs, _ = masks.segment_runs(ids, [segment.id for segment in kept])
-        stated = [(segment.area, area) for segment, area in zip(kept, filter(None, pixels), strict=True)]
-        if wrong := sum(area not in (None, found) for area, found in stated):
-            counts[NOTE + "segments whose area is not their number of pixels: pixels count"] += wrong
-        if not kept:
-            counts[NOTE + "pictures without any segment: they are unlabelled"] += 1
-        return picture, runs
+        return _with_pixels(picture, runs, counts)
 
     def _objects(self, picture: Picture, runs: SegmentRuns, counts: Counter[str]) -> list[_Object]:
         objects: list[_Object] = []
@@ -199,6 +182,24 @@ class PictureEncoder:
 def _encode_lookup(lookup: np.ndarray, runs: SegmentRuns) -> bytes:
     """Encodes lookup[place] of every pixel, painted with 8 bits if they suffice."""
     return masks.encode_png(runs.paint(lookup.astype(np.uint8) if lookup.max() <= 255 else lookup))
+
+
+def _with_pixels(picture: Picture, runs: SegmentRuns, counts: Counter[str]) -> tuple[Picture, SegmentRuns]:
+    """Leaves out segments without pixels, and counts these and segments with a wrong area."""
+    pixels = runs.areas(len(picture.segments))
+    found = zip(picture.segments, pixels[1:].tolist(), strict=True)
+    if wrong := sum(area > 0 and segment.area not in (None, area) for segment, area in found):
+        counts[NOTE + "segments whose area is not their number of pixels: pixels count"] += wrong
+    places = np.flatnonzero(pixels[1:])
+    if len(places) < len(picture.segments):
+        counts[NOTE + "segments without pixels left out"] += len(picture.segments) - len(places)
+        picture = replace(picture, segments=tuple(picture.segments[place] for place in places))
+        new_places = np.zeros(len(pixels), np.uint16)
+        new_places[places + 1] = np.arange(1, len(places) + 1)
+        runs = replace(runs, places=new_places[runs.places])
+    if not len(places):
+        counts[NOTE + "pictures without any segment: they are unlabelled"] += 1
+    return picture, runs
 
 
 def _with_size(picture: Picture, width: int, height: int) -> Picture:

@@ -19,7 +19,7 @@ from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.dataset import PanopticDataset
 from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.layout import CATEGORIES_FILE
-from panoptic_cli.coco.tables import conflicts
+from panoptic_cli.coco.tables import flag_conflicts
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json, remove, write_json
 from panoptic_cli.records.plans import ConversionPlan
@@ -105,32 +105,23 @@ def write_categories(plan: ConversionPlan, table: CategoryTable, together: froze
         together: names of splits whose records are made again.
 
     Raises:
-        DataError: records of another split are there, and the tables contradict each other.
+        DataError: records of another split are there, of which a thing is stuff here or the reverse.
     """
     path = plan.output_dir / CATEGORIES_FILE
     others = [p.name.removesuffix(".manifest.json") for p in plan.output_dir.glob("*.manifest.json")]
     others = sorted(set(others) - together - {plan.files.name})
     if others and path.is_file() and read_json(path, "categories") != table.to_list():
-        require_agreement(plan.files.name, table, f"the records of {listed(others)} in {path}", read_categories(path))
+        if found := flag_conflicts(table, read_categories(path)):
+            raise DataError(
+                f"The categories of {plan.files.name} contradict those of the records of {listed(others)} in "
+                f"{plan.output_dir}: {listed(found, 3)}.",
+                "Give both splits the same isthing; to make all records again, remove those first.",
+            )
         console.warn(
             f"{path} changes: the records of {listed(others)} were made with other categories. Convert those again "
             "as well, or give another --output-dir."
         )
     write_json(path, table.to_list())
-
-
-def require_agreement(name: str, table: CategoryTable, other_name: str, other: CategoryTable) -> None:
-    """Checks that two splits mean the same by their categories.
-
-    Raises:
-        DataError: a name has two ids, an id has two names, or a thing of one split is stuff in the other.
-    """
-    found = conflicts(table, other)
-    if found:
-        raise DataError(
-            f"The categories of {name} contradict those of {other_name}: {listed(found, 3)}.",
-            "Give both splits the same ids, names and isthing, or another --output-dir.",
-        )
 
 
 def _is_entry(value: Any) -> bool:

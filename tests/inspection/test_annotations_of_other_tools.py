@@ -68,6 +68,7 @@ WARNED: dict[str, tuple[Change, list[str]]] = {
         lambda p, i: [o.update(area=1) for o in i["annotations"]],
         ["object areas of at most 1"],
     ),
+    "few objects": (lambda p, i: i.update(annotations=i["annotations"][:3]), ["thing segments without an object"]),
     "sizes missing": (lambda p, i: [image.pop("width") for image in p["images"]], ["images without width and height"]),
 }
 
@@ -105,7 +106,7 @@ def test_objects_of_other_pictures_are_an_error(dataset: Path) -> None:
 
 def test_a_file_of_another_kind_is_named(dataset: Path) -> None:
     found = _inspect(dataset, lambda panoptic, instances: panoptic.update(instances)).findings.ordered()
-    assert [finding.kind for finding in found] == ["annotation file unreadable"]
+    assert [finding.kind for finding in found] == ["annotation file of another kind"]
     assert found[0].examples[0].endswith("panoptic_val2017.json is an instances JSON, not a panoptic JSON")
 
 

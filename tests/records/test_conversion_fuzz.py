@@ -49,7 +49,7 @@ def _convert_or_refuse(folder: Path, on_bad_data: OnBadData) -> None:
     console.configure(verbosity=-1)
     plan = ConversionPlan(coco_files(folder, "val"), target, 2, on_bad_data)
     try:
-        dataset = read_dataset(plan.files)
+        dataset = read_dataset(plan.files, keep_unannotated=on_bad_data == "void")
         summary = convert(plan, dataset, 1)
     except PanopticError:  # anything else fails the test
         whole = False
