@@ -131,8 +131,7 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
     except KeyboardInterrupt:
         console.warn(f"{len(made):,} of {len(source):,} pictures are made; the same command makes the others")
         raise
-    names = {picture.annotation["file_name"] for picture in made.values()}
-    for name in {picture.annotation["file_name"] for _, picture in former.values()} - names:
+    for name in {picture.png for _, picture in former.values()} - {picture.png for picture in made.values()}:
         remove(plan.masks_dir / name)
     summary = _summarize(plan, made, skipped)
     if summary.empty and summary.without_segments == summary.pictures:
@@ -175,11 +174,11 @@ def _write_json(composition: Composition, made: dict[int, MadePicture]) -> None:
         for key, entries in (
             ("images", (picture.image for picture in pictures)),
             ("annotations", (picture.annotation for picture in pictures)),
-            ("categories", iter(composition.vocabulary.table.to_list())),
+            ("categories", map(json.dumps, composition.vocabulary.table.to_list())),
         ):
             file.write(f',\n"{key}": [')
             for place, entry in enumerate(entries):
-                file.write((",\n" if place else "\n") + json.dumps(entry))
+                file.write((",\n" if place else "\n") + entry)
             file.write("]")
         file.write("}\n")
 
@@ -203,7 +202,7 @@ def _summarize(plan: CompositionPlan, made: dict[int, MadePicture], skipped: Cou
         wholly_hidden=counts["wholly"],
         vanished=vanished,
         empty=counts["empty"],
-        without_segments=sum(not picture.annotation["segments_info"] for picture in made.values()),
+        without_segments=sum(picture.counts["pixels"] == picture.counts["unlabelled"] for picture in made.values()),
         unlabelled_share=counts["unlabelled"] / max(counts["pixels"], 1),
         skipped_pictures=dict(sorted(skipped.items())),
     )

@@ -36,5 +36,5 @@ def still_valid(composition: Composition, former: dict[int, tuple[str, MadePictu
         for place, (made_with, picture) in sorted(former.items())
         if made_with == digest
         and picture.state == state_of(plan, composition.source.entry(place))
-        and picture.png_state == file_state(plan.masks_dir / picture.annotation["file_name"])
+        and picture.png_state == file_state(plan.masks_dir / picture.png)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from panoptic_cli import console
 from panoptic_cli.categories import MAX_CATEGORY_ID
@@ -25,7 +26,7 @@ class Composition:
     source: Source
     vocabulary: Vocabulary
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest of everything that all pictures depend on."""
         words = self.vocabulary

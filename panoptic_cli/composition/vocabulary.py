@@ -83,6 +83,8 @@ def combine(objects: CategoryList, stuff: CategoryList | None) -> Vocabulary:
     if any((c.id, c.name) == _COCO_OTHER for c in others):
         others = [c for c in others if (c.id, c.name) != _COCO_OTHER]
         notes.append(f"'other' (183) of {stuff.source} is left unlabelled: it stands for all things.")
+    if things := [c.name for c in theirs.categories if c.name not in by_name and c.isthing]:
+        notes.append(f"Things without objects are left unlabelled: {listed(things, _SHOWN)}.")
     added_categories = _numbered(others, ours)
     if added or added_categories != others:
         pairs = [f"{new.name} {old.id - added} -> {new.id}" for old, new in zip(others, added_categories, strict=True)]
