@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +22,9 @@ from panoptic_cli.inspection.record_checks import RecordCounts, check_record
 from panoptic_cli.inspection.shared_checks import STUFF_IN_SEVERAL
 from panoptic_cli.processes import run_units
 from panoptic_cli.records import schema
+from panoptic_cli.records.files import SHARD_NAME
 from panoptic_cli.records.tfrecord import file_crc32c, read_records
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
 _WARNINGS = frozenset(
     {
         "object box differs from its mask",
@@ -207,7 +206,7 @@ def compare_with_manifests(report: RecordReport, paths: Sequence[Path]) -> None:
     """
     shards: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in paths:
-        match = _SHARD_NAME.fullmatch(path.name)
+        match = SHARD_NAME.fullmatch(path.name)
         if match:
             shards[path.parent, match[1]].append(path)
     for (folder, prefix), found in sorted(shards.items()):
@@ -249,11 +248,11 @@ def _compare(report: RecordReport, manifest: Path, found: list[Path]) -> None:
 def _check_names(findings: Findings, found: list[Path]) -> None:
     counts: dict[str, list[Path]] = defaultdict(list)
     for path in found:
-        match = _SHARD_NAME.fullmatch(path.name)
+        match = SHARD_NAME.fullmatch(path.name)
         assert match is not None
         counts[match[3]].append(path)
     for total, paths in counts.items():
-        match = _SHARD_NAME.fullmatch(paths[0].name)
+        match = SHARD_NAME.fullmatch(paths[0].name)
         assert match is not None
         pattern = f"{glob.escape(match[1])}-?????-of-{total}{match[4] or ''}"
         here = sum(1 for _ in paths[0].parent.glob(pattern))

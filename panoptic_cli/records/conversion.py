@@ -150,7 +150,7 @@ def _convert(
     for shard in todo:
         remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
     write_categories(plan, regrouping.table, together)
-    write_manifest(plan, entries)
+    write_manifest(plan, regrouping.table, entries)
     work = partial(_convert_shard, plan, regrouping)
     total = len(dataset.pictures)
     already = total - sum(len(shard.pictures) for shard in todo)
@@ -162,7 +162,7 @@ def _convert(
         ):
             for index, entry in outcomes:
                 entries[index] = entry
-                write_manifest(plan, entries)
+                write_manifest(plan, regrouping.table, entries)
     except BaseException as error:
         remove_partial(plan)  # left by a worker that was killed
         if isinstance(error, KeyboardInterrupt):

@@ -144,13 +144,14 @@ def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:
     return (path for path in folder.iterdir() if pattern.fullmatch(path.name))
 
 
-def write_manifest(plan: ConversionPlan, entries: dict[int, dict[str, Any]]) -> None:
-    """Writes the manifest of the complete shards, given by index."""
+def write_manifest(plan: ConversionPlan, table: CategoryTable, entries: dict[int, dict[str, Any]]) -> None:
+    """Writes the manifest of the complete shards, given by index, and of the categories that they were made with."""
     value = {
         "schema": SCHEMA_VERSION,
         "prefix": plan.files.name,
         "num_shards": plan.shards,
         "complete": len(entries) == plan.shards,
+        "categories": table.to_list(),
         "shards": [entries[index] for index in sorted(entries)],
     }
     write_json(plan.manifest_path, value)
