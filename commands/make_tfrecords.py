@@ -64,8 +64,7 @@ def make_tfrecords(
     on_bad_data: Annotated[
         Literal["fail", "skip", "void"],
         typer.Option(
-            help="How to handle bad pictures: stop, or skip and count them; void keeps those without annotation as "
-            "unlabelled, and stops at others."
+            help="At bad pictures: stop, or skip them; void stops but keeps those without annotation as unlabelled."
         ),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,

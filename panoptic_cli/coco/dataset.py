@@ -314,10 +314,12 @@ def require_sound(dataset: PanopticDataset, *, skip_bad_pictures: bool = False) 
         raise DataError(
             f"The annotations of {dataset.files.name} are not usable: {_listed(blocking)}.", _hint(blocking)
         )
+    if not dataset.pictures and dataset.problems:
+        text = f"No picture of {dataset.files.name} is usable: {_listed(dataset.problems)}."
+        raise DataError(text, "List all problems with 'panoptic inspect'.")
     if not dataset.pictures:
-        lines = f": {_listed(dataset.problems)}" if dataset.problems else ""
         raise DataError(
-            f"{dataset.files.panoptic_annotations} has no usable pictures{lines}.",
+            f"{dataset.files.panoptic_annotations} has no pictures.",
             "A picture needs entries in images and annotations with the same image id.",
         )
 

@@ -313,7 +313,7 @@ def test_the_hint_is_not_the_option_that_was_given(dataset: Path, tmp_path: Path
     for image in jsons["panoptic"]["images"]:
         image["file_name"] = "../x.jpg"
     _write(dataset, jsons)
-    with pytest.raises(DataError, match=r"no usable pictures: .*malformed images \(6\)") as caught:
+    with pytest.raises(DataError, match=r"No picture of val is usable: .*malformed images \(6\)") as caught:
         _records(dataset, tmp_path / "records", "skip")
     assert "skip" not in str(caught.value)
 
