@@ -62,8 +62,10 @@ def make_tfrecords(
         typer.Option("--workers", min=1, metavar="N", help="Number of processes.", show_default="one per CPU"),
     ] = None,
     on_bad_data: Annotated[
-        Literal["fail", "skip"],
-        typer.Option(help="How to handle bad pictures: stop, or skip and count them."),
+        Literal["fail", "skip", "void"],
+        typer.Option(
+            help="At bad pictures: stop, or skip them; void stops but keeps those without annotation as unlabelled."
+        ),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
     panoptic_annotations: custom_data.PanopticAnnotations = None,

@@ -13,7 +13,8 @@ import numpy as np
 from panoptic_cli import console
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.json_fields import flag, relative_path
-from panoptic_cli.coco.json_index import JsonFile, JsonIndex, index_lists
+from panoptic_cli.coco.json_index import JsonFile, JsonIndex
+from panoptic_cli.coco.json_kinds import INSTANCES, index_kind
 from panoptic_cli.composition.vocabulary import CategoryList, plain_number
 from panoptic_cli.errors import DataError
 
@@ -142,7 +143,7 @@ def read_source(instances: Path, stuff: Path | None) -> tuple[Source, CategoryLi
     Raises:
         DataError: a file is missing, is not JSON or lacks a list, or its pictures and annotations are not clear.
     """
-    index = index_lists(instances, "object annotations", ("images", "annotations", "categories"))
+    index = index_kind(instances, "object annotations", ("images", "annotations", "categories"), INSTANCES)
     names = _read_names(index)
     places = {identifier: place for place, identifier in enumerate(names)}
     outlines = [_read_owners(index, places, len(names), is_stuff=False)]
@@ -150,7 +151,7 @@ def read_source(instances: Path, stuff: Path | None) -> tuple[Source, CategoryLi
     digests = [index.digest]
     stuff_categories = None
     if stuff is not None:
-        other = index_lists(stuff, "stuff annotations", ("annotations", "categories"))
+        other = index_kind(stuff, "stuff annotations", ("annotations", "categories"), INSTANCES)
         if "images" in other.lists:  # ids may differ between the files, names do not
             by_name = {name: place for place, name in enumerate(names.values())}
             places = {i: by_name[name] for i, name in _read_names(other).items() if name in by_name}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
+from panoptic_cli.coco.file_names import find_file, near_matches
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, panoptic_png, png
@@ -20,16 +21,13 @@ from panoptic_cli.inspection.shared_checks import (
     BOX_TOLERANCE,
     JPEG_FORMATS,
     STUFF_IN_SEVERAL,
+    areas_differ,
     box_misses_mask,
     boxes_differ,
     examine_picture,
 )
 from panoptic_cli.inspection.statistics import Counts, Spread
 
-# COCO's object areas come from polygons drawn by hand. If an area is three times the mask's, the cause is not imprecise
-# drawing.
-_MAX_AREA_RATIO = 3.0
-_SMALL_AREA = 64  # pixels; in smaller objects, rounding alone makes such differences
 _PNG_KINDS = {0: "greyscale", 2: "RGB", 3: "a palette", 4: "greyscale with alpha", 6: "RGBA"}
 
 
@@ -62,9 +60,16 @@ class PictureCounts(Counts):
 
 @dataclass
 class PictureResults:
-    """Results of checking pictures: problems and counts."""
+    """Results of checking pictures: problems and counts.
+
+    Attributes:
+        findings: the problems.
+        astray: objects that are on no segment of their category, which is a problem only if they are many.
+        contents: the counts.
+    """
 
     findings: Findings = field(default_factory=Findings)
+    astray: Findings = field(default_factory=Findings)
     contents: PictureCounts = field(default_factory=PictureCounts)
 
 
@@ -77,16 +82,35 @@ def inspect_picture(files: SplitFiles, table: CategoryTable, picture: Picture, r
         picture: the annotated picture; width and height may be 0 and mask_name empty if the JSON lacks them.
         result: receives problems and counts.
     """
-    _count(picture, table, result.contents)
-    shape = None
-    if picture.file_name:
-        shape = _check_file(files.image_dir / picture.file_name, picture, result)
+    labels = shape = None
     if picture.mask_name:
-        shape = _check_mask(files.panoptic_masks / picture.mask_name, picture, table, result) or shape
+        path = _find(files.panoptic_masks, picture.mask_name, result.findings)
+        labels = _check_mask(path, picture, table, result)
+    if labels is not None:
+        shape = labels.shape
+        if not picture.width:
+            picture = replace(picture, width=shape[1], height=shape[0])
+    if picture.file_name:
+        path = _find(files.image_dir, picture.file_name, result.findings)
+        shape_of_file = _check_file(path, picture, result)
+        shape = shape or shape_of_file
+    _count(picture, table, result.contents)
     # Without a file that confirms the size, masks could be larger than memory.
     if shape == (picture.height, picture.width):
         for annotation in picture.objects or ():
-            _check_object(annotation, picture, result.findings)
+            _check_object(annotation, picture, labels, result)
+
+
+def _find(folder: Path, name: str, findings: Findings) -> Path:
+    path, note = find_file(folder, name)
+    if note is not None:
+        findings.add(note, name, "warning")
+    return path
+
+
+def _missing(name: str, path: Path, picture: Picture) -> str:
+    near = near_matches(path)
+    return f"{name} (image {picture.id})" + (f", but there is {listed(near, 3)}" if near else "")
 
 
 def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> None:
@@ -116,7 +140,7 @@ def _check_file(path: Path, picture: Picture, result: PictureResults) -> tuple[i
     try:
         image_format, size, orientation, digest = examine_picture(path.read_bytes())
     except FileNotFoundError:
-        findings.add("picture missing", f"{name} (image {picture.id})")
+        findings.add("picture missing", _missing(name, path, picture))
         return None
     except (OSError, ValueError) as error:
         findings.add("picture unreadable", f"{name}: {_cause(error)}")
@@ -142,8 +166,8 @@ def _cause(error: OSError | ValueError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: PictureResults) -> tuple[int, int] | None:
-    """Returns (height, width) of the mask, None if it cannot be read."""
+def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: PictureResults) -> np.ndarray | None:
+    """Returns the category id of each pixel, [height, width], None if the mask cannot be read."""
     findings, name = result.findings, picture.mask_name
     try:
         encoded = path.read_bytes()
@@ -157,7 +181,7 @@ def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: Pict
         png.check_chunks(encoded)
         ids = panoptic_png.decode_ids(encoded)
     except FileNotFoundError:
-        findings.add("mask missing", f"{name} (image {picture.id})")
+        findings.add("mask missing", _missing(name, path, picture))
         return None
     except (OSError, ValueError) as error:
         findings.add("mask unreadable", f"{name}: {_cause(error)}")
@@ -167,11 +191,10 @@ def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: Pict
     if picture.width and ids.shape != (picture.height, picture.width):
         sizes = f"is {ids.shape[1]}x{ids.shape[0]} pixels, the JSON says {picture.width}x{picture.height}"
         findings.add("mask size differs from the JSON", f"{name} {sizes}")
-    _check_segments(ids, picture, table, result)
-    return ids.shape[0], ids.shape[1]
+    return _check_segments(ids, picture, table, result)
 
 
-def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, result: PictureResults) -> None:
+def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, result: PictureResults) -> np.ndarray:
     findings = result.findings
     runs, strangers = masks.segment_runs(ids, [segment.id for segment in picture.segments])
     places = runs.paint(np.arange(len(picture.segments) + 1, dtype=np.uint16))
@@ -193,34 +216,44 @@ def _check_segments(ids: np.ndarray, picture: Picture, table: CategoryTable, res
         if segment.is_crowd and category is not None and not category.isthing:
             findings.add("crowd of stuff", f"{here}: iscrowd is 1, {category.name} is stuff", "warning")
         if area == 0:
-            findings.add("segment without pixels", here)
+            findings.add("segment without pixels", here, "warning")
             continue
         if segment.area is not None and segment.area != area:
-            findings.add("area differs from the mask", f"{here}: {segment.area} in the JSON, {area} pixels")
+            message = f"{here}: {segment.area} in the JSON, {area} pixels"
+            findings.add("area differs from the mask", message, "warning")
         if segment.bbox is not None:
             box = masks.box_of_mask(places == place)
             if box is not None and boxes_differ(segment.bbox, box):
                 message = f"{here}: {_numbers(segment.bbox)} in the JSON, {_numbers(box)} in pixels"
                 findings.add("box differs from the mask", message, "warning")
+    if not picture.segments:
+        findings.add("picture without any segment", picture.mask_name, "warning")
+    return np.array([0, *(segment.category_id for segment in picture.segments)])[places]
 
 
-def _check_object(annotation: ObjectAnnotation, picture: Picture, findings: Findings) -> None:
+def _check_object(
+    annotation: ObjectAnnotation, picture: Picture, labels: np.ndarray | None, result: PictureResults
+) -> None:
+    findings = result.findings
     here = f"{picture.file_name}, annotation {annotation.id}"
+    segmentation, note = masks.listed_polygons(annotation.segmentation)
+    if note is not None:
+        findings.add(note, here, "warning")
     try:
-        drawn = masks.draw_segmentation(annotation.segmentation, picture.height, picture.width)
+        drawn = masks.draw_segmentation(segmentation, picture.height, picture.width)
     except (ValueError, TypeError) as error:
         findings.add("malformed segmentation", f"{here}: {error}")
         return
+    if short := masks.short_polygons(segmentation):
+        findings.add("polygon of fewer than three points", f"{here} has {short}", "warning")
     if drawn is None:
         findings.add("empty object mask", f"{here}: its segmentation covers no pixel", "warning")
         return
+    if labels is not None and picture.segments and masks.is_astray(drawn, labels, annotation.category_id):
+        result.astray.add("object on no segment of its category", here)
     found, area = drawn.box, int(np.count_nonzero(drawn.pixels))
     stated = annotation.area
-    if (
-        stated is not None
-        and max(stated, area) > _SMALL_AREA
-        and not (area <= _MAX_AREA_RATIO * stated and stated <= _MAX_AREA_RATIO * area)
-    ):
+    if stated is not None and areas_differ(stated, area):
         message = f"{here}: {stated:g} in the JSON, {area} pixels"
         findings.add("object area differs from its mask", message, "warning")
     if annotation.bbox is None:

@@ -11,7 +11,13 @@ import numpy as np
 
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, png
-from panoptic_cli.inspection.shared_checks import JPEG_FORMATS, STUFF_IN_SEVERAL, box_misses_mask, examine_picture
+from panoptic_cli.inspection.shared_checks import (
+    JPEG_FORMATS,
+    STUFF_IN_SEVERAL,
+    areas_differ,
+    box_misses_mask,
+    examine_picture,
+)
 from panoptic_cli.inspection.statistics import Counts, Spread
 from panoptic_cli.records import schema
 
@@ -149,7 +155,11 @@ def _check_objects(features: Features, size: tuple[int, int], counts: RecordCoun
             yield "object mask is not 0 and 1", f"{here} has {int(mask.max())}"
         if found is None:
             yield "empty object mask", here
-        elif np.isfinite(box).all():
+            continue
+        pixels, stated = int(np.count_nonzero(mask)), float(features[schema.OBJECT_AREA][place])
+        if areas_differ(stated, pixels):
+            yield "object area differs from its mask", f"{here}: {stated:g} in the list, {pixels} pixels"
+        if np.isfinite(box).all():
             top, left, bottom, right = box * (*size, *size)
             if box_misses_mask((left, top, right - left, bottom - top), found):
                 shown = [round(float(v), 1) for v in (left, top, right - left, bottom - top)]

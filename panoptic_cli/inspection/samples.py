@@ -14,6 +14,7 @@ from PIL import Image
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import Picture
+from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path
@@ -54,8 +55,8 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
     """
     for picture in pictures:
         try:
-            encoded = (files.image_dir / picture.file_name).read_bytes()
-            ids = panoptic_png.decode_ids((files.panoptic_masks / picture.mask_name).read_bytes())
+            encoded = find_file(files.image_dir, picture.file_name)[0].read_bytes()
+            ids = panoptic_png.decode_ids(find_file(files.panoptic_masks, picture.mask_name)[0].read_bytes())
             image = decode_picture(encoded)
             if ids.shape == image.shape[1::-1] != image.shape[:2]:  # the annotations fit the turned picture
                 image = decode_picture(encoded, upright=True)

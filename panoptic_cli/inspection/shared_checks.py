@@ -17,6 +17,10 @@ _TAIL = 64 * 1024  # bytes in which the end marker must be; some cameras append 
 # COCO's object boxes come from polygons drawn by hand: on coco100 an edge is up to 19 pixels away from the mask's.
 # If half of a box is elsewhere, the cause is not imprecise drawing.
 _MIN_BOX_OVERLAP = 0.5
+# COCO's object areas come from polygons drawn by hand. If an area is three times the mask's, the cause is not imprecise
+# drawing.
+_MAX_AREA_RATIO = 3.0
+_SMALL_AREA = 64  # pixels; in smaller objects, rounding alone makes such differences
 _SMALL_SIDE = 8  # pixels; in smaller boxes, rounding alone makes such differences
 
 
@@ -72,6 +76,13 @@ def box_misses_mask(box: tuple[float, ...], found: tuple[int, ...]) -> bool:
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(width, 0.0) * max(height, 0.0)
     return shared < _MIN_BOX_OVERLAP * (box[2] * box[3] + found[2] * found[3] - shared)
+
+
+def areas_differ(stated: float, pixels: int) -> bool:
+    """Whether an object's area is not that of its mask."""
+    if max(stated, pixels) <= _SMALL_AREA:
+        return False
+    return not (pixels <= _MAX_AREA_RATIO * stated and stated <= _MAX_AREA_RATIO * pixels)
 
 
 def _edges(box: tuple[float, ...]) -> tuple[float, float, float, float]:

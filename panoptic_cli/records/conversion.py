@@ -20,13 +20,14 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import MAX_CATEGORY_ID
 from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
-from panoptic_cli.errors import DataError
+from panoptic_cli.coco.tables import conflicts
+from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
 from panoptic_cli.processes import preload, run_units
-from panoptic_cli.records.encoding import NOTE, SKIPPED, PictureEncoder
+from panoptic_cli.records.encoding import ASTRAY, NOTE, SKIPPED, PictureEncoder
 from panoptic_cli.records.manifest import (
     COUNTS,
     Fingerprint,
@@ -41,6 +42,7 @@ from panoptic_cli.records.regrouping import Regrouping
 from panoptic_cli.records.tfrecord import TFRecordWriter, file_crc32c
 
 _PROGRESS_EVERY = 8  # pictures
+_SAMPLE = 10  # pictures
 
 
 @dataclass
@@ -59,6 +61,7 @@ class ConversionSummary:
         skipped_objects: number of skipped objects by reason.
         skipped_pictures: number of skipped pictures by reason.
         notes: changes to pictures or objects that the user should know about, with their numbers.
+        assumed: what was assumed about the annotation files, with numbers.
         seconds: wall time.
         images_per_second: pictures converted in this run, per second of wall time.
     """
@@ -74,6 +77,7 @@ class ConversionSummary:
     skipped_objects: dict[str, int] = field(default_factory=dict)
     skipped_pictures: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    assumed: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_second: float = 0.0
 
@@ -89,7 +93,11 @@ class _Shard:
 
 
 def convert(
-    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]] = run_units
+    plan: ConversionPlan,
+    dataset: PanopticDataset,
+    workers: int,
+    run: Callable[..., Generator[Any]] = run_units,
+    together: frozenset[str] = frozenset(),
 ) -> ConversionSummary:
     """Converts a split.
 
@@ -98,13 +106,14 @@ def convert(
         dataset: the split, from read_dataset(plan.files).
         workers: number of processes; with 1, this process does the work.
         run: hands the shards to workers, like `processes.run_units`.
+        together: names of the splits that are converted in the same run; their earlier records do not matter.
 
     Returns:
         The counts of all shards.
 
     Raises:
-        DataError: see `check_dataset`; or a picture cannot be converted (with on_bad_data "fail"), or output_dir
-            contains shards of this prefix that the manifest does not list.
+        DataError: see `check_dataset`; or a picture cannot be converted (unless on_bad_data is "skip"), or output_dir
+            contains shards of this prefix that the manifest does not list, or records with contradicting categories.
         RunError: another conversion is writing to output_dir.
     """
     regrouping = check_dataset(plan, dataset)
@@ -116,7 +125,7 @@ def convert(
             "Give another --output-dir.",
         ) from None
     with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
-        return _convert(plan, dataset, regrouping, workers, run)
+        return _convert(plan, dataset, regrouping, workers, run, together)
 
 
 def _convert(
@@ -125,6 +134,7 @@ def _convert(
     regrouping: Regrouping,
     workers: int,
     run: Callable[..., Generator[Any]],
+    together: frozenset[str],
 ) -> ConversionSummary:
     """Converts the missing shards; the caller has locked the folder."""
     begun = time.monotonic()
@@ -139,7 +149,7 @@ def _convert(
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
         remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
-    write_categories(plan, regrouping.table)
+    write_categories(plan, regrouping.table, together)
     write_manifest(plan, regrouping.table, entries)
     work = partial(_convert_shard, plan, regrouping)
     total = len(dataset.pictures)
@@ -171,10 +181,23 @@ def _convert(
 def convert_all(
     plans: Sequence[ConversionPlan], workers: int, run: Callable[..., Generator[Any]] = run_units
 ) -> list[ConversionSummary]:
-    """Reads and converts splits one after the other; see `convert`."""
+    """Reads all splits and converts one after the other; see `convert`.
+
+    Raises:
+        DataError: see `convert`; or the categories of two splits contradict each other.
+    """
     if workers > 1 and run is run_units:
         preload(__name__)  # the processes start while the annotations are read
-    return [convert(plan, _read(plan), workers, run) for plan in plans]
+    datasets = [_read(plan) for plan in plans]
+    for plan, dataset in zip(plans, datasets, strict=True):
+        if found := conflicts(dataset.table, datasets[0].table):
+            raise DataError(
+                f"The categories of {plan.files.name} contradict those of {plans[0].files.name}: {listed(found, 3)}.",
+                "Give both splits the same ids, names and isthing.",
+            )
+        require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    names = frozenset(plan.files.name for plan in plans)
+    return [convert(plan, dataset, workers, run, names) for plan, dataset in zip(plans, datasets, strict=True)]
 
 
 def count_convertible(plan: ConversionPlan) -> int:
@@ -189,8 +212,12 @@ def count_convertible(plan: ConversionPlan) -> int:
 
 
 def _read(plan: ConversionPlan) -> PanopticDataset:
-    dataset = read_dataset(plan.files)
-    return dataset if plan.share is None else plan.share.of(dataset)
+    dataset = read_dataset(plan.files, keep_unannotated=plan.on_bad_data == "void")
+    if plan.share is not None:
+        dataset = plan.share.of(dataset)
+    for note in dataset.notes:
+        console.warn(f"{plan.files.name}: {note}.")
+    return dataset
 
 
 def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> Regrouping:
@@ -209,7 +236,26 @@ def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> Regrouping:
             "Renumber the categories, for example with --category-map.",
         )
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    _require_objects_on_segments(plan, dataset)
     return regrouping
+
+
+def _require_objects_on_segments(plan: ConversionPlan, dataset: PanopticDataset) -> None:
+    """Checks in a few pictures that objects and segments are of the same pictures and categories."""
+    if plan.files.object_annotations is None:
+        return
+    encoder = PictureEncoder(plan.files, Regrouping(dataset.table))
+    counts: Counter[str] = Counter()
+    step = -(-len(dataset.pictures) // _SAMPLE)
+    for picture in dataset.pictures[::step]:
+        with contextlib.suppress(PictureError):  # the conversion reports it
+            counts.update(encoder.encode(picture)[1])
+    if counts[ASTRAY] > max(1, counts["objects"] / 2):
+        raise DataError(
+            f"{counts[ASTRAY]} of {counts['objects']} objects in a sample of {plan.files.object_annotations} are "
+            f"not on segments of their category in the masks of {plan.files.panoptic_masks}.",
+            "Ids or coordinates differ: give the instances JSON of these pictures, or none.",
+        )
 
 
 def _convert_shard(
@@ -227,7 +273,7 @@ def _convert_shard(
             try:
                 record, found = encoder.encode(picture)
             except PictureError as error:
-                if plan.on_bad_data == "fail":
+                if plan.on_bad_data != "skip":
                     raise DataError(
                         f"Picture {picture.id} ({picture.file_name}) cannot be converted: {error}.",
                         "Repair it ('panoptic inspect' lists all such pictures), or use --on-bad-data skip.",
@@ -289,6 +335,7 @@ def _is_valid(
 
 def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
     summary = ConversionSummary(plan.files.name, plan.shards)
+    summary.assumed = {f"{note.kind}: {note.detail}": note.count for note in dataset.notes}
     objects: Counter[str] = Counter(dataset.ignored_objects)
     # A picture with several problems is counted once.
     pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())

@@ -12,7 +12,7 @@ from panoptic_cli.coco.layout import SPLIT_NAMES, OwnFiles, SplitFiles, find_spl
 from panoptic_cli.errors import UsageError
 from panoptic_cli.records.shares import Share
 
-OnBadData = Literal["fail", "skip"]
+OnBadData = Literal["fail", "skip", "void"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ConversionPlan:
         files: the split; its name is the prefix of the shards.
         output_dir: folder of the shards.
         shards: number of shards.
-        on_bad_data: at a picture that cannot be converted, "fail" or "skip" it and count it.
+        on_bad_data: at a picture that cannot be converted, "fail" or "skip" it and count it; "void" fails, too, but
+            keeps pictures without annotation as unlabelled.
         category_map: a YAML file that changes the categories, see `coco.category_map`.
         merge_stuff: make the segments of one stuff category in a picture one segment.
         share: the part of the pictures to convert; None for all.
