@@ -57,7 +57,7 @@ def upload(folder: Path) -> Iterator[Row]:
         def ours(workers: int) -> Callable[[str], None]:
             def send(prefix: str) -> None:
                 place = Destination(_BUCKET, prefix)
-                run_uploads(client, plan_uploads(client, files, shards, place), place, workers)
+                run_uploads(bucket, plan_uploads(bucket, files, shards, place), place, workers)
 
             return send
 

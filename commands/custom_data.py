@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-_PANEL = "Custom data layout"
+from .options import DATA
+
+PANEL = "Custom data layout"
 
 ImageDir = Annotated[
     Path | None,
@@ -17,7 +19,7 @@ ImageDir = Annotated[
         metavar="DIR",
         help="Folder of the pictures.",
         show_default="guessed from the other two",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 PanopticAnnotations = Annotated[
@@ -27,7 +29,7 @@ PanopticAnnotations = Annotated[
         envvar="PANOPTIC_ANNOTATIONS",
         metavar="FILE",
         help="Panoptic JSON.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 PanopticMasks = Annotated[
@@ -38,7 +40,7 @@ PanopticMasks = Annotated[
         metavar="DIR",
         help="Folder of panoptic PNGs.",
         show_default="JSON's path without .json",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 ObjectAnnotations = Annotated[
@@ -49,6 +51,15 @@ ObjectAnnotations = Annotated[
         metavar="FILE",
         help="Instances JSON.",
         show_default="from the thing segments",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
+    ),
+]
+CategoryMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--category-map",
+        metavar="FILE",
+        help="YAML: names or ids to a new name, thing, stuff or drop.",
+        rich_help_panel=DATA,
     ),
 ]

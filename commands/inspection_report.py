@@ -60,7 +60,7 @@ def _split_lines(data: str, reports: Sequence[SplitReport]) -> list[Any]:
     for report in reports:
         shown += problem_lines(report.name, report.findings)
     if any(report.findings.errors for report in reports):
-        shown.append("make-tfrecords stops at errors; with --on-bad-data skip it skips such pictures.")
+        shown.append("make-tfrecords stops at errors; --on-bad-data skip leaves out pictures that have them.")
     return shown
 
 
@@ -125,6 +125,8 @@ def _counted(number: int, noun: str) -> str:
 
 def _examples(finding: Finding) -> list[str]:
     examples = finding.examples
+    if not examples:
+        return []
     if all(len(example) <= _SHORT for example in examples):  # as many as a line holds
         line = examples[0]
         shown = 1

@@ -16,7 +16,7 @@ from panoptic_cli import __version__, console
 from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line
 from panoptic_cli.startup import own_process
 
-from . import demo, doctor, download, evaluate, export, make_tfrecords, predict, train, upload
+from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, predict, train, upload
 from . import inspect as inspect_command
 
 # Typer keeps these line breaks; the leading newline keeps the indentation too.
@@ -83,6 +83,7 @@ def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
 
 _add("download", _DATA, download.download)
 _add("inspect", _DATA, inspect_command.inspect)
+_add("make-panoptic", _DATA, make_panoptic.make_panoptic)
 _add("make-tfrecords", _DATA, make_tfrecords.make_tfrecords)
 _add("upload", _DATA, upload.upload)
 _add("train", _MODEL, train.train)

@@ -62,13 +62,36 @@ def make_tfrecords(
         typer.Option("--workers", min=1, metavar="N", help="Number of processes.", show_default="one per CPU"),
     ] = None,
     on_bad_data: Annotated[
-        Literal["fail", "skip"],
-        typer.Option(help="How to handle bad pictures: stop, or skip and count them."),
+        Literal["fail", "skip", "void"],
+        typer.Option(
+            help="At bad pictures: stop, or skip them; void stops but keeps those without annotation as unlabelled."
+        ),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
     panoptic_annotations: custom_data.PanopticAnnotations = None,
     panoptic_masks: custom_data.PanopticMasks = None,
     object_annotations: custom_data.ObjectAnnotations = None,
+    category_map: custom_data.CategoryMapFile = None,
+    merge_stuff: Annotated[
+        bool,
+        typer.Option(
+            "--merge-stuff",
+            help="Make the segments of one stuff category in a picture one segment.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Divide one split into train and val; val gets this share.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Seed of --val-share.", show_default="0", rich_help_panel=DATA),
+    ] = None,
     output_prefix: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +136,7 @@ def make_tfrecords(
     Examples:
         panoptic make-tfrecords --data-dir data/coco
         panoptic make-tfrecords --split val --val-shards 4 --dry-run
+        panoptic make-tfrecords --data-dir mine --split train --val-share 0.1
     """
     from panoptic_cli.coco.layout import OwnFiles
     from panoptic_cli.config.data import RECORDS_FOLDER
@@ -121,6 +145,10 @@ def make_tfrecords(
     from panoptic_cli.records.conversion import convert_all
     from panoptic_cli.records.plans import plan_conversions
 
+    if val_share is not None and not 0 < val_share < 1:
+        raise UsageError(f"--val-share must be between 0 and 1, not {val_share:g}.")
+    if seed is not None and val_share is None:
+        raise UsageError("--seed needs --val-share.")
     target = output_dir or data_dir / RECORDS_FOLDER
     plans = plan_conversions(
         data_dir,
@@ -131,6 +159,10 @@ def make_tfrecords(
         own=OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations),
         prefix=output_prefix,
         exif=exif,
+        category_map=category_map,
+        merge_stuff=merge_stuff,
+        val_share=val_share,
+        seed=seed or 0,
     )
     if runner is None and runner_option:
         raise UsageError("--runner-option needs --runner.")

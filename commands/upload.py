@@ -37,6 +37,10 @@ def upload(
     ] = 8,
     hidden: Annotated[bool, typer.Option("--include-hidden", help="Also send hidden files and folders.")] = False,
     links: Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links.")] = False,
+    user_project: Annotated[
+        str | None,
+        typer.Option("--user-project", metavar="ID", help="Project that pays, for a requester-pays bucket."),
+    ] = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -58,7 +62,15 @@ def upload(
     destination = parse_destination(places[-1])
     source = Path(places[0]) if len(places) == 2 else data_dir / RECORDS_FOLDER
     try:
-        outcome = upload_files(source, destination, hidden=hidden, links=links, workers=workers, dry_run=dry_run)
+        outcome = upload_files(
+            source,
+            destination,
+            hidden=hidden,
+            links=links,
+            workers=workers,
+            user_project=user_project,
+            dry_run=dry_run,
+        )
     except UploadError as error:
         if not console.json_output():  # its only object is the error
             console.result({}, _table(error.files, {failure.item.name for failure in error.failures}))

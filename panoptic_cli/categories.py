@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,10 @@ VOID_ID = 0  # category id and segment id of unlabelled pixels
 ANY_THING = -1  # in semantic maps: any thing; a semantic head does not distinguish things
 MAX_CATEGORY_ID = 65535  # the largest id that the 16-bit label pictures of records can hold
 _MAX_ID = 1 << 62  # the largest id accepted in annotations
+
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,19}(\.0*)?\s*")
+_EXACT = 1 << 53  # up to here, a float holds every integer
+_WORDS = {"true": 1, "false": 0}
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class CategoryTable:
         """Builds the table from the `categories` list of a COCO panoptic JSON.
 
         Args:
-            entries: mappings with id, name, isthing and, optionally, color and supercategory.
+            entries: mappings with id, name, isthing and, optionally, color and supercategory. Numbers may be written as
+                96.0 or "96", isthing as true, colours as "#rrggbb".
             source: where they come from, for error messages.
 
         Raises:
@@ -67,27 +73,28 @@ class CategoryTable:
             if missing:
                 problems.append(f"{where} ({entry.get('name', '?')}) has no {', '.join(missing)}")
                 continue
-            identifier = entry["id"]
-            if not isinstance(identifier, int) or isinstance(identifier, bool) or not 1 <= identifier <= _MAX_ID:
-                problems.append(f"{where}: id must be an integer from 1 to 2^62, not {identifier!r:.40}")
+            identifier, isthing = whole_number(entry["id"]), flag_or_none(entry["isthing"])
+            if identifier is None or not 1 <= identifier <= _MAX_ID:
+                problems.append(f"{where}: id must be an integer from 1 to 2^62, not {entry['id']!r:.40}")
                 continue
             if identifier in seen:
                 problems.append(f"{where}: id {identifier} is listed twice")
                 continue
-            if entry["isthing"] not in (0, 1):
+            if isthing is None:
                 problems.append(f"{where}: isthing must be 0 or 1, not {entry['isthing']!r:.40}")
                 continue
             seen.add(identifier)
-            color = entry.get("color")
-            if not is_color_or_none(color):
-                problems.append(f"{where}: color must be three integers of 0..255, not {color!r:.40}")
+            try:
+                color = color_or_none(entry.get("color"))
+            except ValueError as error:
+                problems.append(f"{where}: {error}")
                 continue
             categories.append(
                 Category(
                     id=identifier,
                     name=str(entry["name"]),
-                    isthing=bool(entry["isthing"]),
-                    color=tuple(color) if color else _default_color(identifier),
+                    isthing=isthing,
+                    color=color or _default_color(identifier),
                     supercategory=str(entry.get("supercategory", "")),
                 )
             )
@@ -159,13 +166,38 @@ def read_categories(path: str | Path) -> CategoryTable:
     return CategoryTable.from_list(entries, str(path))
 
 
-def is_color_or_none(value: Any) -> bool:
-    """Returns whether a JSON value is a valid `color`: three integers of 0..255, or null or [] for none."""
-    if value is None or value == []:
-        return True
-    return (
-        isinstance(value, list | tuple) and len(value) == 3 and all(type(c) is int and 0 <= c <= 255 for c in value)
-    )  # `type`, because isinstance would accept a bool
+def whole_number(value: Any) -> int | None:
+    """Returns the integer that a JSON value stands for: 96, 96.0 or "96"; None for any other value."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value.partition(".")[0])
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def flag_or_none(value: Any) -> bool | None:
+    """Returns the truth value of 0 or 1, of false or true, and of the same as text; None for any other value."""
+    number = int(value) if isinstance(value, bool) else whole_number(value)
+    if number is None and isinstance(value, str):
+        number = _WORDS.get(value.strip().lower())
+    return bool(number) if number in (0, 1) else None
+
+
+def color_or_none(value: Any) -> tuple[int, int, int] | None:
+    """Returns a `color`: three integers of 0..255, or "#rrggbb"; None for null, [] and "".
+
+    Raises:
+        ValueError: the value has another form.
+    """
+    if value is None or value in ([], ""):
+        return None
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        value = list(bytes.fromhex(value[1:]))
+    parts = [whole_number(part) for part in value] if isinstance(value, list | tuple) else []
+    channels = [part for part in parts if part is not None and 0 <= part <= 255]
+    if len(parts) != 3 or len(channels) != 3:
+        raise ValueError(f"color must be three integers of 0..255, not {value!r:.40}")
+    return channels[0], channels[1], channels[2]
 
 
 def _default_color(identifier: int) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import signal
 import sys
 import types
@@ -30,7 +31,13 @@ _STOP_SECONDS = 10.0
 def preload(module: str) -> None:
     """Starts the server that forks the workers; it imports `module` while this process continues."""
     multiprocessing.set_forkserver_preload([module])
-    multiprocessing.forkserver.ensure_running()
+    multiprocessing.resource_tracker.ensure_running()  # it changes the mask itself
+    # Ctrl-C reaches the whole process group: the server would end its imports with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_units(

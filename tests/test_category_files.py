@@ -23,10 +23,11 @@ ODD: dict[str, tuple[Any, str]] = {
     "colour has fractions": ({"color": [0.5, 0.5, 0.5]}, "color must be three integers"),
     "colour is too bright": ({"color": [0, 0, 256]}, "color must be three integers"),
     "name is null": ({"name": None}, "has no name"),
-    "id is a string": ({"id": "3"}, "id must be an integer"),
+    "id is a word": ({"id": "three"}, "id must be an integer"),
     "id is a list": ({"id": [3]}, "id must be an integer"),
     "id is true": ({"id": True}, "id must be an integer"),
     "id has 400 digits": ({"id": 10**400}, "id must be an integer"),
+    "isthing is a word": ({"isthing": "yes"}, "isthing must be 0 or 1"),
     "isthing is a list": ({"isthing": [1]}, "isthing must be 0 or 1"),
     "isthing is an object": ({"isthing": {}}, "isthing must be 0 or 1"),
 }
@@ -65,6 +66,18 @@ def test_a_category_without_a_colour_gets_one(tmp_path: Path, entry: dict[str, A
     table = _read(tmp_path, [{"id": 3, "name": "tree", "isthing": 0, **entry}])
     assert table.categories[0].color != (0, 0, 0)
     assert _read(tmp_path, table.to_list()) == table
+
+
+def test_other_spellings_of_a_table_are_read(tmp_path: Path) -> None:
+    plain = [
+        {"id": 3, "name": "tree", "isthing": 0, "color": [1, 2, 255]},
+        {"id": 12, "name": "cat", "isthing": 1, "color": [255, 0, 0]},
+    ]
+    other = [
+        {"id": "3", "name": "tree", "isthing": False, "color": "#0102fF"},
+        {"id": 12.0, "name": "cat", "isthing": "1", "color": [255.0, 0, 0]},
+    ]
+    assert _read(tmp_path, other) == _read(tmp_path, plain)
 
 
 _JSON = st.recursive(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = (
     *("errors", "interrupts", "files", "console", "locks", "gpus", "startup", "storage", "processes"),
     *("config", "categories", "devices"),
-    *("images", "coco", "records", "pipeline", "inspection"),
+    *("images", "coco", "composition", "records", "pipeline", "inspection"),
     *("models", "weights", "results", "inference", "evaluation", "runs", "training", "export"),
     *("transfer", "diagnostics", "demo", "commands", "__main__"),
 )

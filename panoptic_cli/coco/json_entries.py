@@ -1,7 +1,8 @@
 """The entries of COCO's annotation lists: decoding and checking them.
 
 There are two checks with the same result. msgspec decodes many entries at once against the types below, and rejects all
-of them if one does not match. Only then are the entries checked one by one in Python, which finds each problem.
+of them if one does not match. Only then are the entries checked one by one in Python, which finds each problem, and
+also accepts and notes what is written in another way than in COCO's files.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from panoptic_cli.coco.json_fields import (
     integer,
     is_inside,
     relative_path,
+    size_or_none,
 )
 from panoptic_cli.coco.json_index import JsonFile
+from panoptic_cli.coco.problems import Notes
 from panoptic_cli.images.panoptic_png import MAX_ID
 
 MAX_SEGMENTS = 65534  # places in segments_info are stored in 16 bits
@@ -42,9 +45,9 @@ class SegmentInfo:
 
 @dataclass(frozen=True, slots=True)
 class ObjectAnnotation:
-    """One annotation of the instances JSON; the segmentation is in COCO's form and unchecked."""
+    """One annotation of the instances JSON; id and segmentation are unchecked."""
 
-    id: int
+    id: Any
     category_id: int
     is_crowd: bool
     area: float | None
@@ -130,51 +133,48 @@ def read_entry(file: JsonFile, start: int, end: int) -> Any:
         raise file.broken(start, error) from None
 
 
-def check_image(entry: dict[str, Any]) -> tuple[int, str, int, int]:
-    """Returns (id, file name, width, height) of an entry of `images`, or raises FieldError."""
-    identifier = integer(entry, "id")
-    sizes = (integer(entry, "width", 1, MAX_SIDE), integer(entry, "height", 1, MAX_SIDE))
-    return identifier, relative_path(entry, "file_name"), *sizes
+def check_image(entry: dict[str, Any], notes: Notes | None = None) -> tuple[str, int, int]:
+    """Returns (file name, width, height) of an entry of `images`, or raises FieldError; an unknown size is 0, 0."""
+    width, height = size_or_none(entry, notes) or (0, 0)
+    return relative_path(entry, "file_name"), width, height
 
 
-def check_annotation(entry: dict[str, Any]) -> tuple[int, str, list[Any]]:
-    """Returns (image id, file name, segments_info unchecked) of a panoptic annotation, or raises FieldError."""
-    identifier = integer(entry, "image_id")
+def check_annotation(entry: dict[str, Any]) -> tuple[str, list[Any]]:
+    """Returns (file name, segments_info unchecked) of a panoptic annotation, or raises FieldError."""
     name = relative_path(entry, "file_name")
     infos = entry.get("segments_info")
     if not isinstance(infos, list) or len(infos) > MAX_SEGMENTS:
         raise FieldError(f"segments_info must be a list of at most {MAX_SEGMENTS} segments")
-    return identifier, name, infos
+    return name, infos
 
 
-def check_segment(entry: Any) -> SegmentInfo:
+def check_segment(entry: Any, notes: Notes | None = None) -> SegmentInfo:
     """Returns an entry of segments_info, or raises FieldError."""
     if not isinstance(entry, dict):
         raise FieldError("it is not an object")
-    area = area_or_none(entry)
+    area = area_or_none(entry, notes)
     return SegmentInfo(
-        id=integer(entry, "id", 1, MAX_ID),
-        category_id=integer(entry, "category_id"),
-        is_crowd=flag(entry, "iscrowd"),
+        id=integer(entry, "id", 1, MAX_ID, notes),
+        category_id=integer(entry, "category_id", notes=notes),
+        is_crowd=flag(entry, "iscrowd", notes),
         area=None if area is None else round(area),
-        bbox=box_or_none(entry),
+        bbox=box_or_none(entry, notes),
     )
 
 
-def check_object(entry: dict[str, Any]) -> tuple[int, ObjectAnnotation]:
-    """Returns (image id, annotation) of an entry of the instances JSON, or raises FieldError."""
+def check_object(entry: dict[str, Any], notes: Notes | None = None) -> ObjectAnnotation:
+    """Returns an entry of the instances JSON, or raises FieldError."""
     annotation = ObjectAnnotation(
-        id=integer(entry, "id"),
-        category_id=integer(entry, "category_id"),
-        is_crowd=flag(entry, "iscrowd"),
-        area=area_or_none(entry),
-        bbox=box_or_none(entry),
+        id=entry.get("id"),
+        category_id=integer(entry, "category_id", notes=notes),
+        is_crowd=flag(entry, "iscrowd", notes),
+        area=area_or_none(entry, notes),
+        bbox=box_or_none(entry, notes),
         segmentation=entry.get("segmentation"),
     )
-    identifier = integer(entry, "image_id")
     if annotation.segmentation is None:
         raise FieldError("it has no segmentation")
-    return identifier, annotation
+    return annotation
 
 
 def is_sound_image(entry: SoundImage) -> bool:

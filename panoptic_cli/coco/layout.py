@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from panoptic_cli import console
 from panoptic_cli.errors import DataError, UsageError, summarize
 from panoptic_cli.images.orientation import Exif
 
@@ -156,6 +157,7 @@ def find_splits(data_dir: Path, names: Sequence[str] = ()) -> list[SplitFiles]:
     splits = [coco_files(data_dir, name) for name in dict.fromkeys(names or SPLIT_NAMES)]
     if not names:
         splits = [files for files in splits if len(missing_files(files)) < 4] or splits
+    splits = [_without_instances(files) for files in splits]
     problems = {files.name: missing_files(files) for files in splits}
     broken = [name for name, missing in problems.items() if missing]
     if broken:
@@ -165,6 +167,15 @@ def find_splits(data_dir: Path, names: Sequence[str] = ()) -> list[SplitFiles]:
             _download_hint(data_dir, broken),
         )
     return splits
+
+
+def _without_instances(files: SplitFiles) -> SplitFiles:
+    """Returns a split without its instances JSON if that alone is missing, and says so."""
+    alone = replace(files, object_annotations=None)
+    if not missing_files(files) or missing_files(alone):
+        return files
+    console.warn(f"{files.object_annotations} does not exist; objects are made from the thing segments.")
+    return alone
 
 
 def _download_hint(data_dir: Path, splits: Sequence[str]) -> str:

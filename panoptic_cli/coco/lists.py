@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco import json_entries
-from panoptic_cli.coco.json_entries import SoundAnnotation, SoundImage, SoundObject
-from panoptic_cli.coco.json_fields import FieldError, integer_or_none
+from panoptic_cli.coco.image_ids import ImageIds
+from panoptic_cli.coco.json_entries import SoundAnnotation, SoundImage
+from panoptic_cli.coco.json_fields import FieldError
 from panoptic_cli.coco.json_index import JsonIndex
+from panoptic_cli.coco.problems import Notes, Problem
+
+UNANNOTATED = "image without annotation"  # the kind of this problem
 
 _NO_SPACE = re.compile(rb"[^ \t\r\n]")
-_OTHER_PICTURE = "picture not in the panoptic annotations"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem in the annotation files.
-
-    Attributes:
-        kind: the kind of problem, in the same words for every problem of that kind.
-        message: one line that names file and place.
-        picture: the id of the affected image, None for the whole file.
-    """
-
-    kind: str
-    message: str
-    picture: int | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +46,20 @@ class Rows:
         """Returns no rows."""
         return _rows(np.empty((0, 6), np.int64))
 
+    @classmethod
+    def without_entries(cls, ids: list[int]) -> Rows:
+        """Returns rows of pictures that have no entry in the list: begin and end are equal."""
+        table = np.zeros((len(ids), 6), np.int64)
+        table[:, 3] = ids
+        return _rows(table)
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    def joined(self, other: Rows) -> Rows:
+        """Returns these rows and then those of another list."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Rows(*(np.concatenate(pair) for pair in pairs))
 
     def select(self, which: np.ndarray) -> Rows:
         """Returns the rows that a mask or an array of places selects."""
@@ -70,10 +71,10 @@ class Rows:
 
     def without(self, ids: set[int | None]) -> Rows:
         """Returns the rows of the pictures that do not have these ids."""
-        return self.select(~np.isin(self.ids, _array(ids)))
+        return self.select(~np.isin(self.ids, id_array(ids)))
 
 
-_Row = tuple[int, int, int]  # image id, annotation id, category id
+Row = tuple[int, int, int]  # image id, annotation id, category id
 
 
 def _rows(table: np.ndarray) -> Rows:
@@ -81,12 +82,12 @@ def _rows(table: np.ndarray) -> Rows:
     return Rows(*(np.ascontiguousarray(part) for part in (table[:, 3], table[:, 0], table[:, 1:3], table[:, 4:6])))
 
 
-def _read(
+def read_list(
     index: JsonIndex,
     key: str,
     decoder: msgspec.json.Decoder[Any],
     quick: Callable[[list[Any]], tuple[list[list[int]], list[int]]],
-    thorough: Callable[[dict[str, Any], str], _Row | None],
+    thorough: Callable[[dict[str, Any], str], Row | None],
     problems: list[Problem],
     skim: bool = False,
 ) -> Rows:
@@ -121,9 +122,9 @@ def _read(
             elements = ((i, *element) for i, element in enumerate(_walk(index, text)))
         count = len(sound)
         for place, entry, begin, end in elements:
-            where = f"{index.file.path}: {key}[{done + place}]"
+            where = f"{key}[{done + place}]"
             if not isinstance(entry, dict):
-                problems.append(Problem(f"malformed {key}", f"{where} is not an object", None))
+                problems.append(Problem(f"malformed {key}", index.file.path, f"{where} is not an object", None))
             elif (row := thorough(entry, where)) is not None:
                 tables.append(np.array([(done + place, offset + begin, offset + end, *row)], np.int64))
             count = max(count, place + 1)
@@ -162,147 +163,160 @@ def _walk(index: JsonIndex, text: bytes) -> Iterator[tuple[Any, int, int]]:
         raise index.file.invalid(error) from None
 
 
-def read_images(index: JsonIndex, problems: list[Problem]) -> Rows:
-    """Reads `images`; adds what is wrong, duplicates included, to `problems`."""
+def read_images(index: JsonIndex, problems: list[Problem], notes: Notes) -> tuple[Rows, ImageIds]:
+    """Reads `images`; adds what is wrong, duplicates included, to `problems`.
 
+    Ids that are no numbers make all pictures be numbered anew.
+    """
+    ids = ImageIds()
+    found: list[Problem] = []
+    assumed = Notes()
+    rows = _read_images(index, ids, found, assumed)
+    if ids.texts:
+        texts = ids.texts
+        ids = ImageIds({}, learn=True)
+        found, assumed = [], Notes()
+        rows = _read_images(index, ids, found, assumed)
+        ids.close()
+        detail = "the pictures are numbered from 1 in the order of images, and keep their file names"
+        assumed.add(f"image ids that are no numbers, such as {texts[0]!r:.60}", detail, len(texts))
+    problems += found
+    notes.update(assumed)
+    return rows, ids
+
+
+def _read_images(index: JsonIndex, ids: ImageIds, problems: list[Problem], notes: Notes) -> Rows:
     def quick(entries: list[SoundImage]) -> tuple[list[list[int]], list[int]]:
         doubtful = [i for i, entry in enumerate(entries) if not json_entries.is_sound_image(entry)]
-        return [[entry.id for entry in entries], *[[0] * len(entries)] * 2], doubtful
+        return [ids.of_all([entry.id for entry in entries]), *[[0] * len(entries)] * 2], doubtful
 
-    def thorough(entry: dict[str, Any], where: str) -> _Row | None:
+    def thorough(entry: dict[str, Any], where: str) -> Row | None:
         try:
-            return json_entries.check_image(entry)[0], 0, 0
+            identifier = ids.read(entry, "id", notes)
+            json_entries.check_image(entry, notes)
         except FieldError as error:
-            known = integer_or_none(entry.get("id"))
-            problems.append(Problem("malformed images", f"{where} (id {known}): {error}", known))
+            message = f"{where} (id {entry.get('id')!r:.40}): {error}"
+            problems.append(Problem("malformed images", index.file.path, message, ids.number(entry.get("id"))))
             return None
+        return identifier, 0, 0
 
-    rows = _read(index, "images", json_entries.DECODE_IMAGES, quick, thorough, problems)
-    first = _first_of_each(rows.ids)
+    rows = read_list(index, "images", json_entries.DECODE_IMAGES, quick, thorough, problems)
+    first = first_of_each(rows.ids)
     for row in np.flatnonzero(~first):
-        identifier, where = int(rows.ids[row]), f"{index.file.path}: images[{rows.places[row]}]"
-        problems.append(Problem("duplicate image id", f"{where}: image id {identifier} occurs twice", identifier))
+        identifier, where = int(rows.ids[row]), f"images[{rows.places[row]}]"
+        message = f"{where}: image id {ids.shown(identifier)} occurs twice"
+        problems.append(Problem("duplicate image id", index.file.path, message, identifier))
     return rows.select(first)
 
 
-def read_panoptic_annotations(index: JsonIndex, table: CategoryTable, images: Rows, problems: list[Problem]) -> Rows:
-    """Reads the panoptic `annotations` of the images; adds what is wrong to `problems`."""
-    categories = frozenset(table.by_id)
+def read_panoptic_annotations(
+    index: JsonIndex,
+    categories: frozenset[int],
+    images: Rows,
+    ids: ImageIds,
+    problems: list[Problem],
+    notes: Notes,
+) -> tuple[Rows, Counter[int]]:
+    """Reads the panoptic `annotations` of the images; adds what is wrong to `problems`.
+
+    Args:
+        index: index of the panoptic JSON.
+        categories: the file's category ids.
+        images: the rows of `images`.
+        ids: numbers the images.
+        problems: receives problems.
+        notes: receives what was assumed.
+
+    Returns:
+        The rows, and the number of segments by category id.
+    """
+    segments: Counter[int] = Counter()
     known_images = set(images.ids.tolist())
     malformed = {problem.picture for problem in problems} - known_images  # their annotations are not another problem
     named: set[int | None] = set()
+    file = index.file.path
 
     def quick(entries: list[SoundAnnotation]) -> tuple[list[list[int]], list[int]]:
         doubtful = [i for i, entry in enumerate(entries) if not json_entries.is_sound_annotation(entry, categories)]
-        return [[entry.image_id for entry in entries], *[[0] * len(entries)] * 2], doubtful
+        pictures = ids.of_all([entry.image_id for entry in entries])
+        counted = known_images.difference(pictures[i] for i in doubtful)  # `thorough` counts the doubtful ones
+        pairs = zip(entries, pictures, strict=True)
+        segments.update(s.category_id for entry, picture in pairs if picture in counted for s in entry.segments_info)
+        return [pictures, *[[0] * len(entries)] * 2], doubtful
 
-    def thorough(entry: dict[str, Any], where: str) -> _Row | None:
-        known = integer_or_none(entry.get("image_id"))
+    def thorough(entry: dict[str, Any], where: str) -> Row | None:
+        known = ids.number(entry.get("image_id"))
         named.add(known)
+        here = f"{where} (image {entry.get('image_id')!r:.40})"
         try:
-            identifier, _, infos = json_entries.check_annotation(entry)
+            identifier = ids.read(entry, "image_id", notes)
+            _, infos = json_entries.check_annotation(entry)
         except FieldError as error:
-            problems.append(Problem("malformed annotations", f"{where} (image {known}): {error}", known))
+            problems.append(Problem("malformed annotations", file, f"{here}: {error}", known))
             return None
         if identifier in known_images:
-            _check_segments(infos, f"{where} (image {identifier})", identifier, categories, problems)
+            segments.update(_check_segments(infos, here, identifier, categories, file, problems, notes))
         return identifier, 0, 0
 
-    rows = _read(index, "annotations", json_entries.DECODE_ANNOTATIONS, quick, thorough, problems)
+    rows = read_list(index, "annotations", json_entries.DECODE_ANNOTATIONS, quick, thorough, problems)
     rows = rows.without(malformed)
-    unknown, first = ~np.isin(rows.ids, images.ids), _first_of_each(rows.ids)
+    unknown, first = ~np.isin(rows.ids, images.ids), first_of_each(rows.ids)
     for row in np.flatnonzero(unknown | ~first):
-        identifier, where = int(rows.ids[row]), f"{index.file.path}: annotations[{rows.places[row]}]"
+        identifier, where = int(rows.ids[row]), f"annotations[{rows.places[row]}]"
+        shown = ids.shown(identifier)
         if unknown[row]:
-            message = f"{where}: image id {identifier} is not in images"
-            problems.append(Problem("annotation without image", message, identifier))
+            message = f"{where}: image id {shown} is not in images"
+            problems.append(Problem("annotation without image", file, message, identifier))
         else:
             problems.append(
-                Problem("duplicate annotation", f"{where}: image {identifier} is annotated twice", identifier)
+                Problem("duplicate annotation", file, f"{where}: image {shown} is annotated twice", identifier)
             )
     lonely = images.without({*rows.ids.tolist(), *named}).sorted_by_id()
     for identifier, (begin, end) in zip(lonely.ids.tolist(), lonely.spans.tolist(), strict=True):
         name = json_entries.read_entry(index.file, begin, end).get("file_name")
-        message = f"{index.file.path}: image {identifier} ({name}) has no entry in annotations"
-        problems.append(Problem("image without annotation", message, identifier))
-    return rows.select(first & ~unknown)
+        message = f"image {ids.shown(identifier)} ({name}) has no entry in annotations"
+        problems.append(Problem(UNANNOTATED, file, message, identifier))
+    return rows.select(first & ~unknown), segments
 
 
 def _check_segments(
-    infos: list[Any], where: str, picture: int, categories: frozenset[int], problems: list[Problem]
-) -> None:
+    infos: list[Any],
+    where: str,
+    picture: int,
+    categories: frozenset[int],
+    file: Path,
+    problems: list[Problem],
+    notes: Notes,
+) -> list[int]:
+    """Checks segments_info and returns the category ids of the usable segments."""
     seen: set[int] = set()
+    found: list[int] = []
     for place, entry in enumerate(infos):
         here = f"{where}, segments_info[{place}]"
         try:
-            segment = json_entries.check_segment(entry)
+            segment = json_entries.check_segment(entry, notes)
         except FieldError as error:
-            problems.append(Problem("malformed segment", f"{here}: {error}", picture))
+            problems.append(Problem("malformed segment", file, f"{here}: {error}", picture))
             continue
         if segment.id in seen:
-            problems.append(Problem("duplicate segment id", f"{here}: segment id {segment.id} occurs twice", picture))
+            message = f"{here}: segment id {segment.id} occurs twice"
+            problems.append(Problem("duplicate segment id", file, message, picture))
         elif segment.category_id not in categories:
             message = f"{here}: category {segment.category_id} is not in categories"
-            problems.append(Problem("unknown category", message, picture))
-        seen.add(segment.id)
-
-
-def read_objects(
-    index: JsonIndex, table: CategoryTable, images: Rows, problems: list[Problem], ignored: dict[str, int]
-) -> Rows:
-    """Reads the `annotations` of an instances JSON that belong to the images; adds what is wrong to `problems`.
-
-    For a subset, the panoptic file selects the pictures and the instances file may describe the whole set. So objects
-    of other pictures are not a problem; they are counted in `ignored`.
-    """
-    known_images = set(images.ids.tolist())
-    malformed = {problem.picture for problem in problems} - known_images
-
-    def quick(entries: list[SoundObject]) -> tuple[list[list[int]], list[int]]:
-        ids = [entry.image_id for entry in entries]
-        return [ids, [entry.id for entry in entries], [entry.category_id for entry in entries]], []
-
-    def thorough(entry: dict[str, Any], where: str) -> _Row | None:
-        known = integer_or_none(entry.get("image_id"))
-        if known is not None and known not in known_images:
-            if known not in malformed:
-                ignored[_OTHER_PICTURE] = ignored.get(_OTHER_PICTURE, 0) + 1
-            return None
-        try:
-            identifier, annotation = json_entries.check_object(entry)
-        except FieldError as error:
-            problems.append(Problem("malformed object", f"{where} (image {known}): {error}", known))
-            return None
-        return identifier, annotation.id, annotation.category_id
-
-    rows = _read(index, "annotations", json_entries.DECODE_OBJECTS, quick, thorough, problems, skim=True)
-    rows = rows.without(malformed)
-    ours = np.isin(rows.ids, images.ids)
-    if not ours.all():
-        ignored[_OTHER_PICTURE] = ignored.get(_OTHER_PICTURE, 0) + int(np.count_nonzero(~ours))
-    rows = rows.select(ours)
-    things = np.isin(rows.keys[:, 1], _array({c.id for c in table.categories if c.isthing}))
-    first = _first_of_each(rows.keys[:, 0])
-    for row in np.flatnonzero(~things | ~first):
-        identifier, (annotation, category) = int(rows.ids[row]), rows.keys[row].tolist()
-        where = f"{index.file.path}: annotations[{rows.places[row]}] (image {identifier})"
-        if not things[row]:
-            reason = "is stuff, not a thing" if category in table.by_id else "is not in the panoptic categories"
-            message = f"{where}: category {category} {reason}"
-            problems.append(Problem("object of no thing category", message, identifier))
+            problems.append(Problem("unknown category", file, message, picture))
         else:
-            message = f"{where}: annotation id {annotation} occurs twice"
-            problems.append(Problem("duplicate annotation id", message, identifier))
-    return rows.select(things & first)
+            found.append(segment.category_id)
+        seen.add(segment.id)
+    return found
 
 
-def _first_of_each(values: np.ndarray) -> np.ndarray:
+def first_of_each(values: np.ndarray) -> np.ndarray:
     """Returns a mask of the first occurrence of each value: bool [n]."""
     first = np.zeros(len(values), bool)
     first[np.unique(values, return_index=True)[1]] = True
     return first
 
 
-def _array(ids: set[Any]) -> np.ndarray:
+def id_array(ids: set[Any]) -> np.ndarray:
     """Returns the ids that fit 64 bits as an array; no accepted file has others."""
     return np.array([i for i in ids if i is not None and -(1 << 63) <= i < 1 << 63], np.int64)

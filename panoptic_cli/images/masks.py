@@ -14,6 +14,8 @@ from panoptic_cli.images import png
 from panoptic_cli.images.pillow import decode_samples
 from panoptic_cli.images.run_lengths import draw_runs, runs_of
 
+_LEAST_SHARE = 0.1  # of an object's pixels; others may be hidden by objects in front of it
+_TRIANGLE = 6  # numbers of the smallest polygon
 _FAR = 16.0  # polygons are clipped at this many times the picture's longer side
 
 
@@ -181,13 +183,50 @@ def _polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any] | 
                 coordinates = np.array(polygon, np.float64)
         if coordinates is None or not np.isfinite(coordinates).all():
             raise ValueError("a polygon has coordinates that are not finite numbers")
-        if len(polygon) >= 6:  # fewer than three corners have no area, and pycocotools reads four numbers as a box
+        if (
+            len(polygon) >= _TRIANGLE
+        ):  # fewer than three corners have no area, and pycocotools reads four numbers as a box
             # pycocotools walks along every edge, so far-off corners would cost time and memory.
             corners.append(np.clip(coordinates, -limit, limit))
     if not corners:
         return None
     drawn = [coco_mask.frPyObjects([polygon], height, width)[0] for polygon in corners]
     return drawn[0] if len(drawn) == 1 else coco_mask.merge(drawn)
+
+
+def is_astray(mask: CroppedMask, labels: np.ndarray, label: int) -> bool:
+    """Whether hardly any of a mask's pixels have its label.
+
+    Args:
+        mask: the mask of an object.
+        labels: integer [height, width], the label of each pixel.
+        label: the object's label.
+    """
+    x, y, w, h = mask.box
+    found = np.count_nonzero((labels[y : y + h, x : x + w] == label) & (mask.pixels > 0))
+    return bool(found < _LEAST_SHARE * np.count_nonzero(mask.pixels))
+
+
+def listed_polygons(segmentation: Any) -> tuple[Any, str | None]:
+    """Returns a COCO segmentation with one polygon that is not in COCO's form as a list of polygons.
+
+    Returns:
+        The segmentation; and what was put right, for a polygon [x0, y0, x1, y1, ...] without a list around it, and for
+        one of pairs [[x0, y0], [x1, y1], ...].
+    """
+    if not isinstance(segmentation, list) or len(segmentation) < _TRIANGLE // 2:
+        return segmentation, None
+    if all(type(number) in (int, float) for number in segmentation):
+        return [segmentation], "polygons that are not in a list"
+    if all(isinstance(pair, list) and len(pair) == 2 for pair in segmentation):
+        return [[number for pair in segmentation for number in pair]], "polygons of x, y pairs"
+    return segmentation, None
+
+
+def short_polygons(segmentation: Any) -> int:
+    """Counts the polygons of a COCO segmentation that have fewer than three points, which `draw_segmentation` omits."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    return sum(isinstance(polygon, list) and len(polygon) < _TRIANGLE for polygon in polygons)
 
 
 def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:

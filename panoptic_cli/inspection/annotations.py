@@ -15,20 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable, is_color_or_none
+from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable, color_or_none, flag_or_none
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.dataset import ObjectAnnotation, PanopticDataset, Picture, SegmentInfo, read_dataset
-from panoptic_cli.coco.json_fields import (
-    MAX_SIDE,
-    FieldError,
-    area_or_none,
-    box_or_none,
-    integer,
-    integer_or_none,
-    relative_path,
-)
+from panoptic_cli.coco.image_ids import ImageIds
+from panoptic_cli.coco.json_fields import FieldError, area_or_none, box_or_none, integer, relative_path, size_or_none
 from panoptic_cli.coco.json_index import JsonIndex, index_lists
+from panoptic_cli.coco.json_kinds import PANOPTIC, OtherKindError, index_kind
 from panoptic_cli.coco.layout import SplitFiles
+from panoptic_cli.coco.tables import added_to_ids, decode_list, raised
 from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.images.panoptic_png import MAX_ID
 from panoptic_cli.inspection.findings import Finding, Findings
@@ -70,13 +65,11 @@ def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotati
         if dataset is None:
             yield Annotations(CategoryTable(()), (), [])
             return
-        # Problems begin with the path, but the head line of the report already has it.
-        paths = (dataset.files.panoptic_annotations, dataset.files.object_annotations)
-        for problem in dataset.problems:
-            message = problem.message
-            for path in paths:
-                message = message.removeprefix(f"{path}: ")
-            findings.add(problem.kind, message)
+        for problem in dataset.problems:  # the head line of the report has the path
+            findings.add(
+                problem.kind, problem.message.replace(str(dataset.files.panoptic_annotations), "the panoptic JSON")
+            )
+        findings.update(Finding(note.kind, "warning", note.count, detail=note.detail) for note in dataset.notes)
         for reason, count in dataset.ignored_objects.items():
             findings.update([Finding(f"object of a {reason}", "warning", count, [str(files.object_annotations)])])
         for category in dataset.table.categories:
@@ -94,33 +87,37 @@ def _read(files: SplitFiles, folder: Path, findings: Findings) -> PanopticDatase
         pass  # the code below finds the cause, file by file
     path = files.panoptic_annotations
     try:
-        panoptic = index_lists(path, "panoptic annotations", ("images", "annotations", "categories"))
+        keys = ("images", "annotations", "categories")
+        panoptic = index_kind(path, "panoptic annotations", keys, PANOPTIC)
         files = replace(files, panoptic_annotations=folder / path.name)
         _repair(panoptic, files.panoptic_annotations, findings)
         dataset = read_dataset(replace(files, object_annotations=None))
     except _UNREADABLE as error:
         message = _cause(error, path).replace(str(files.panoptic_annotations), str(path))
-        findings.add("annotation file unreadable", message)
+        findings.add(_kind_of(error), message)
         return None
     if files.object_annotations is None:
         return dataset
     try:
         return read_dataset(files)
     except _UNREADABLE as error:
-        findings.add("annotation file unreadable", _cause(error, files.object_annotations))
+        findings.add(_kind_of(error), _cause(error, files.object_annotations))
         return dataset
 
 
 def _repair(panoptic: JsonIndex, target: Path, findings: Findings) -> None:
     """Copies a panoptic JSON with a usable category table."""
     begin, end = panoptic.lists["categories"]
-    entries = json_entries.decode_entry(b"[" + panoptic.file.read(begin, end - begin) + b"]")
-    table = json.dumps(list(_repaired(entries, findings)))[1:-1]
+    table = json.dumps(list(_repaired(decode_list(panoptic, "categories"), findings)))[1:-1]
     with target.open("wb") as stream:
         stream.write(panoptic.file.read(0, begin) + table.encode())
         while block := panoptic.file.read(end, _BLOCK):
             end += len(block)
             stream.write(block)
+
+
+def _kind_of(error: Exception) -> str:
+    return "annotation file of another kind" if isinstance(error, OtherKindError) else "annotation file unreadable"
 
 
 def _cause(error: Exception, path: Path) -> str:
@@ -134,7 +131,8 @@ def _cause(error: Exception, path: Path) -> str:
 def _repaired(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]]:
     """Yields categories that form a valid table, and reports what is wrong with the entries."""
     seen: set[int] = set()
-    for place, entry in enumerate(entries):
+    added = added_to_ids(entries)
+    for place, entry in enumerate(raised(entries, added)):
         where = f"categories[{place}]"
         if not isinstance(entry, dict):
             findings.add("malformed category", f"{where} is not an object")
@@ -145,6 +143,7 @@ def _repaired(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]
         except FieldError as error:
             findings.add("malformed category", f"{where} ({name}): {error}")
             continue
+        identifier -= added
         where += f" (id {identifier}, {name})"
         if identifier in seen:
             findings.add("duplicate category id", where)
@@ -154,16 +153,17 @@ def _repaired(entries: list[Any], findings: Findings) -> Iterator[dict[str, Any]
             findings.add("malformed category", f"{where} has no name")
         if "isthing" not in entry:
             findings.add("isthing missing", where)
-        elif entry["isthing"] not in (0, 1):
+        elif flag_or_none(entry["isthing"]) is None:
             findings.add("malformed category", f"{where}: isthing must be 0 or 1, not {entry['isthing']!r:.40}")
-        color = entry.get("color")
-        if not is_color_or_none(color):
-            findings.add("malformed category", f"{where}: color must be three integers of 0..255")
-            color = None
+        color = None
+        try:
+            color = color_or_none(entry.get("color"))
+        except ValueError as error:
+            findings.add("malformed category", f"{where}: {error}")
         yield {
             "id": identifier,
             "name": str(name if name is not None else f"category {identifier}"),
-            "isthing": int(entry.get("isthing", 1) != 0),
+            "isthing": int(flag_or_none(entry.get("isthing")) is not False),
             "color": color,
             "supercategory": str(entry.get("supercategory", "")),
         }
@@ -176,28 +176,31 @@ def _salvage(dataset: PanopticDataset) -> Iterator[Picture]:
     if not ids:
         return
     panoptic = index_lists(files.panoptic_annotations, "panoptic annotations", ("images", "annotations"))
-    images = _by_picture(panoptic, "images", "id", ids)
-    annotations = _by_picture(panoptic, "annotations", "image_id", ids)
+    numbers = dataset.image_ids
+    images = _by_picture(panoptic, "images", "id", ids, numbers)
+    annotations = _by_picture(panoptic, "annotations", "image_id", ids, numbers)
     objects: dict[int, list[dict[str, Any]]] | None = None
     if files.object_annotations is not None:
         instances = index_lists(files.object_annotations, "object annotations", ("annotations",))
-        objects = _by_picture(instances, "annotations", "image_id", ids)
+        objects = _by_picture(instances, "annotations", "image_id", ids, dataset.object_image_ids)
     for identifier in sorted(images.keys() | annotations.keys()):
         annotation = next(iter(annotations.get(identifier, [])), {})
         for entry in images.get(identifier, [{}]):
-            width, height = (_or(0, integer, entry, side, 1, MAX_SIDE) for side in ("width", "height"))
+            width, height = _or(None, size_or_none, entry) or (0, 0)
             yield Picture(
                 id=identifier,
                 file_name=_or("", relative_path, entry, "file_name"),
-                width=width if width and height else 0,
-                height=height if width and height else 0,
+                width=width,
+                height=height,
                 mask_name=_or("", relative_path, annotation, "file_name"),
-                segments=tuple(_segments(annotation.get("segments_info"))),
-                objects=None if objects is None else tuple(_objects(objects.get(identifier, []))),
+                segments=tuple(_segments(annotation.get("segments_info"), dataset.pictures.reading.added)),
+                objects=None if objects is None else tuple(_objects(objects.get(identifier, []), dataset)),
             )
 
 
-def _by_picture(index: JsonIndex, key: str, id_key: str, ids: set[int]) -> dict[int, list[dict[str, Any]]]:
+def _by_picture(
+    index: JsonIndex, key: str, id_key: str, ids: set[int], numbers: ImageIds
+) -> dict[int, list[dict[str, Any]]]:
     """Returns the entries of the pictures with these ids, by image id."""
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for _, text, spans in index.regions(key):
@@ -206,8 +209,9 @@ def _by_picture(index: JsonIndex, key: str, id_key: str, ids: set[int]) -> dict[
                 entry = json_entries.decode_entry(text[begin:end])
             except (ValueError, RecursionError):  # reported where its picture is read
                 continue
-            if isinstance(entry, dict) and integer_or_none(entry.get(id_key)) in ids:
-                found[entry[id_key]].append(entry)
+            number = numbers.number(entry.get(id_key)) if isinstance(entry, dict) else None
+            if number in ids:
+                found[number].append(entry)
     return dict(found)
 
 
@@ -219,7 +223,7 @@ def _or(default: Any, read: Any, *arguments: Any) -> Any:
         return default
 
 
-def _segments(entries: Any) -> Iterator[SegmentInfo]:
+def _segments(entries: Any, added: int) -> Iterator[SegmentInfo]:
     """Yields the first segment of each usable id; broken fields get defaults."""
     seen: set[int] = set()
     for entry in entries if isinstance(entries, list) else ():
@@ -229,21 +233,23 @@ def _segments(entries: Any) -> Iterator[SegmentInfo]:
             area = _or(None, area_or_none, entry)
             yield SegmentInfo(
                 id=identifier,
-                category_id=_or(0, integer, entry, "category_id"),
-                is_crowd=entry.get("iscrowd") in (1, True),
+                category_id=_or(-added, integer, entry, "category_id") + added,
+                is_crowd=flag_or_none(entry.get("iscrowd")) is True,
                 area=None if area is None else round(area),
                 bbox=_or(None, box_or_none, entry),
             )
 
 
-def _objects(entries: Iterable[dict[str, Any]]) -> Iterator[ObjectAnnotation]:
+def _objects(entries: Iterable[dict[str, Any]], dataset: PanopticDataset) -> Iterator[ObjectAnnotation]:
+    reading = dataset.pictures.reading
     for entry in entries:
         if entry.get("segmentation") is not None:
+            category = _or(0, integer, entry, "category_id")
             yield ObjectAnnotation(
-                id=_or(0, integer, entry, "id"),
-                category_id=_or(0, integer, entry, "category_id"),
-                is_crowd=entry.get("iscrowd") in (1, True),
-                area=_or(None, area_or_none, entry),
+                id=entry.get("id"),
+                category_id=reading.object_categories.get(category, category),
+                is_crowd=flag_or_none(entry.get("iscrowd")) is True,
+                area=None if reading.count_areas else _or(None, area_or_none, entry),
                 bbox=_or(None, box_or_none, entry),
                 segmentation=entry["segmentation"],
             )

@@ -14,6 +14,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import Picture, Pictures
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.coco.orientations import settle_exif
+from panoptic_cli.coco.tables import conflicts
 from panoptic_cli.errors import DataError
 from panoptic_cli.inspection.annotations import open_annotations
 from panoptic_cli.inspection.findings import Findings
@@ -124,21 +125,32 @@ def inspect_split(files: SplitFiles, workers: int, samples: int = 0) -> SplitRep
         work = partial(_inspect_pictures, files, annotations.table)
         total = len(annotations.sound) + len(annotations.broken)
         units = _units(annotations.sound, annotations.broken)
-        found: dict[int, Findings] = {}
+        found: dict[int, PictureResults] = {}
         with (
             console.progress(f"Checking {files.name}", total) as advance,
             contextlib.closing(run_units(work, units, min(workers, -(-total // _UNIT)), advance)) as outcomes,
         ):
             for order, outcome in outcomes:
                 report.contents.update(outcome.contents)
-                found[order] = outcome.findings
+                found[order] = outcome
+    astray = Findings()
     for _, part in sorted(found.items()):
-        findings.update(part.by_kind.values())
+        findings.update(part.findings.by_kind.values())
+        astray.update(part.astray.by_kind.values())
+    if astray.errors > max(1, report.counts["objects"] / 2):
+        findings.update(astray.by_kind.values())
     _add_repeated(report)
     for category in report.table.categories:
         if not report.contents.segments[category.id] and total:
             findings.add("category without any segment", f"{category.name} (id {category.id})", "warning")
     return report
+
+
+def add_conflicting_categories(reports: list[SplitReport]) -> None:
+    """Reports for each split where its categories contradict those of the first."""
+    for report in reports[1:]:
+        for message in conflicts(report.table, reports[0].table):
+            report.findings.add("category differs between splits", f"{message} in {reports[0].name}")
 
 
 def add_shared_pictures(reports: list[SplitReport]) -> None:

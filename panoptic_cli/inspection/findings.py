@@ -12,6 +12,7 @@ EXAMPLES = 20  # kept for each kind
 # What to do about each kind of problem, short enough for a line of 80 columns. Other kinds explain themselves.
 REMEDIES = {
     "annotation file unreadable": "fetch it again or write it again",
+    "annotation file of another kind": "give the right one",
     "malformed category": "correct the entry of categories",
     "isthing missing": "1 for things, which are countable, 0 for stuff",
     "duplicate category id": "give every category its own id",
@@ -24,11 +25,19 @@ REMEDIES = {
     "duplicate image id": "give every picture its own id",
     "duplicate annotation": "keep one entry for each picture",
     "duplicate segment id": "give every segment its own id",
-    "duplicate annotation id": "give every annotation its own id",
-    "image without annotation": "annotate it, or drop its entry",
+    "image without annotation": "drop it, or --on-bad-data void",
+    "image of another size": "both JSONs must have the same size",
+    "image of another file name": "give JSONs of the same pictures",
+    "objects of other pictures": "give the instances JSON of these",
+    "category differs between splits": "use the same table",
+    "picture without any segment": "it is unlabelled",
+    "polygon of fewer than three points": "it has no area",
+    "polygons that are not in a list": "each is taken as one",
+    "polygons of x, y pairs": "each is taken as one",
+    "object on no segment of its category": "do ids and sizes fit?",
     "annotation without image": "add the image, or drop its entry",
     "unknown category": "correct it, or add it to categories",
-    "object of no thing category": "use a thing of the panoptic JSON",
+    "object of an unknown category": "use a thing of the panoptic JSON",
     "picture missing": "add the file, or drop its entry",
     "picture unreadable": "fetch it again or write it again",
     "picture too large": "cut it into tiles, or raise --max-pixels",
@@ -46,9 +55,10 @@ REMEDIES = {
     "mask too large": "cut it into tiles, or raise --max-pixels",
     "mask size differs from the JSON": "correct one of them",
     "mask id not in the JSON": "list it, or set its pixels to 0",
-    "segment without pixels": "drop it, or draw it in the mask",
-    "area differs from the mask": "set area to the number of pixels",
+    "segment without pixels": "make-tfrecords leaves it out",
+    "area differs from the mask": "pixels count, not area",
     "box differs from the mask": "set bbox to the box of the pixels",
+    "stuff category in several segments": "merge with --merge-stuff",
     "crowd of stuff": "set iscrowd to 0: only things have crowds",
     "category without any segment": "it cannot be learned or scored",
     "empty object mask": "make-tfrecords skips it",
@@ -75,23 +85,27 @@ class Finding:
         severity: "error" if training or scoring would go wrong, "warning" if it may be intended.
         count: number of problems.
         examples: the first problems, one line each.
+        detail: what to do about it or what was assumed; empty for the remedy of its kind.
     """
 
     kind: str
     severity: Severity
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    detail: str = ""
 
     @property
     def remedy(self) -> str:
         """What to do about it; empty if the kind explains itself."""
+        if self.detail:
+            return self.detail
         if self.kind.startswith("picture also in "):
             return "keep it in one split only"
         return REMEDIES.get(self.kind, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the finding as --json prints it."""
-        return {**vars(self), "remedy": self.remedy}
+        return {key: value for key, value in vars(self).items() if key != "detail"} | {"remedy": self.remedy}
 
 
 @dataclass
@@ -110,7 +124,7 @@ class Findings:
             self._merge(finding)
 
     def _merge(self, finding: Finding) -> None:
-        mine = self.by_kind.setdefault(finding.kind, Finding(finding.kind, finding.severity))
+        mine = self.by_kind.setdefault(finding.kind, Finding(finding.kind, finding.severity, detail=finding.detail))
         mine.count += finding.count
         mine.examples.extend(finding.examples[: EXAMPLES - len(mine.examples)])
 

@@ -13,7 +13,7 @@ from panoptic_cli.coco.layout import OwnFiles, SplitFiles, find_splits
 from panoptic_cli.errors import UsageError, listed
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.inspection import samples
-from panoptic_cli.inspection.dataset import SplitReport, add_shared_pictures, inspect_split
+from panoptic_cli.inspection.dataset import SplitReport, add_conflicting_categories, add_shared_pictures, inspect_split
 from panoptic_cli.inspection.record_files import RecordReport, compare_with_manifests, inspect_records
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.records.files import find_record_files
@@ -139,5 +139,6 @@ def inspect_source(source: Source, workers: int, samples: int = 0, categories: P
             compare_with_manifests(report, source.records)
             return Inspection(source, records=report)
         reports = [inspect_split(files, workers, samples) for files in source.splits]
+        add_conflicting_categories(reports)
         add_shared_pictures(reports)
         return Inspection(source, tuple(reports))

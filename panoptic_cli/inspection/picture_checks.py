@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
+from panoptic_cli.coco.file_names import find_file, near_matches
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks
@@ -20,17 +21,14 @@ from panoptic_cli.images.pillow import JPEG_FORMATS
 from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.shared_checks import (
     BOX_TOLERANCE,
+    STUFF_IN_SEVERAL,
     PictureFacts,
+    areas_differ,
     box_misses_mask,
     boxes_differ,
     examine_picture,
 )
 from panoptic_cli.inspection.statistics import Counts, Spread
-
-# COCO's object areas come from polygons drawn by hand. If an area is three times the mask's, the cause is not imprecise
-# drawing.
-_MAX_AREA_RATIO = 3.0
-_SMALL_AREA = 64  # pixels; in smaller objects, rounding alone makes such differences
 
 
 @dataclass
@@ -62,9 +60,16 @@ class PictureCounts(Counts):
 
 @dataclass
 class PictureResults:
-    """Results of checking pictures: problems and counts."""
+    """Results of checking pictures: problems and counts.
+
+    Attributes:
+        findings: the problems.
+        astray: objects that are on no segment of their category, which is a problem only if they are many.
+        contents: the counts.
+    """
 
     findings: Findings = field(default_factory=Findings)
+    astray: Findings = field(default_factory=Findings)
     contents: PictureCounts = field(default_factory=PictureCounts)
 
 
@@ -77,16 +82,35 @@ def inspect_picture(files: SplitFiles, table: CategoryTable, picture: Picture, r
         picture: the annotated picture; width and height may be 0 and mask_name empty if the JSON lacks them.
         result: receives problems and counts.
     """
-    _count(picture, table, result.contents)
-    shape = None
-    if picture.file_name:
-        shape = _check_file(files.image_dir / picture.file_name, picture, files.exif, result)
+    labels = shape = None
     if picture.mask_name:
-        shape = _check_mask(files.panoptic_masks / picture.mask_name, picture, table, result) or shape
+        path = _find(files.panoptic_masks, picture.mask_name, result.findings)
+        labels = _check_mask(path, picture, table, result)
+    if labels is not None:
+        shape = labels.shape
+        if not picture.width:
+            picture = replace(picture, width=shape[1], height=shape[0])
+    if picture.file_name:
+        path = _find(files.image_dir, picture.file_name, result.findings)
+        shape_of_file = _check_file(path, picture, files.exif, result)
+        shape = shape or shape_of_file
+    _count(picture, table, result.contents)
     # Without a file that confirms the size, masks could be larger than memory.
     if shape == (picture.height, picture.width):
         for annotation in picture.objects or ():
-            _check_object(annotation, picture, result.findings)
+            _check_object(annotation, picture, labels, result)
+
+
+def _find(folder: Path, name: str, findings: Findings) -> Path:
+    path, note = find_file(folder, name)
+    if note is not None:
+        findings.add(note, name, "warning")
+    return path
+
+
+def _missing(name: str, path: Path, picture: Picture) -> str:
+    near = near_matches(path)
+    return f"{name} (image {picture.id})" + (f", but there is {listed(near, 3)}" if near else "")
 
 
 def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> None:
@@ -116,7 +140,7 @@ def _check_file(path: Path, picture: Picture, exif: Exif | None, result: Picture
     try:
         facts = examine_picture(path.read_bytes())
     except FileNotFoundError:
-        findings.add("picture missing", f"{name} (image {picture.id})")
+        findings.add("picture missing", _missing(name, path, picture))
         return None
     except TooLargeError as error:
         findings.add("picture too large", f"{name}: {error}")
@@ -154,13 +178,13 @@ def _cause(error: OSError | ValueError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: PictureResults) -> tuple[int, int] | None:
-    """Returns (height, width) of the mask, None if it cannot be read."""
+def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: PictureResults) -> np.ndarray | None:
+    """Returns the category id of each pixel, [height, width], None if the mask cannot be read."""
     findings, name = result.findings, picture.mask_name
     try:
         mask = read_mask(path.read_bytes(), [segment.id for segment in picture.segments])
     except FileNotFoundError:
-        findings.add("mask missing", f"{name} (image {picture.id})")
+        findings.add("mask missing", _missing(name, path, picture))
         return None
     except TooLargeError as error:
         findings.add("mask too large", f"{name}: {error}")
@@ -171,23 +195,27 @@ def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: Pict
     height, width = mask.runs.shape
     if mask.note is not None and mask.strangers:
         findings.add("mask id not in the JSON", f"{name} has {listed(mask.strangers, 3)} ({mask.note})")
-        return height, width
+        return None
     if mask.note is not None:
         findings.add(mask.note, name, "warning")
     if picture.width and (width, height) != (picture.width, picture.height):
         sizes = f"is {width}x{height} pixels, the JSON says {picture.width}x{picture.height}"
         findings.add("mask size differs from the JSON", f"{name} {sizes}")
-    _check_segments(mask, picture, table, result)
-    return height, width
+    return _check_segments(mask, picture, table, result)
 
 
-def _check_segments(mask: MaskReading, picture: Picture, table: CategoryTable, result: PictureResults) -> None:
+def _check_segments(mask: MaskReading, picture: Picture, table: CategoryTable, result: PictureResults) -> np.ndarray:
     findings, runs = result.findings, mask.runs
     places = runs.paint(np.arange(len(picture.segments) + 1, dtype=np.uint16))
     if mask.strangers:
         findings.add("mask id not in the JSON", f"{picture.mask_name} has pixels of {listed(mask.strangers, 3)}")
     areas = runs.areas(len(picture.segments))
     result.contents.pixels[0] += int(areas[0])
+    segments_of = Counter(segment.category_id for segment in picture.segments)
+    for stuff in table.stuff:
+        if segments_of[stuff.id] > 1:
+            message = f"{picture.mask_name}: {segments_of[stuff.id]} segments of {stuff.name}"
+            findings.add(STUFF_IN_SEVERAL, message, "warning")
     for place, segment in enumerate(picture.segments, start=1):
         here = f"{picture.mask_name}, segment {segment.id}"
         area = int(areas[place])
@@ -197,34 +225,44 @@ def _check_segments(mask: MaskReading, picture: Picture, table: CategoryTable, r
         if segment.is_crowd and category is not None and not category.isthing:
             findings.add("crowd of stuff", f"{here}: iscrowd is 1, {category.name} is stuff", "warning")
         if area == 0:
-            findings.add("segment without pixels", here)
+            findings.add("segment without pixels", here, "warning")
             continue
         if segment.area is not None and segment.area != area:
-            findings.add("area differs from the mask", f"{here}: {segment.area} in the JSON, {area} pixels")
+            message = f"{here}: {segment.area} in the JSON, {area} pixels"
+            findings.add("area differs from the mask", message, "warning")
         if segment.bbox is not None:
             box = masks.box_of_mask(places == place)
             if box is not None and boxes_differ(segment.bbox, box):
                 message = f"{here}: {_numbers(segment.bbox)} in the JSON, {_numbers(box)} in pixels"
                 findings.add("box differs from the mask", message, "warning")
+    if not picture.segments:
+        findings.add("picture without any segment", picture.mask_name, "warning")
+    return np.array([0, *(segment.category_id for segment in picture.segments)])[places]
 
 
-def _check_object(annotation: ObjectAnnotation, picture: Picture, findings: Findings) -> None:
+def _check_object(
+    annotation: ObjectAnnotation, picture: Picture, labels: np.ndarray | None, result: PictureResults
+) -> None:
+    findings = result.findings
     here = f"{picture.file_name}, annotation {annotation.id}"
+    segmentation, note = masks.listed_polygons(annotation.segmentation)
+    if note is not None:
+        findings.add(note, here, "warning")
     try:
-        drawn = masks.draw_segmentation(annotation.segmentation, picture.height, picture.width)
+        drawn = masks.draw_segmentation(segmentation, picture.height, picture.width)
     except (ValueError, TypeError) as error:
         findings.add("malformed segmentation", f"{here}: {error}")
         return
+    if short := masks.short_polygons(segmentation):
+        findings.add("polygon of fewer than three points", f"{here} has {short}", "warning")
     if drawn is None:
         findings.add("empty object mask", f"{here}: its segmentation covers no pixel", "warning")
         return
+    if labels is not None and picture.segments and masks.is_astray(drawn, labels, annotation.category_id):
+        result.astray.add("object on no segment of its category", here)
     found, area = drawn.box, int(np.count_nonzero(drawn.pixels))
     stated = annotation.area
-    if (
-        stated is not None
-        and max(stated, area) > _SMALL_AREA
-        and not (area <= _MAX_AREA_RATIO * stated and stated <= _MAX_AREA_RATIO * area)
-    ):
+    if stated is not None and areas_differ(stated, area):
         message = f"{here}: {stated:g} in the JSON, {area} pixels"
         findings.add("object area differs from its mask", message, "warning")
     if annotation.bbox is None:

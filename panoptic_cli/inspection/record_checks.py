@@ -12,7 +12,7 @@ import numpy as np
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks, png
 from panoptic_cli.images.pillow import JPEG_FORMATS
-from panoptic_cli.inspection.shared_checks import box_misses_mask, examine_picture
+from panoptic_cli.inspection.shared_checks import STUFF_IN_SEVERAL, areas_differ, box_misses_mask, examine_picture
 from panoptic_cli.inspection.statistics import Counts, Spread
 from panoptic_cli.records import schema
 
@@ -150,7 +150,11 @@ def _check_objects(features: Features, size: tuple[int, int], counts: RecordCoun
             yield "object mask is not 0 and 1", f"{here} has {int(mask.max())}"
         if found is None:
             yield "empty object mask", here
-        elif np.isfinite(box).all():
+            continue
+        pixels, stated = int(np.count_nonzero(mask)), float(features[schema.OBJECT_AREA][place])
+        if areas_differ(stated, pixels):
+            yield "object area differs from its mask", f"{here}: {stated:g} in the list, {pixels} pixels"
+        if np.isfinite(box).all():
             top, left, bottom, right = box * (*size, *size)
             if box_misses_mask((left, top, right - left, bottom - top), found):
                 shown = [round(float(v), 1) for v in (left, top, right - left, bottom - top)]
@@ -201,6 +205,11 @@ def _check_label_pictures(features: Features, size: tuple[int, int], counts: Rec
         yield "category mask differs from the segments", schema.CATEGORY_MASK
     if instances is not None and ((instances != 0) & (instances != places)).any():
         yield "instance mask differs from the segments", schema.INSTANCE_MASK
+    if instances is not None:
+        stuff = np.setdiff1d(np.arange(1, len(ids) + 1), places[instances != 0])
+        for category, count in Counter(listed[stuff - 1].tolist()).items():
+            if count > 1:
+                yield STUFF_IN_SEVERAL, f"{count} segments of category {category}"
 
 
 def _decode(encoded: bytes, size: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +13,27 @@ from typing import Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.coco.problems import Notes
+from panoptic_cli.coco.tables import note_oddities
 from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.files import read_json
-from panoptic_cli.inspection.findings import Findings
+from panoptic_cli.inspection.findings import Finding, Findings
 from panoptic_cli.inspection.record_checks import RecordCounts, check_record
+from panoptic_cli.inspection.shared_checks import STUFF_IN_SEVERAL
 from panoptic_cli.processes import run_units
 from panoptic_cli.records import schema
+from panoptic_cli.records.files import SHARD_NAME
 from panoptic_cli.records.tfrecord import file_crc32c, read_records
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
-_WARNINGS = frozenset({"object box differs from its mask", "empty object mask"})
+_WARNINGS = frozenset(
+    {
+        "object box differs from its mask",
+        "object area differs from its mask",
+        "empty object mask",
+        "area differs from the mask",
+        STUFF_IN_SEVERAL,
+    }
+)
 _PROGRESS_EVERY = 8  # records
 
 
@@ -38,7 +48,7 @@ class RecordReport:
         records_of: number of readable records by file; None if reading stopped at damage.
         files: number of files.
         bytes: size of the files.
-        ids: image ids in reading order.
+        ids: image ids and file names in reading order.
     """
 
     findings: Findings = field(default_factory=Findings)
@@ -47,7 +57,7 @@ class RecordReport:
     records_of: dict[Path, int | None] = field(default_factory=dict)
     files: int = 0
     bytes: int = 0
-    ids: list[str] = field(default_factory=list)
+    ids: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -112,7 +122,7 @@ def inspect_records(paths: Sequence[Path], workers: int, categories: Path | None
         contextlib.closing(run_units(_inspect_file, enumerate(paths), min(workers, len(paths)), advance)) as found,
     ):
         outcomes = dict(found)
-    seen: dict[str, Path] = {}
+    seen: dict[tuple[str, str], Path] = {}
     for order, part in sorted(outcomes.items()):
         report.findings.update(part.findings.by_kind.values())
         report.contents.update(part.contents)
@@ -121,7 +131,7 @@ def inspect_records(paths: Sequence[Path], workers: int, categories: Path | None
         report.bytes += part.bytes
         for identifier in part.ids:
             if identifier in seen:
-                message = f"image {identifier} is in {seen[identifier]} and {paths[order]}"
+                message = f"image {identifier[0]} is in {seen[identifier]} and {paths[order]}"
                 report.findings.add("picture in several records", message, "warning")
             seen.setdefault(identifier, paths[order])
     beside = paths[0].parent / CATEGORIES_FILE
@@ -145,8 +155,11 @@ def _inspect_file(unit: tuple[int, Path], advance: Callable[[int], None]) -> tup
                 continue
             ids = features.get(schema.IMAGE_SOURCE_ID, [])
             if isinstance(ids, list) and ids:
-                report.ids.append(ids[0].decode(errors="replace"))
-                where += f" (image {report.ids[-1]:.40})"
+                identifier = ids[0].decode(errors="replace")
+                where += f" (image {identifier:.40})"
+                names = features.get(schema.IMAGE_FILENAME, [])  # splits may number their pictures alike
+                name = names[0].decode(errors="replace") if isinstance(names, list) and names else ""
+                report.ids.append((identifier, name))
             for kind, message in check_record(features, report.contents):
                 report.findings.add(kind, f"{where}: {message}", "warning" if kind in _WARNINGS else "error")
             pending += 1
@@ -172,6 +185,9 @@ def _check_categories(report: RecordReport, file: Path) -> None:
     except DataError as error:
         report.findings.add("categories unreadable", f"{file}: {one_line(error)}")
         return
+    notes = Notes()
+    note_oddities(report.table, notes)
+    report.findings.update(Finding(note.kind, "warning", note.count, detail=note.detail) for note in notes.all())
     for identifier in sorted((report.contents.objects.keys() | report.contents.pixels.keys()) - {0}):
         if identifier not in report.table.by_id:
             message = f"category {identifier} of {report.contents.objects[identifier]:,} objects is not in {file}"
@@ -190,7 +206,7 @@ def compare_with_manifests(report: RecordReport, paths: Sequence[Path]) -> None:
     """
     shards: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in paths:
-        match = _SHARD_NAME.fullmatch(path.name)
+        match = SHARD_NAME.fullmatch(path.name)
         if match:
             shards[path.parent, match[1]].append(path)
     for (folder, prefix), found in sorted(shards.items()):
@@ -232,11 +248,11 @@ def _compare(report: RecordReport, manifest: Path, found: list[Path]) -> None:
 def _check_names(findings: Findings, found: list[Path]) -> None:
     counts: dict[str, list[Path]] = defaultdict(list)
     for path in found:
-        match = _SHARD_NAME.fullmatch(path.name)
+        match = SHARD_NAME.fullmatch(path.name)
         assert match is not None
         counts[match[3]].append(path)
     for total, paths in counts.items():
-        match = _SHARD_NAME.fullmatch(paths[0].name)
+        match = SHARD_NAME.fullmatch(paths[0].name)
         assert match is not None
         pattern = f"{glob.escape(match[1])}-?????-of-{total}{match[4] or ''}"
         here = sum(1 for _ in paths[0].parent.glob(pattern))

@@ -14,6 +14,7 @@ from PIL import Image
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import Picture
+from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path
@@ -55,8 +56,8 @@ def dataset_samples(files: SplitFiles, table: CategoryTable, pictures: Iterable[
     """
     for picture in pictures:
         try:
-            encoded = (files.image_dir / picture.file_name).read_bytes()
-            mask = (files.panoptic_masks / picture.mask_name).read_bytes()
+            encoded = find_file(files.image_dir, picture.file_name)[0].read_bytes()
+            mask = find_file(files.panoptic_masks, picture.mask_name)[0].read_bytes()
             runs = read_mask(mask, [segment.id for segment in picture.segments]).runs
             image = decode_annotated(encoded, runs.shape, files.exif)
         except (OSError, ValueError) as error:

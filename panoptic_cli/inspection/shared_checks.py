@@ -10,6 +10,7 @@ from panoptic_cli.images.depth import is_deep
 from panoptic_cli.images.orientation import orientation_of
 from panoptic_cli.images.pillow import JPEG_FORMATS, decode, has_frames, open_picture
 
+STUFF_IN_SEVERAL = "stuff category in several segments"
 BOX_TOLERANCE = 1.0  # pixels; tools differ in whether a box ends at or after its last pixel
 
 _END_OF_JPEG = b"\xff\xd9"
@@ -17,6 +18,10 @@ _TAIL = 64 * 1024  # bytes in which the end marker must be; some cameras append 
 # COCO's object boxes come from polygons drawn by hand: on coco100 an edge is up to 19 pixels away from the mask's.
 # If half of a box is elsewhere, the cause is not imprecise drawing.
 _MIN_BOX_OVERLAP = 0.5
+# COCO's object areas come from polygons drawn by hand. If an area is three times the mask's, the cause is not imprecise
+# drawing.
+_MAX_AREA_RATIO = 3.0
+_SMALL_AREA = 64  # pixels; in smaller objects, rounding alone makes such differences
 _SMALL_SIDE = 8  # pixels; in smaller boxes, rounding alone makes such differences
 
 
@@ -78,6 +83,13 @@ def box_misses_mask(box: tuple[float, ...], found: tuple[int, ...]) -> bool:
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(width, 0.0) * max(height, 0.0)
     return shared < _MIN_BOX_OVERLAP * (box[2] * box[3] + found[2] * found[3] - shared)
+
+
+def areas_differ(stated: float, pixels: int) -> bool:
+    """Whether an object's area is not that of its mask."""
+    if max(stated, pixels) <= _SMALL_AREA:
+        return False
+    return not (pixels <= _MAX_AREA_RATIO * stated and stated <= _MAX_AREA_RATIO * pixels)
 
 
 def _edges(box: tuple[float, ...]) -> tuple[float, float, float, float]:

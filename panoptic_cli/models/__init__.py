@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.schema import Experiment
+from panoptic_cli.models.panoptic_fpn import limits
 from panoptic_cli.models.panoptic_fpn.label_space import derive_classes, label_space_of
 from panoptic_cli.models.platform import Platform
+from panoptic_cli.records.sample import RecordSample
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,6 +25,7 @@ __all__ = [
     "Platform",
     "check_categories",
     "create_network",
+    "data_warnings",
     "example_drawer",
     "training_targets",
     "with_derived_classes",
@@ -36,6 +39,11 @@ def check_categories(experiment: Experiment, table: CategoryTable) -> None:
         ConfigError: categories have no class; lists all of them.
     """
     label_space_of(experiment, table)
+
+
+def data_warnings(experiment: Experiment, sample: RecordSample) -> list[str]:
+    """Returns what the configuration cannot hold of the sampled pictures, a sentence each, with the keys to change."""
+    return limits.data_warnings(experiment, sample)
 
 
 def with_derived_classes(experiment: Experiment) -> Experiment:

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli import console
-from panoptic_cli.categories import MAX_CATEGORY_ID, CategoryTable
+from panoptic_cli.categories import MAX_CATEGORY_ID
 from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
 from panoptic_cli.coco.orientations import settle_exif
-from panoptic_cli.errors import DataError
+from panoptic_cli.coco.tables import conflicts
+from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
 from panoptic_cli.processes import preload, run_units
-from panoptic_cli.records.encoding import NOTE, SKIPPED, PictureEncoder
+from panoptic_cli.records.encoding import ASTRAY, NOTE, SKIPPED, PictureEncoder
 from panoptic_cli.records.manifest import (
     COUNTS,
     Fingerprint,
@@ -38,9 +39,11 @@ from panoptic_cli.records.manifest import (
     write_manifest,
 )
 from panoptic_cli.records.plans import ConversionPlan
+from panoptic_cli.records.regrouping import Regrouping
 from panoptic_cli.records.tfrecord import TFRecordWriter, file_crc32c
 
 _PROGRESS_EVERY = 8  # pictures
+_SAMPLE = 10  # pictures
 
 
 @dataclass
@@ -59,6 +62,7 @@ class ConversionSummary:
         skipped_objects: number of skipped objects by reason.
         skipped_pictures: number of skipped pictures by reason.
         notes: changes to pictures or objects that the user should know about, with their numbers.
+        assumed: what was assumed about the annotation files, with numbers.
         seconds: wall time.
         images_per_second: pictures converted in this run, per second of wall time.
     """
@@ -74,6 +78,7 @@ class ConversionSummary:
     skipped_objects: dict[str, int] = field(default_factory=dict)
     skipped_pictures: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    assumed: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     images_per_second: float = 0.0
 
@@ -89,7 +94,11 @@ class _Shard:
 
 
 def convert(
-    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]] = run_units
+    plan: ConversionPlan,
+    dataset: PanopticDataset,
+    workers: int,
+    run: Callable[..., Generator[Any]] = run_units,
+    together: frozenset[str] = frozenset(),
 ) -> ConversionSummary:
     """Converts a split.
 
@@ -98,16 +107,17 @@ def convert(
         dataset: the split, from read_dataset(plan.files).
         workers: number of processes; with 1, this process does the work.
         run: hands the shards to workers, like `processes.run_units`.
+        together: names of the splits that are converted in the same run; their earlier records do not matter.
 
     Returns:
         The counts of all shards.
 
     Raises:
-        DataError: see `check_dataset`; or a picture cannot be converted (with on_bad_data "fail"), or output_dir
-            contains shards of this prefix that the manifest does not list.
+        DataError: see `check_dataset`; or a picture cannot be converted (unless on_bad_data is "skip"), or output_dir
+            contains shards of this prefix that the manifest does not list, or records with contradicting categories.
         RunError: another conversion is writing to output_dir.
     """
-    check_dataset(plan, dataset)
+    regrouping = check_dataset(plan, dataset)
     try:
         plan.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,16 +126,21 @@ def convert(
             "Give another --output-dir.",
         ) from None
     with folder_lock(plan.output_dir, "panoptic make-tfrecords", "give another --output-dir"):
-        return _convert(plan, dataset, workers, run)
+        return _convert(plan, dataset, regrouping, workers, run, together)
 
 
 def _convert(
-    plan: ConversionPlan, dataset: PanopticDataset, workers: int, run: Callable[..., Generator[Any]]
+    plan: ConversionPlan,
+    dataset: PanopticDataset,
+    regrouping: Regrouping,
+    workers: int,
+    run: Callable[..., Generator[Any]],
+    together: frozenset[str],
 ) -> ConversionSummary:
     """Converts the missing shards; the caller has locked the folder."""
     begun = time.monotonic()
     plan = replace(plan, files=settle_exif(plan.files, dataset.pictures))
-    common = common_digest(plan, dataset)
+    common = common_digest(plan, dataset, regrouping)
     done = clear_stale(plan)
     shards = [
         _Shard(index, plan.output_dir / plan.shard_name(index), dataset.pictures[index :: plan.shards], common)
@@ -136,9 +151,9 @@ def _convert(
     todo = [shard for shard in shards if shard.index not in entries]
     for shard in todo:
         remove(shard.path)  # if this run is interrupted, old and new shards must not be side by side
-    write_categories(plan, dataset.table)
-    write_manifest(plan, entries)
-    work = partial(_convert_shard, plan, dataset.table)
+    write_categories(plan, regrouping.table, together)
+    write_manifest(plan, regrouping.table, entries)
+    work = partial(_convert_shard, plan, regrouping)
     total = len(dataset.pictures)
     already = total - sum(len(shard.pictures) for shard in todo)
     try:
@@ -149,7 +164,7 @@ def _convert(
         ):
             for index, entry in outcomes:
                 entries[index] = entry
-                write_manifest(plan, entries)
+                write_manifest(plan, regrouping.table, entries)
     except BaseException as error:
         remove_partial(plan)  # left by a worker that was killed
         if isinstance(error, KeyboardInterrupt):
@@ -168,10 +183,23 @@ def _convert(
 def convert_all(
     plans: Sequence[ConversionPlan], workers: int, run: Callable[..., Generator[Any]] = run_units
 ) -> list[ConversionSummary]:
-    """Reads and converts splits one after the other; see `convert`."""
+    """Reads all splits and converts one after the other; see `convert`.
+
+    Raises:
+        DataError: see `convert`; or the categories of two splits contradict each other.
+    """
     if workers > 1 and run is run_units:
         preload(__name__)  # the processes start while the annotations are read
-    return [convert(plan, read_dataset(plan.files), workers, run) for plan in plans]
+    datasets = [_read(plan) for plan in plans]
+    for plan, dataset in zip(plans, datasets, strict=True):
+        if found := conflicts(dataset.table, datasets[0].table):
+            raise DataError(
+                f"The categories of {plan.files.name} contradict those of {plans[0].files.name}: {listed(found, 3)}.",
+                "Give both splits the same ids, names and isthing.",
+            )
+        require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    names = frozenset(plan.files.name for plan in plans)
+    return [convert(plan, dataset, workers, run, names) for plan, dataset in zip(plans, datasets, strict=True)]
 
 
 def count_convertible(plan: ConversionPlan) -> int:
@@ -180,32 +208,63 @@ def count_convertible(plan: ConversionPlan) -> int:
     Raises:
         DataError: see `check_dataset`.
     """
-    dataset = read_dataset(plan.files)
+    dataset = _read(plan)
     check_dataset(plan, dataset)
     return len(dataset.pictures)
 
 
-def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> None:
-    """Checks that a data set can be converted.
+def _read(plan: ConversionPlan) -> PanopticDataset:
+    dataset = read_dataset(plan.files, keep_unannotated=plan.on_bad_data == "void")
+    if plan.share is not None:
+        dataset = plan.share.of(dataset)
+    for note in dataset.notes:
+        console.warn(f"{plan.files.name}: {note}.")
+    return dataset
+
+
+def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> Regrouping:
+    """Checks that a data set can be converted, and reads the category map.
 
     Raises:
+        ConfigError: the category map does not fit the categories.
         DataError: a category id does not fit 16-bit label pictures, or the annotations have problems other than those
             that the plan skips.
     """
-    if dataset.table.max_id > MAX_CATEGORY_ID:
+    regrouping = Regrouping.planned(plan.category_map, plan.merge_stuff, dataset.table)
+    if regrouping.table.max_id > MAX_CATEGORY_ID:
         raise DataError(
-            f"{dataset.files.panoptic_annotations} has the category id {dataset.table.max_id}; "
+            f"{dataset.files.panoptic_annotations} has the category id {regrouping.table.max_id}; "
             f"records allow ids up to {MAX_CATEGORY_ID}.",
-            "Renumber the categories.",
+            "Renumber the categories, for example with --category-map.",
         )
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
+    _require_objects_on_segments(plan, dataset)
+    return regrouping
+
+
+def _require_objects_on_segments(plan: ConversionPlan, dataset: PanopticDataset) -> None:
+    """Checks in a few pictures that objects and segments are of the same pictures and categories."""
+    if plan.files.object_annotations is None:
+        return
+    encoder = PictureEncoder(plan.files, Regrouping(dataset.table))
+    counts: Counter[str] = Counter()
+    step = -(-len(dataset.pictures) // _SAMPLE)
+    for picture in dataset.pictures[::step]:
+        with contextlib.suppress(PictureError):  # the conversion reports it
+            counts.update(encoder.encode(picture)[1])
+    if counts[ASTRAY] > max(1, counts["objects"] / 2):
+        raise DataError(
+            f"{counts[ASTRAY]} of {counts['objects']} objects in a sample of {plan.files.object_annotations} are "
+            f"not on segments of their category in the masks of {plan.files.panoptic_masks}.",
+            "Ids or coordinates differ: give the instances JSON of these pictures, or none.",
+        )
 
 
 def _convert_shard(
-    plan: ConversionPlan, table: CategoryTable, shard: _Shard, advance: Callable[[int], None]
+    plan: ConversionPlan, regrouping: Regrouping, shard: _Shard, advance: Callable[[int], None]
 ) -> tuple[int, dict[str, Any]]:
     """Writes one shard and returns its index and its manifest entry."""
-    encoder = PictureEncoder(plan.files, table)
+    encoder = PictureEncoder(plan.files, regrouping)
     counts: Counter[str] = Counter()
     skipped_pictures: Counter[str] = Counter()
     fingerprint = Fingerprint(plan, shard.common)
@@ -216,7 +275,7 @@ def _convert_shard(
             try:
                 record, found = encoder.encode(picture)
             except PictureError as error:
-                if plan.on_bad_data == "fail":
+                if plan.on_bad_data != "skip":
                     raise DataError(
                         f"Picture {picture.id} ({picture.file_name}) cannot be converted: {error}.",
                         "Repair it ('panoptic inspect' lists all such pictures), or use --on-bad-data skip.",
@@ -278,6 +337,7 @@ def _is_valid(
 
 def _summarize(plan: ConversionPlan, dataset: PanopticDataset, entries: dict[int, dict[str, Any]]) -> ConversionSummary:
     summary = ConversionSummary(plan.files.name, plan.shards)
+    summary.assumed = {f"{note.kind}: {note.detail}": note.count for note in dataset.notes}
     objects: Counter[str] = Counter(dataset.ignored_objects)
     # A picture with several problems is counted once.
     pictures = Counter({p.picture: p.kind for p in reversed(dataset.problems)}.values())

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.dataset import ObjectAnnotation, Picture
+from panoptic_cli.coco.file_names import find_file, near_matches
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.errors import listed
 from panoptic_cli.images import masks
 from panoptic_cli.images.encoded import PictureError, read_file, read_picture_file, size_mismatch
 from panoptic_cli.images.limits import TooLargeError
 from panoptic_cli.images.mask_files import read_mask
-from panoptic_cli.images.masks import CroppedMask, SegmentRuns
+from panoptic_cli.images.masks import CroppedMask, SegmentRuns, is_astray
+from panoptic_cli.images.orientation import orientation_of, turned_size
+from panoptic_cli.images.pillow import open_picture
 from panoptic_cli.records import schema
+from panoptic_cli.records.regrouping import DROPPED, Regrouping
 from panoptic_cli.records.schema import FeatureValue, encode_example, semantic_lookup
 
+ASTRAY = "astray"  # count of objects that are hardly on segments of their category
 SKIPPED, NOTE = "skipped: ", "note: "  # prefixes of such counts
 
 
@@ -37,30 +42,34 @@ class PictureEncoder:
 
     Args:
         files: the files of the split.
-        table: the categories.
+        regrouping: what to do with segments and objects.
     """
 
-    def __init__(self, files: SplitFiles, table: CategoryTable) -> None:
+    def __init__(self, files: SplitFiles, regrouping: Regrouping) -> None:
         self._files = files
-        self._table = table
-        self._semantic = semantic_lookup(table)
+        self._regrouping = regrouping
+        self._table = regrouping.table
+        self._semantic = semantic_lookup(regrouping.table)
 
     def encode(self, picture: Picture) -> tuple[bytes, Counter[str]]:
         """Encodes one picture.
 
         Returns:
             The serialised tf.train.Example, and counts of what it contains: "objects", "crowds", "segments";
-            "skipped: <reason>" for object annotations without pixels; "note: <what>" for changes to the picture or its
-            objects that the user should know about.
+            `ASTRAY`; "skipped: <reason>" for object annotations that are left out; "note: <what>" for changes to the
+            picture, its segments or its objects that the user should know about.
 
         Raises:
             PictureError: the picture or the mask is missing, unreadable, or contradicts the annotations.
         """
-        path = self._files.image_dir / picture.file_name
-        image = read_picture_file(path, picture.width, picture.height, self._files.exif)
-        counts: Counter[str] = Counter(segments=len(picture.segments))
+        counts: Counter[str] = Counter()
+        picture_path = self._find(self._files.image_dir, picture.file_name, "picture", counts)
+        picture, runs = self._read_segments(picture, picture_path, counts)
+        image = read_picture_file(picture_path, picture.width, picture.height, self._files.exif)
+        picture, runs, found = self._regrouping.apply(picture, runs)
+        counts.update({(SKIPPED if what == DROPPED else NOTE) + what: n for what, n in found.items()})
         counts.update(NOTE + note for note in image.notes)
-        runs = self._read_segments(picture, counts)
+        counts["segments"] = len(picture.segments)
         objects = self._objects(picture, runs, counts)
         counts["objects"] = len(objects)
         counts["crowds"] = sum(o.is_crowd for o in objects)
@@ -77,8 +86,22 @@ class PictureEncoder:
         features |= self._segment_features(picture, runs)
         return encode_example(features), counts
 
-    def _read_segments(self, picture: Picture, counts: Counter[str]) -> SegmentRuns:
-        path = self._files.panoptic_masks / picture.mask_name
+    def _find(self, folder: Path, name: str, what: str, counts: Counter[str]) -> Path:
+        path, note = find_file(folder, name)
+        if note is not None:
+            counts[NOTE + note] += 1
+        elif (near := near_matches(path)) and not path.exists():
+            raise PictureError(f"{what} missing", f"the {what} {path} does not exist, only {listed(near, 3)}")
+        return path
+
+    def _read_segments(self, picture: Picture, picture_path: Path, counts: Counter[str]) -> tuple[Picture, SegmentRuns]:
+        """Returns the picture with its size and the segments that have pixels, and its segment map."""
+        if not picture.mask_name:
+            if not picture.width:
+                picture = _with_size(picture, *_shown_size(picture_path))
+            size = picture.height, picture.width
+            return picture, SegmentRuns(np.zeros(1, np.uint16), np.array([size[0] * size[1]]), size)
+        path = self._find(self._files.panoptic_masks, picture.mask_name, "mask", counts)
         content = read_file(path, "mask")
         segment_ids = [segment.id for segment in picture.segments]
         try:
@@ -87,7 +110,9 @@ class PictureEncoder:
             raise PictureError("mask too large", f"{path}: {error}") from None
         except ValueError as error:
             raise PictureError("unreadable mask", f"{path}: {error}") from None
-        runs, (height, width) = mask.runs, mask.runs.shape
+        height, width = mask.runs.shape
+        if not picture.width:
+            picture = _with_size(picture, width, height)
         if (width, height) != (picture.width, picture.height):
             raise PictureError("size mismatch", size_mismatch(path, (width, height), (picture.width, picture.height)))
         if mask.strangers:
@@ -98,11 +123,7 @@ class PictureEncoder:
             )
         if mask.note is not None:
             counts[NOTE + mask.note] += 1
-        pixels = runs.areas(len(segment_ids))[1:]
-        if not pixels.all():
-            empty = [segment_ids[place] for place in np.flatnonzero(pixels == 0)]
-            raise PictureError("segments without pixels", f"{path} has no pixels of segments {listed(empty, 5)}")
-        return runs
+        return _with_pixels(picture, mask.runs, counts)
 
     def _objects(self, picture: Picture, runs: SegmentRuns, counts: Counter[str]) -> list[_Object]:
         objects: list[_Object] = []
@@ -114,13 +135,21 @@ class PictureEncoder:
                     assert mask is not None, "every segment has pixels"
                     objects.append(_place(mask, segment.category_id, segment.is_crowd, None, None))
             return objects
+        categories = runs.paint(np.array([0, *(segment.category_id for segment in picture.segments)]))
         for annotation in picture.objects:
+            segmentation, note = masks.listed_polygons(annotation.segmentation)
+            if note is not None:
+                counts[NOTE + note] += 1
+                annotation = replace(annotation, segmentation=segmentation)
             made = _draw(annotation, picture)
+            if short := masks.short_polygons(segmentation):
+                counts[NOTE + "polygons of fewer than three points left out"] += short
             if isinstance(made, str):
                 counts[SKIPPED + made] += 1
                 continue
             if annotation.bbox is not None and _leaves(annotation.bbox, picture):
                 counts[NOTE + "boxes cut at the picture's edge"] += 1
+            counts[ASTRAY] += bool(picture.segments) and is_astray(made.mask, categories, made.label)
             objects.append(made)
         return objects
 
@@ -146,8 +175,6 @@ class PictureEncoder:
             [0, *(p if by_id[s.category_id].isthing else 0 for p, s in enumerate(segments, start=1))],
             np.uint16,
         )
-        pixels = runs.areas(len(segments))[1:]
-        areas = [int(n) if s.area is None else s.area for s, n in zip(segments, pixels, strict=True)]
         return {
             schema.SEMANTIC_MASK: _encode_lookup(self._semantic[category_of], runs),
             schema.CATEGORY_MASK: _encode_lookup(category_of, runs),
@@ -156,13 +183,46 @@ class PictureEncoder:
             schema.SEGMENT_ID: np.array([s.id for s in segments], np.int64),
             schema.SEGMENT_CATEGORY: np.array([s.category_id for s in segments], np.int64),
             schema.SEGMENT_IS_CROWD: np.array([s.is_crowd for s in segments], np.int64),
-            schema.SEGMENT_AREA: np.array(areas, np.int64),
+            schema.SEGMENT_AREA: runs.areas(len(segments))[1:],
         }
 
 
 def _encode_lookup(lookup: np.ndarray, runs: SegmentRuns) -> bytes:
     """Encodes lookup[place] of every pixel, painted with 8 bits if they suffice."""
     return masks.encode_png(runs.paint(lookup.astype(np.uint8) if lookup.max() <= 255 else lookup))
+
+
+def _with_pixels(picture: Picture, runs: SegmentRuns, counts: Counter[str]) -> tuple[Picture, SegmentRuns]:
+    """Leaves out segments without pixels, and counts these and segments with a wrong area."""
+    pixels = runs.areas(len(picture.segments))
+    found = zip(picture.segments, pixels[1:].tolist(), strict=True)
+    if wrong := sum(area > 0 and segment.area not in (None, area) for segment, area in found):
+        counts[NOTE + "segments whose area is not their number of pixels: pixels count"] += wrong
+    places = np.flatnonzero(pixels[1:])
+    if len(places) < len(picture.segments):
+        counts[NOTE + "segments without pixels left out"] += len(picture.segments) - len(places)
+        picture = replace(picture, segments=tuple(picture.segments[place] for place in places))
+        new_places = np.zeros(len(pixels), np.uint16)
+        new_places[places + 1] = np.arange(1, len(places) + 1)
+        runs = replace(runs, places=new_places[runs.places])
+    if not len(places):
+        counts[NOTE + "pictures without any segment: they are unlabelled"] += 1
+    return picture, runs
+
+
+def _with_size(picture: Picture, width: int, height: int) -> Picture:
+    return replace(picture, width=width, height=height)
+
+
+def _shown_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) of a picture file, as viewers show it."""
+    try:
+        with open_picture(read_file(path, "picture")) as opened:
+            return turned_size(orientation_of(opened), opened.size)
+    except PictureError:
+        raise
+    except ValueError as error:
+        raise PictureError("unreadable picture", f"{path}: {error}") from None
 
 
 def _draw(annotation: ObjectAnnotation, picture: Picture) -> _Object | str:

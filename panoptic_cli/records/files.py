@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.records.tfrecord import count_framed_records
 from panoptic_cli.startup import import_tensorflow
 
+SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.tfrecords?)?")
 _IN_FOLDER = "*.tfrecord*"
 _HINT = "Make them with 'panoptic make-tfrecords', or correct the pattern."
 
 
 def find_record_files(pattern: str | Sequence[str], *, what: str = "records", hint: str | None = None) -> list[str]:
     """Finds record files. Manifests and the files of interrupted runs are omitted.
+
+    `train-*` names the shards of the prefix "train", not those of "train-night", unless there are no others.
 
     Args:
         pattern: paths, folders and glob patterns, local or gs://: one text with commas between them, or a sequence. The
@@ -43,7 +47,8 @@ def find_record_files(pattern: str | Sequence[str], *, what: str = "records", hi
     for part, paths in parts:
         # A shell expands tfrecords/* to a list that has the manifests too.
         if not paths and not (found and not isinstance(pattern, str) and _is_local_file(part)):
-            raise DataError(f"No {what} match {part}.", hint)
+            where = "" if storage.is_remote(part) or os.path.isabs(part) else f" in {os.getcwd()}"
+            raise DataError(f"No {what} match {part}{where}.", hint)
     return sorted(found)
 
 
@@ -54,6 +59,26 @@ def list_record_files(pattern: str | Sequence[str]) -> list[list[Any]]:
     """
     found = {path for text in _texts(pattern) for _, paths in _resolve(text) for path in paths}
     return [[os.path.basename(path), storage.size(path)] for path in sorted(found)]
+
+
+def absolute_pattern(pattern: str) -> str:
+    """Returns the pattern with absolute local paths, which names the same files from any working directory."""
+    parts = [part for part, _ in _resolve(pattern)]
+    return ",".join(part if storage.is_remote(part) else os.path.abspath(part) for part in parts)
+
+
+def other_sets(pattern: str) -> dict[str, list[str]]:
+    """Returns the files that match a pattern but belong to another set: see `find_record_files`.
+
+    Returns:
+        The files by the part of the pattern that matches them.
+    """
+    found = {}
+    for part, paths in _resolve(pattern):
+        others = sorted(set(_all_matches(part)) - set(paths))
+        if others:
+            found[part] = others
+    return found
 
 
 def first_folder(pattern: str) -> str:
@@ -101,6 +126,15 @@ def _resolve(text: str) -> list[tuple[str, list[str]]]:
 
 def _matches(part: str) -> list[str]:
     """Returns the record files that a path, a folder or a glob pattern names."""
+    paths = _all_matches(part)
+    stem = re.split(r"[*?\[]", os.path.basename(part))[0].rstrip("-")
+    prefixes = {path: match[1] for path in paths if (match := SHARD_NAME.fullmatch(os.path.basename(path)))}
+    if stem in prefixes.values():
+        return [path for path in paths if prefixes.get(path, stem) == stem]
+    return paths
+
+
+def _all_matches(part: str) -> list[str]:
     folder, name = os.path.split(part)
     if storage.is_remote(part):
         is_folder = not glob.has_magic(part) and storage.is_directory(part)

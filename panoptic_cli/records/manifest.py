@@ -15,22 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli import console
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.dataset import PanopticDataset
+from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.layout import CATEGORIES_FILE
+from panoptic_cli.coco.tables import flag_conflicts
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json, remove, write_json
 from panoptic_cli.records.plans import ConversionPlan
+from panoptic_cli.records.regrouping import Regrouping
 
 SCHEMA_VERSION = 3  # increase it if the same input gives other records
 COUNTS = ("pictures", "objects", "crowds", "segments")
 
 
-def common_digest(plan: ConversionPlan, dataset: PanopticDataset) -> str:
+def common_digest(plan: ConversionPlan, dataset: PanopticDataset, regrouping: Regrouping) -> str:
     """Returns the digest of everything that all shards depend on."""
     files = plan.files
-    options = [plan.shards, plan.on_bad_data, files.exif]
-    parts = [SCHEMA_VERSION, dataset.digests, files.object_annotations is None, *options]
+    parts = [SCHEMA_VERSION, dataset.digests, files.object_annotations is None, plan.shards, plan.on_bad_data]
+    parts += [files.exif, regrouping.new_ids, regrouping.table.to_list(), regrouping.merge_stuff]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -38,22 +41,29 @@ class Fingerprint:
     """The digest of everything that one shard depends on, with sizes and modification times of pictures and masks."""
 
     def __init__(self, plan: ConversionPlan, common: str) -> None:
-        self._folders = str(plan.files.image_dir), str(plan.files.panoptic_masks)
+        self._folders = plan.files.image_dir, plan.files.panoptic_masks
         self._digest = hashlib.sha256(common.encode())
 
     def add(self, file_name: str, mask_name: str) -> None:
         """Adds a picture."""
         for folder, name in zip(self._folders, (file_name, mask_name), strict=True):
             try:
-                stat = os.stat(os.path.join(folder, name))
-                state = f"{stat.st_size} {stat.st_mtime_ns}"
+                state = _state(os.path.join(folder, name)) if name else "none"
             except OSError:
-                state = "missing"
+                try:
+                    state = _state(find_file(folder, name)[0])
+                except OSError:
+                    state = "missing"
             self._digest.update(f"{name} {state}\n".encode())
 
     def hexdigest(self) -> str:
         """Returns the digest of the pictures added so far."""
         return self._digest.hexdigest()
+
+
+def _state(path: str | Path) -> str:
+    stat = os.stat(path)
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
@@ -87,12 +97,27 @@ def clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def write_categories(plan: ConversionPlan, table: CategoryTable) -> None:
-    """Writes categories.json, which all splits in a folder share; warns if it changes."""
+def write_categories(plan: ConversionPlan, table: CategoryTable, together: frozenset[str] = frozenset()) -> None:
+    """Writes categories.json, which all splits in a folder share; warns if it changes.
+
+    Args:
+        plan: the conversion.
+        table: its categories.
+        together: names of splits whose records are made again.
+
+    Raises:
+        DataError: records of another split are there, of which a thing is stuff here or the reverse.
+    """
     path = plan.output_dir / CATEGORIES_FILE
     others = [p.name.removesuffix(".manifest.json") for p in plan.output_dir.glob("*.manifest.json")]
-    others = sorted(name for name in others if name != plan.files.name)
+    others = sorted(set(others) - together - {plan.files.name})
     if others and path.is_file() and read_json(path, "categories") != table.to_list():
+        if found := flag_conflicts(table, read_categories(path)):
+            raise DataError(
+                f"The categories of {plan.files.name} contradict those of the records of {listed(others)} in "
+                f"{plan.output_dir}: {listed(found, 3)}.",
+                "Give both splits the same isthing; to make all records again, remove those first.",
+            )
         console.warn(
             f"{path} changes: the records of {listed(others)} were made with other categories. Convert those again "
             "as well, or give another --output-dir."
@@ -120,13 +145,14 @@ def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:
     return (path for path in folder.iterdir() if pattern.fullmatch(path.name))
 
 
-def write_manifest(plan: ConversionPlan, entries: dict[int, dict[str, Any]]) -> None:
-    """Writes the manifest of the complete shards, given by index."""
+def write_manifest(plan: ConversionPlan, table: CategoryTable, entries: dict[int, dict[str, Any]]) -> None:
+    """Writes the manifest of the complete shards, given by index, and of the categories that they were made with."""
     value = {
         "schema": SCHEMA_VERSION,
         "prefix": plan.files.name,
         "num_shards": plan.shards,
         "complete": len(entries) == plan.shards,
+        "categories": table.to_list(),
         "shards": [entries[index] for index in sorted(entries)],
     }
     write_json(plan.manifest_path, value)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from panoptic_cli import console
-from panoptic_cli.coco.layout import OwnFiles, SplitFiles, find_splits
+from panoptic_cli.coco.layout import SPLIT_NAMES, OwnFiles, SplitFiles, find_splits
 from panoptic_cli.errors import UsageError
 from panoptic_cli.images.orientation import Exif
+from panoptic_cli.records.shares import Share
 
-OnBadData = Literal["fail", "skip"]
+OnBadData = Literal["fail", "skip", "void"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,20 @@ class ConversionPlan:
         files: the split; its name is the prefix of the shards.
         output_dir: folder of the shards.
         shards: number of shards.
-        on_bad_data: at a picture that cannot be converted, "fail" or "skip" it and count it.
+        on_bad_data: at a picture that cannot be converted, "fail" or "skip" it and count it; "void" fails, too, but
+            keeps pictures without annotation as unlabelled.
+        category_map: a YAML file that changes the categories, see `coco.category_map`.
+        merge_stuff: make the segments of one stuff category in a picture one segment.
+        share: the part of the pictures to convert; None for all.
     """
 
     files: SplitFiles
     output_dir: Path
     shards: int
     on_bad_data: OnBadData = "fail"
+    category_map: Path | None = None
+    merge_stuff: bool = False
+    share: Share | None = None
 
     def shard_name(self, index: int) -> str:
         """Returns the file name of a shard: {prefix}-00000-of-00032.tfrecord."""
@@ -50,6 +58,10 @@ def plan_conversions(
     splits: Sequence[str] = (),
     own: OwnFiles | None = None,
     prefix: str | None = None,
+    category_map: Path | None = None,
+    merge_stuff: bool = False,
+    val_share: float | None = None,
+    seed: int = 0,
     exif: Exif | None = None,
 ) -> list[ConversionPlan]:
     """Plans the conversion of a data set.
@@ -62,10 +74,15 @@ def plan_conversions(
         splits: the splits to convert; by default all that exist.
         own: files in another layout; they replace `data_dir`.
         prefix: name of the split in `own`; by default "train".
+        category_map: see `ConversionPlan`.
+        merge_stuff: see `ConversionPlan`.
+        val_share: divide the pictures of one split among "train" and "val"; this share of them becomes "val".
+        seed: seed of this division.
         exif: see `SplitFiles`.
 
     Raises:
-        UsageError: the arguments contradict each other, or the prefix cannot begin a file name.
+        UsageError: the arguments contradict each other, the prefix cannot begin a file name, or there are several
+            splits to divide.
         DataError: files are missing.
     """
     if own is not None and own.given:
@@ -79,7 +96,19 @@ def plan_conversions(
             raise UsageError("--output-prefix needs --panoptic-annotations; COCO's splits keep their names.")
         files = find_splits(data_dir, splits)
     files = [replace(f, exif=exif) for f in files]
-    return [ConversionPlan(f, output_dir, shards.get(f.name, shards["train"]), on_bad_data) for f in files]
+    shares: list[Share | None] = [None] * len(files)
+    if val_share is not None:
+        if len(files) > 1 or prefix is not None:
+            hint = "omit --output-prefix" if prefix is not None else "choose it with --split"
+            raise UsageError("--val-share divides one split into train and val.", f"To use it, {hint}.")
+        shares = [Share(name, val_share, seed) for name in SPLIT_NAMES]
+        files = [replace(files[0], name=name) for name in SPLIT_NAMES]
+    return [
+        ConversionPlan(
+            f, output_dir, shards.get(f.name, shards["train"]), on_bad_data, category_map, merge_stuff, share
+        )
+        for f, share in zip(files, shares, strict=True)
+    ]
 
 
 def _check_prefix(name: str) -> str:

@@ -68,7 +68,7 @@ def find_model(
     """
     assignments = config.split_params(params_override or "")
     if checkpoint is not None and model_dir is None and experiment is None and config_file is None:
-        model_dir = _run_of(checkpoint)
+        model_dir = run_of(checkpoint)
     if checkpoint is not None and model_dir is None:
         effective = config.load_experiment(
             experiment or config.DEFAULT_EXPERIMENT,
@@ -101,7 +101,7 @@ def find_model(
     return ModelSource(effective, table, checkpoint or str(directory))
 
 
-def _run_of(checkpoint: str) -> Path | None:
+def run_of(checkpoint: str) -> Path | None:
     """Returns the run directory of a checkpoint: RUN, RUN/checkpoints or RUN/checkpoints/ckpt-100; None if none."""
     path = Path(checkpoint)
     if storage.is_remote(checkpoint):

@@ -25,6 +25,16 @@ _FREE = (
 _FIXED = ("runtime.mixed_precision_dtype",)
 
 
+_STEPS, _DECAY_STEPS = "trainer.train_steps", "trainer.optimizer_config.learning_rate.cosine.decay_steps"
+
+
+def describe(conflict: config.Difference) -> str:
+    """Returns a conflict in words, with its reason where that is not clear."""
+    if conflict.key != _STEPS:
+        return str(conflict)
+    return f"{conflict} (the cosine learning rate covers all steps; --set {_DECAY_STEPS}={conflict.theirs} keeps it)"
+
+
 def conflicts(ours: Experiment, theirs: Experiment) -> list[config.Difference]:
     """Returns the differences between two configurations that change what a training computes.
 
@@ -32,13 +42,19 @@ def conflicts(ours: Experiment, theirs: Experiment) -> list[config.Difference]:
         ours: the configuration of this start.
         theirs: the configuration of the last start.
     """
-    # A cosine without decay_steps covers train_steps: another length changes the rate of every step.
-    rates = [e.trainer.optimizer_config.learning_rate for e in (ours, theirs)]
-    length_is_fixed = any(rate.type == "cosine" and rate.cosine.decay_steps is None for rate in rates)
+    same_decay = _decay_steps(ours) == _decay_steps(theirs)
 
     def may_change(key: str) -> bool:
-        if key in _FIXED or (key == "trainer.train_steps" and length_is_fixed):
+        if key in (_STEPS, _DECAY_STEPS):
+            return same_decay
+        if key in _FIXED:
             return False
         return any(key == free or (free.endswith(".") and key.startswith(free)) for free in _FREE)
 
     return [difference for difference in config.differences(ours, theirs) if not may_change(difference.key)]
+
+
+def _decay_steps(experiment: Experiment) -> int | None:
+    """Returns over how many steps a cosine falls; None for other schedules. By default it covers the training."""
+    rate = experiment.trainer.optimizer_config.learning_rate
+    return (rate.cosine.decay_steps or experiment.trainer.train_steps) if rate.type == "cosine" else None

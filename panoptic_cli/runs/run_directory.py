@@ -19,6 +19,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from panoptic_cli import __version__, config, storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError, UsageError, listed, summarize
-from panoptic_cli.records.files import list_record_files
+from panoptic_cli.records.files import absolute_pattern, list_record_files
 from panoptic_cli.runs import resuming
 from panoptic_cli.weights import checkpoint_files
 
@@ -121,12 +122,12 @@ class RunDirectory:
         if not self.is_run:
             self._check_empty()
             return []
-        theirs = self.read_config()
+        experiment, theirs = with_absolute_paths(experiment), with_absolute_paths(self.read_config())
         same_records = self._has_same_records(experiment)
         conflicts = resuming.conflicts(experiment, theirs)
         if same_records:  # at another place
             conflicts = [conflict for conflict in conflicts if conflict.key != resuming.TRAIN_DATA]
-        problems = [str(conflict) for conflict in conflicts]
+        problems = [resuming.describe(conflict) for conflict in conflicts]
         if same_records is False and all(conflict.key != resuming.TRAIN_DATA for conflict in conflicts):
             problems.append(f"the training records: {self.file(_RECORDS)} lists other names or sizes")
         if self.read_table().to_list() != table.to_list():
@@ -151,17 +152,22 @@ class RunDirectory:
         """
         try:
             storage.make_directory(self.path)
-            if not self.is_run:
+            is_new = not self.is_run
+            if is_new:
                 self._write_json(_CATEGORIES, table.to_list())
-            if storage.read_text(self.file(_RECORDS)) is None:
+            if is_new or storage.read_text(self.file(_RECORDS)) is None:
                 self._write_json(_RECORDS, list_record_files(experiment.task.train_data.input_path))
             self._write_json(_ENVIRONMENT, [*self._sessions(), _describe_session()])
-            storage.write_text(self.file(_CONFIG), config.dump(experiment))
+            storage.write_text(self.file(_CONFIG), config.dump(with_absolute_paths(experiment)))
         except OSError as error:
             raise RunError(
                 f"The run directory {self.path} cannot be written: {error.strerror or error}.",
                 "Give another --model-dir.",
             ) from error
+
+    def withdraw(self) -> None:
+        """Makes this no run again: a start that failed before its first checkpoint does not block the next one."""
+        storage.remove(self.file(_CONFIG))
 
     def record_devices(self, devices: dict[str, Any]) -> None:
         """Adds the devices to this start's entry in environment.json."""
@@ -181,7 +187,10 @@ class RunDirectory:
     def _check_empty(self) -> None:
         names = storage.list_directory(self.path)
         # An interrupted start leaves these. A name with a leading dot is a partial file or one of the desktop's.
-        foreign = sorted(n for n in names if n not in (_CATEGORIES, _ENVIRONMENT, _RECORDS) and not n.startswith("."))
+        ours = [_CATEGORIES, _ENVIRONMENT, _RECORDS, _METRICS, "logs"]
+        if self.latest_checkpoint() is None:
+            ours.append("checkpoints")
+        foreign = sorted(n for n in names if n not in ours and not n.startswith("."))
         if foreign:
             raise RunError(
                 f"{self.path} is not empty and not a run directory: it holds {listed(foreign, 5)} and no {_CONFIG}.",
@@ -237,6 +246,21 @@ class RunDirectory:
 
     def _write_json(self, name: str, value: Any) -> None:
         storage.write_text(self.file(name), json.dumps(value, indent=1) + "\n")
+
+
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """Returns the configuration with absolute local paths, which a run keeps: it is used from other folders, too."""
+    task = experiment.task
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None or storage.is_remote(path) else os.path.abspath(path)
+
+    changes: dict[str, Any] = {
+        name: data.model_copy(update={"input_path": absolute_pattern(data.input_path)})
+        for name, data in (("train_data", task.train_data), ("validation_data", task.validation_data))
+    }
+    changes |= {name: absolute(getattr(task, name)) for name in ("annotation_file", "categories_file")}
+    return experiment.model_copy(update={"task": task.model_copy(update=changes)})
 
 
 def load_run(path: str | Path) -> tuple[Experiment, CategoryTable]:

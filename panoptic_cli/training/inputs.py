@@ -10,16 +10,20 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from panoptic_cli import config, devices, models, storage
+from panoptic_cli import config, console, devices, models, storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import DataError, RunError
+from panoptic_cli.errors import DataError, RunError, listed
 from panoptic_cli.records.files import count_records, find_record_files
+from panoptic_cli.records.sample import sample_records
+from panoptic_cli.records.sets import set_problems
 from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.runs.model_source import run_of
 from panoptic_cli.runs.run_directory import RunDirectory
 
 INIT_HINT = "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
 _TIMEOUT = 10.0  # seconds
+_LARGE = 0.5  # of the free memory
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,58 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
     changes = run.check(experiment, table)
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
         check_init_checkpoint(task.init_checkpoint)
+        _compare_categories(task.init_checkpoint, table)
+    _warn_of_data(experiment, record_files, table)
     return TrainingInputs(record_files, table, changes)
+
+
+def _warn_of_data(experiment: Experiment, record_files: list[str], table: CategoryTable) -> None:
+    """Says what is doubtful about the records, and which settings do not fit them."""
+    task = experiment.task
+    warnings = set_problems(task.train_data.input_path, table)
+    if experiment.trainer.validation_interval and task.validation_data.input_path != task.train_data.input_path:
+        warnings += set_problems(task.validation_data.input_path, table)
+    sample = sample_records(record_files, table)
+    if sample is not None:
+        warnings += models.data_warnings(experiment, sample)
+        total = sum(storage.size(path) for path in record_files)
+        buffered = min(total, task.train_data.shuffle_buffer_size * sample.mean_bytes)
+        free = _free_memory()
+        if free is not None and buffered > _LARGE * free:
+            warnings.append(
+                f"The shuffle buffer will hold {buffered / 1e9:.1f} GB of records, and {free / 1e9:.1f} GB of memory "
+                "are free. Lower task.train_data.shuffle_buffer_size."
+            )
+    if not table.things or not table.stuff:
+        kind = "a thing" if table.stuff else "stuff"
+        warnings.append(f"None of the {len(table.categories):,} categories is {kind}. Check isthing in the categories.")
+    for warning in warnings:
+        console.warn(warning)
+
+
+def _free_memory() -> int | None:
+    """Returns the bytes that a new program could use, None where that is not known."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as stream:
+            return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _compare_categories(checkpoint: str, table: CategoryTable) -> None:
+    """Warns if the initial weights are of a run with other categories: the class numbers decide what they become."""
+    run = run_of(checkpoint)
+    if run is None:
+        return
+    theirs = RunDirectory(run).read_table()
+    renamed = [
+        f"{old.name!r} becomes {new.name!r}"
+        for kind in ("things", "stuff")
+        for old, new in zip(getattr(theirs, kind), getattr(table, kind), strict=False)
+        if old.name != new.name
+    ]
+    if renamed:
+        console.warn(f"The initial weights were trained on other categories: {listed(renamed, 5)}.")
 
 
 def find_training_records(pattern: str) -> list[str]:

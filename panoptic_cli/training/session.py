@@ -102,11 +102,8 @@ def prepare(
     devices.set_precision(experiment.runtime, on_cpu=devices.on_cpu(strategy))
     chief = devices.is_chief(strategy)
     run = RunDirectory(model_dir)
-    if chief and write:
-        for change in checked.changes:
-            console.info(f"Changed since the last start: {change.key} is {change.ours!r}, was {change.theirs!r}.")
-        run.start(experiment, checked.table)
-        run.record_devices(devices.describe(strategy))
+    for change in checked.changes if chief and write else ():
+        console.info(f"Changed since the last start: {change.key} is {change.ours!r}, was {change.theirs!r}.")
     keras.utils.set_random_seed(experiment.trainer.seed)
     workers = Workers(strategy)
     with strategy.scope(), explained(experiment, workers.count):
@@ -121,6 +118,9 @@ def prepare(
             "of them.",
             "Give a --model-dir that all workers share, for example a bucket.",
         )
+    if chief and write:  # at last, so that a start that fails leaves nothing
+        run.start(experiment, checked.table)
+        run.record_devices(devices.describe(strategy))
     return Session(experiment, checked.table, run, strategy, workers, chief, model, checkpoints, start)
 
 

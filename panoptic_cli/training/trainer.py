@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import INTERRUPTED
+from panoptic_cli.errors import INTERRUPTED, RunError
 from panoptic_cli.training.session import Session, prepare
 
 if TYPE_CHECKING:
@@ -98,7 +98,13 @@ def train(
         console.info(f"Resuming {run} at step {start} of {end}.")
     if session.chief:
         run.truncate_metrics(start)
-    return _run(session)
+    try:
+        return _run(session)
+    except Exception:
+        if session.chief and not start and run.latest_checkpoint() is None:
+            with contextlib.suppress(OSError, RunError):
+                run.withdraw()
+        raise
 
 
 def _run(session: Session) -> TrainResult:

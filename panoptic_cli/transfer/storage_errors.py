@@ -1,16 +1,21 @@
 """Translate errors of Cloud Storage into what is wrong and what to do.
 
-The messages depend only on the kind of error. The libraries' own texts are not shown: they can contain request URLs
-with upload ids, and they describe internals instead of what to do.
+The messages depend on the kind of error, and have the server's own sentence where it explains more. The libraries'
+texts are not shown: they can contain request URLs with upload ids, and they describe internals instead of what to do.
 """
 
 from __future__ import annotations
 
 import http
+from typing import Any
 
-from panoptic_cli.errors import TransferError
+from panoptic_cli.errors import TransferError, one_line
 
 _LOGIN = "Run: gcloud auth application-default login (or set GOOGLE_APPLICATION_CREDENTIALS to a key file)."
+# A sentence with one of these may hold a token or an upload id.
+_SECRET = ("Bearer", "token", "upload_id", "://")
+# What a refused permission is called: "does not have storage.objects.list access", "Permission denied".
+_PERMISSION = ("permission", "access", "denied")
 _AGAIN = "Check the network, then run the same command again."
 
 
@@ -83,9 +88,9 @@ def explain(error: BaseException, bucket: str) -> tuple[str, str]:
     if isinstance(error, api.RetryError) and error.cause is not None:
         return explain(error.cause, bucket)
     if isinstance(error, api.GoogleAPICallError):
-        return _of_status(int(error.code or 0), bucket)
+        return _of_status(int(error.code or 0), bucket, _sentence(error.response))
     if isinstance(error, storage.InvalidResponse):
-        return _of_status(int(getattr(error.response, "status_code", 0)), bucket)
+        return _of_status(int(getattr(error.response, "status_code", 0)), bucket, _sentence(error.response))
     if isinstance(error, requests.RequestException):
         return "Cloud Storage does not answer", _AGAIN
     if isinstance(error, OSError):
@@ -96,9 +101,26 @@ def explain(error: BaseException, bucket: str) -> tuple[str, str]:
     raise error
 
 
-def _of_status(status: int, bucket: str) -> tuple[str, str]:
+def _sentence(response: Any) -> str:
+    """Returns what the server says in its answer, on one line; empty if it says nothing, or repeats the request."""
+    try:
+        text = one_line(response.json()["error"]["message"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ""
+    return "" if any(word in text for word in _SECRET) else text
+
+
+def _of_status(status: int, bucket: str, sentence: str) -> tuple[str, str]:
+    said, lower = f': "{sentence}"' if sentence else "", sentence.lower()
+    if "requester pays" in lower or "user project" in lower:
+        return (
+            f"gs://{bucket} is a requester-pays bucket{said}",
+            "Name the project that pays: --user-project PROJECT.",
+        )
     if status == http.HTTPStatus.UNAUTHORIZED:
         return "Cloud Storage does not accept the credentials", _LOGIN
+    if status == http.HTTPStatus.FORBIDDEN and sentence and not any(word in lower for word in _PERMISSION):
+        return f"Cloud Storage refuses the request{said}", f"Ask the owner of gs://{bucket}."
     if status == http.HTTPStatus.FORBIDDEN:
         return (
             f"no permission to list and write objects in gs://{bucket}",
@@ -114,7 +136,7 @@ def _of_status(status: int, bucket: str) -> tuple[str, str]:
         return f"Cloud Storage is overloaded or unavailable (HTTP {status})", "Run the same command again later."
     if status == http.HTTPStatus.BAD_REQUEST:
         return (
-            "Cloud Storage refused the content or the request (HTTP 400), even after several tries",
+            f"Cloud Storage refused the content or the request (HTTP 400), even after several tries{said}",
             "Something may change the bytes in transit. Check proxies and the bucket's settings, then try again.",
         )
-    return f"Cloud Storage refused the request (HTTP {status})", "Check the bucket's name and settings."
+    return f"Cloud Storage refused the request (HTTP {status}){said}", "Check the bucket's name and settings."

@@ -104,6 +104,7 @@ def upload_files(
     hidden: bool = False,
     links: bool = False,
     workers: int = 8,
+    user_project: str | None = None,
     dry_run: bool = False,
 ) -> UploadOutcome:
     """Sends the files of a folder that are new or different, and verifies each object's CRC32C.
@@ -114,6 +115,7 @@ def upload_files(
         hidden: whether to include hidden files and folders.
         links: whether to follow symbolic links.
         workers: number of files sent at the same time.
+        user_project: the project that pays for a requester-pays bucket.
         dry_run: compares only and sends nothing.
 
     Raises:
@@ -123,10 +125,10 @@ def upload_files(
         KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after a message about what arrived.
     """
     paths = list_files(source, hidden=hidden, links=links)
-    client = make_client()
-    planned = plan_uploads(client, paths, source if source.is_dir() else source.parent, destination)
+    bucket = make_client().bucket(destination.bucket, user_project=user_project)
+    planned = plan_uploads(bucket, paths, source if source.is_dir() else source.parent, destination)
     if not dry_run:
-        run_uploads(client, planned, destination, workers)
+        run_uploads(bucket, planned, destination, workers)
     return UploadOutcome(destination, planned, dry_run)
 
 
@@ -145,7 +147,7 @@ def make_client() -> Any:
         raise as_transfer_error(error, "") from None
 
 
-def run_uploads(client: Any, planned: list[Upload], destination: Destination, workers: int = 8) -> list[Upload]:
+def run_uploads(bucket: Any, planned: list[Upload], destination: Destination, workers: int = 8) -> list[Upload]:
     """Sends files that are new or different, several at a time, and verifies each object's CRC32C.
 
     Large files are sent in resumable requests. A request is repeated with growing pauses after temporary errors; a
@@ -156,7 +158,7 @@ def run_uploads(client: Any, planned: list[Upload], destination: Destination, wo
     set the checksum of each file, and on Ctrl-C sends everything in its queue first.
 
     Args:
-        client: a google.cloud.storage.Client.
+        bucket: the google.cloud.storage.Bucket of the destination.
         planned: from `plan_uploads`.
         destination: the target.
         workers: number of files sent at the same time.
@@ -170,8 +172,7 @@ def run_uploads(client: Any, planned: list[Upload], destination: Destination, wo
     """
     work = [item for item in planned if item.action != "unchanged"]
     stop, sent = threading.Event(), _Counter()
-    _prepare_transport(client, workers, stop)
-    bucket = client.bucket(destination.bucket)
+    _prepare_transport(bucket.client, workers, stop)
     arrived: list[Upload] = []
     errors: list[tuple[Upload, BaseException]] = []
     with terminate_as_interrupt(), byte_progress("Uploading", sum(item.size for item in work)) as show:

@@ -108,11 +108,11 @@ def list_files(source: Path, *, hidden: bool = False, links: bool = False) -> li
     return sorted(found)
 
 
-def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destination) -> list[Upload]:
+def plan_uploads(bucket: Any, paths: list[Path], root: Path, destination: Destination) -> list[Upload]:
     """Compares local files with the objects in the bucket. Reads every file once for its CRC32C; sends nothing.
 
     Args:
-        client: a google.cloud.storage.Client.
+        bucket: the google.cloud.storage.Bucket of the destination.
         paths: the files, from `list_files`.
         root: the folder that object names are relative to.
         destination: the target.
@@ -122,7 +122,7 @@ def plan_uploads(client: Any, paths: list[Path], root: Path, destination: Destin
         TransferError: the bucket does not exist, permission or credentials are missing, or there is no answer.
     """
     try:
-        blobs = client.list_blobs(destination.bucket, prefix=destination.prefix)
+        blobs = bucket.list_blobs(prefix=destination.prefix)
         existing = {blob.name: (blob.size, blob.crc32c) for blob in blobs}
     except Exception as error:  # `explain` raises errors again that are not from the transport
         raise as_transfer_error(error, destination.bucket) from None

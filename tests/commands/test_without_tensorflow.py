@@ -41,6 +41,12 @@ def test_pictures_and_records_are_inspected(data: Path, capsys: pytest.CaptureFi
     assert list(drawn.iterdir())
 
 
+def test_panoptic_data_are_made(data: Path) -> None:
+    instances = data / "annotations" / "instances_val2017.json"
+    assert run(["make-panoptic", "--object-annotations", str(instances), "--output", str(data / "made.json")]) == 0
+    assert len(list((data / "made").glob("*.png"))) == 4
+
+
 def test_a_download_is_planned(tmp_path: Path) -> None:
     assert run(["download", "--data-dir", str(tmp_path), "--dry-run"]) == 0
 

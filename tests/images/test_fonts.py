@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def no_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert isinstance(built_in, ImageFont.FreeTypeFont)
     folder = tmp_path / "fonts"
     folder.mkdir()
-    built_in.path.seek(0)
-    (folder / "Plain.ttf").write_bytes(built_in.path.read())
+    assert isinstance(built_in.path, io.BytesIO)
+    (folder / "Plain.ttf").write_bytes(built_in.path.getvalue())
     (folder / "Broken.ttf").write_bytes(b"no font")
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("sys.platform", "linux")

@@ -54,13 +54,13 @@ def test_every_way_to_name_records_finds_the_shards_in_order(folder: Path, name:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ("none-*", "No training records match none-*."),
+        ("none-*", "No training records match none-* in {folder}."),
         ("", "No training records are given."),
         (" , ", "No training records are given."),
-        ("part-0.tfrecord,none-*", "No training records match none-*."),
-        ("part.manifest.json", "No training records match part.manifest.json."),
-        (["part.manifest.json"], "No training records match part.manifest.json."),
-        (["part-0.tfrecord", "none.tfrecord"], "No training records match none.tfrecord."),
+        ("part-0.tfrecord,none-*", "No training records match none-* in {folder}."),
+        ("part.manifest.json", "No training records match part.manifest.json in {folder}."),
+        (["part.manifest.json"], "No training records match part.manifest.json in {folder}."),
+        (["part-0.tfrecord", "none.tfrecord"], "No training records match none.tfrecord in {folder}."),
     ],
 )
 def test_the_part_that_matches_nothing_is_named(
@@ -69,7 +69,7 @@ def test_the_part_that_matches_nothing_is_named(
     monkeypatch.chdir(folder)
     with pytest.raises(DataError) as caught:
         find_record_files(part, what="training records", hint="Do this.")
-    assert (caught.value.message, caught.value.hint) == (message, "Do this.")
+    assert (caught.value.message, caught.value.hint) == (message.format(folder=folder), "Do this.")
 
 
 def test_brackets_are_a_pattern_where_no_such_folder_exists(tmp_path: Path) -> None:

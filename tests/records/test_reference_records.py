@@ -13,6 +13,7 @@ from panoptic_cli.coco.layout import coco_files
 from panoptic_cli.images import masks
 from panoptic_cli.records import schema
 from panoptic_cli.records.encoding import PictureEncoder
+from panoptic_cli.records.regrouping import Regrouping
 from panoptic_cli.records.schema import decode_example
 from panoptic_cli.records.tfrecord import TFRecordWriter, read_records
 
@@ -29,7 +30,7 @@ LABELS = (schema.SEMANTIC_MASK, schema.CATEGORY_MASK, schema.INSTANCE_MASK, sche
 
 def _ours(coco100: Path) -> tuple[PictureEncoder, dict[int, Any]]:
     dataset = read_dataset(coco_files(coco100, "val"))
-    return PictureEncoder(dataset.files, dataset.table), {p.id: p for p in dataset.pictures}
+    return PictureEncoder(dataset.files, Regrouping(dataset.table)), {p.id: p for p in dataset.pictures}
 
 
 def test_records_equal_those_of_the_reference(shared: Path, coco100: Path) -> None:

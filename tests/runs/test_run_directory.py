@@ -192,8 +192,9 @@ def test_the_same_records_at_another_place_are_the_same_data(tmp_path: Path, mon
     ]
     monkeypatch.chdir(tmp_path)
     relative = tiny_experiment(**{"task.train_data.input_path": "a/train-*"})
-    assert [difference.key for difference in run.check(relative, TABLE)] == ["task.train_data.input_path"]
+    assert run.check(relative, TABLE) == []  # a run keeps absolute paths
     run.start(relative, TABLE)
+    assert run.read_config().task.train_data.input_path == f"{tmp_path}/a/train-*"
     start(run, tiny_experiment(**shards(tmp_path / "mounted" / "b", 5, 7)))
     assert run.read_config() != relative
 
@@ -215,6 +216,16 @@ def test_a_run_without_a_listing_goes_by_the_path(tmp_path: Path) -> None:
     run.check(experiment, TABLE)
     with pytest.raises(RunError, match=r"task\.train_data\.input_path"):
         run.check(tiny_experiment(**shards(tmp_path / "b", 5)), TABLE)
+
+
+def test_a_longer_cosine_needs_its_decay_steps(tmp_path: Path) -> None:
+    run, decay = RunDirectory(tmp_path), "trainer.optimizer_config.learning_rate.cosine.decay_steps"
+    whole: dict[str, Any] = {decay: None}
+    start(run, tiny_experiment(**whole, trainer__train_steps=10))
+    with pytest.raises(RunError, match=rf"covers all steps; --set {decay}=10 keeps it"):
+        run.check(tiny_experiment(**whole, trainer__train_steps=20), TABLE)
+    longer = tiny_experiment(**{decay: 10}, trainer__train_steps=20)
+    assert [change.key for change in run.check(longer, TABLE)] == [decay, "trainer.train_steps"]
 
 
 def test_complete_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:

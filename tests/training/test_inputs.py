@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,110 @@ def test_mistakes(
     with pytest.raises(error, match=words):
         inputs.check(tiny_experiment(**settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def convert(folder: Path, prefix: str, table: CategoryTable, sizes: tuple[int, ...] = (5, 5)) -> None:
+    """Writes shards and a manifest as make-tfrecords does; the shards have no records."""
+    names = [f"{prefix}-{place:05d}-of-{len(sizes):05d}.tfrecord" for place in range(len(sizes))]
+    for name, size in zip(names, sizes, strict=True):
+        (folder / name).write_bytes(bytes(size))
+    shards = [{"name": name, "bytes": size} for name, size in zip(names, sizes, strict=True)]
+    content = {"shards": shards, "categories": table.to_list()}
+    (folder / f"{prefix}.manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: None, None),
+        (
+            lambda folder: (folder / "train-00001-of-00002.tfrecord").unlink(),
+            "1 of 2 shards are missing: train-00001-of",
+        ),
+        (lambda folder: (folder / "train-00000-of-00002.tfrecord").write_bytes(b""), "the file is empty"),
+        (
+            lambda folder: (folder / "train-00000-of-00002.tfrecord").write_bytes(b"x"),
+            "not what the conversion in train",
+        ),
+        (lambda folder: (folder / "train-00000-of-00001.tfrecord").write_bytes(b"x"), "conversions to 1 and 2 files"),
+        (
+            lambda folder: convert(folder, "train-night", TABLE),
+            "train-night-00001-of-00002.tfrecord, which belong to another set and are omitted",
+        ),
+        (
+            lambda folder: convert(
+                folder,
+                "train",
+                CategoryTable.from_list([c | {"name": f"old {c['name']}"} for c in TABLE.to_list()], ""),
+            ),
+            "were made with other categories: category 3 is 'old ground' (stuff) there, 'ground' (stuff) here",
+        ),
+    ],
+)
+def test_records_that_are_not_one_whole_set_are_told(
+    records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    words: str | None,
+) -> None:
+    convert(records, "train", TABLE)
+    spoil(records)
+    settings = {"task.train_data.input_path": f"{records}/train-*"}
+    found = inputs.check(tiny_experiment(**settings), tmp_path / "run")
+    error = "".join(capsys.readouterr().err.split())  # lines break anywhere in a path
+    assert "".join(words.split()) in error if words else "warning" not in error
+    assert not any("night" in path for path in found.record_files)
+
+
+def test_settings_that_do_not_fit_the_data_are_told(
+    shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_free_memory", lambda: 1000)
+    settings = {
+        "task.train_data.input_path": f"{shapes_records}/train-*",
+        "task.train_data.parser.max_num_instances": 1,
+        "task.model.detection_generator.max_num_detections": 2,
+        "task.model.panoptic_segmentation_generator.stuff_area_threshold": 1e6,
+    }
+    inputs.check(tiny_experiment(**settings), tmp_path / "run")
+    error = " ".join(capsys.readouterr().err.split())
+    for words in (
+        "training uses 1 of them. Raise task.train_data.parser.max_num_instances.",
+        "at most 2 of them. Raise task.model.detection_generator.max_num_detections.",
+        "100% of the stuff segments are not larger than 1,000,000 pixels",
+        "Lower task.train_data.shuffle_buffer_size.",
+    ):
+        assert words in error
+    monkeypatch.undo()
+    settings = {"task.train_data.input_path": f"{shapes_records}/train-*"}
+    settings |= {"task.model.panoptic_segmentation_generator.stuff_area_threshold": 64}
+    inputs.check(tiny_experiment(**settings), tmp_path / "run")
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "words"), [(1, "is stuff"), (0, "is a thing")])
+def test_a_data_set_of_one_kind_is_told(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: int, words: str
+) -> None:
+    table = CategoryTable.from_list([{"id": i, "name": str(i), "isthing": kind} for i in (1, 2)], "")
+    settings = {"task.train_data.input_path": f"{records}/train-*"}
+    inputs.check(tiny_experiment(**settings), tmp_path / "run", table)
+    assert f"None of the 2 categories {words}. Check isthing" in capsys.readouterr().err
+
+
+def test_initial_weights_of_other_categories_are_told(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"task.train_data.input_path": f"{records}/train-*"}
+    old = CategoryTable.from_list([c | {"name": f"old {c['name']}"} for c in TABLE.to_list()], "")
+    RunDirectory(tmp_path / "old").start(tiny_experiment(**settings), old)
+    checkpoint = tmp_path / "old" / "checkpoints" / "ckpt-1.index"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"")
+    settings["task.init_checkpoint"] = str(checkpoint.with_suffix(""))
+    inputs.check(tiny_experiment(**settings), tmp_path / "run", TABLE)
+    assert "The initial weights were trained on other categories: 'old " in " ".join(capsys.readouterr().err.split())
 
 
 def test_categories_that_do_not_fit_the_network(records: Path, tmp_path: Path) -> None:

@@ -203,6 +203,28 @@ def test_init_checkpoint_that_is_missing_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_that_do_not_fit_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from panoptic_cli import weights
+
+    def initialize(network: Any, checkpoint: str) -> str:
+        raise RunError("It does not fit.", "Give another one.")
+
+    (tmp_path / "init.index").write_bytes(b"")
+    monkeypatch.setattr(weights, "initialize", initialize)
+    with pytest.raises(RunError, match="does not fit"):
+        run(tiny_experiment(**{"task.init_checkpoint": str(tmp_path / "init")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_fails_does_not_block_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fakes(monkeypatch, dataset=nan_from(3))
+    with pytest.raises(TrainingError, match="step 3"):
+        run(tiny_experiment(), tmp_path)
+    use_fakes(monkeypatch)
+    assert run(tiny_experiment(trainer__seed=5), tmp_path).status == "finished"
+    assert [step for step, _ in read_losses(tmp_path)] == list(range(1, 13))
+
+
 def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--gpus 4: (TensorFlow has no GPU|only)"):
         run(tiny_experiment(runtime__num_gpus=4, runtime__distribution_strategy="auto"), tmp_path / "run")

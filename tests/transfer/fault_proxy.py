@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,16 +40,16 @@ class FaultProxy:
     Attributes:
         target: URL of the emulator.
         url: URL of this proxy.
-        answer: takes a request and returns None to forward it, a status to answer with instead, "drop" to close the
-            connection before forwarding, "drop after" to close it instead of answering, or "token" to answer like a
-            sign-in server.
+        answer: takes a request and returns None to forward it, a status to answer with instead, alone or with the
+            server's sentence, "drop" to close the connection before forwarding, "drop after" to close it instead of
+            answering, or "token" to answer like a sign-in server.
         change: takes a request with content and returns the body to forward.
         seen: all requests.
     """
 
     target: str
     url: str = ""
-    answer: Callable[[Request], int | str | None] = lambda request: None
+    answer: Callable[[Request], int | tuple[int, str] | str | None] = lambda request: None
     change: Callable[[Request], bytes] = lambda request: request.body
     seen: list[Request] = field(default_factory=list)
 
@@ -71,8 +72,9 @@ def _handler(proxy: FaultProxy) -> type[QuietHandler]:
                 fault = proxy.answer(request)
                 body = proxy.change(request) if request.has_content else body
             if isinstance(fault, int):
-                token = self.headers.get("Authorization", "")
-                return self._send(fault, [], f'{{"error": {{"message": "refused {token} {self.path}"}}}}'.encode())
+                fault = fault, f"refused access {self.headers.get('Authorization', '')} {self.path}"
+            if isinstance(fault, tuple):
+                return self._send(fault[0], [], json.dumps({"error": {"message": fault[1]}}).encode())
             if self.path in answers:
                 return self._send(*answers.pop(self.path))
             if fault == "token":

@@ -55,7 +55,8 @@ def test_many_small_files_with_many_workers(storage: Any, tmp_path: Path, caplog
     for number in range(60):
         (folder / f"{number:02d}").write_bytes(bytes([number]) * 1000)
     place = Destination(BUCKET, "many/")
-    sent = run_uploads(storage, plan_uploads(storage, list_files(folder), folder, place), place, workers=24)
+    bucket = storage.bucket(BUCKET)
+    sent = run_uploads(bucket, plan_uploads(bucket, list_files(folder), folder, place), place, workers=24)
     assert len(sent) == 60
     there = {blob.name: blob.crc32c for blob in storage.list_blobs(BUCKET, prefix="many/")}
     assert there == {item.name: item.crc32c for item in sent}
@@ -87,10 +88,11 @@ def test_a_missing_bucket_has_its_own_message(storage: Any, records: Path, capsy
 def test_a_file_that_changes_during_the_upload_is_reported_and_the_others_are_sent(
     storage: Any, records: Path, content: bytes
 ) -> None:
-    planned = plan_uploads(storage, list_files(records), records, Destination(BUCKET, ""))
+    bucket = storage.bucket(BUCKET)
+    planned = plan_uploads(bucket, list_files(records), records, Destination(BUCKET, ""))
     (records / "val-0").write_bytes(content)  # after its checksum was computed
     with pytest.raises(TransferError, match=r"1 of 3 files.*val-0: the file changed while"):
-        run_uploads(storage, planned, Destination(BUCKET, ""))
+        run_uploads(bucket, planned, Destination(BUCKET, ""))
     assert {"train-0", "sub/empty"} <= {blob.name for blob in storage.list_blobs(BUCKET)}
 
 

@@ -177,6 +177,46 @@ def test_each_refusal_names_the_command_that_helps(
     assert ("3 of 3 files did not reach" in error) == (where == "send")
 
 
+@pytest.mark.parametrize(
+    ("status", "sentence", "words"),
+    [
+        (400, "Bucket is a requester pays bucket but no user project provided.", "--user-project PROJECT"),
+        (
+            403,
+            "The billing account for the owning project is disabled in state closed",
+            "Ask the owner of gs://records",
+        ),
+        (403, "Object 'x' is subject to bucket's retention policy and cannot be overwritten", "retention policy"),
+        (412, "Request is prohibited by organization's policy constraints/gcp.resourceLocations", "(HTTP 412)"),
+    ],
+)
+def test_the_servers_sentence_is_shown(
+    storage: Any,
+    faults: FaultProxy,
+    records: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    sentence: str,
+    words: str,
+) -> None:
+    faults.answer = lambda request: (status, sentence)
+    code, _, error = _run(capsys, "upload", str(records), PLACE)
+    assert code == 1
+    assert f'"{sentence.removesuffix(".")}' in error
+    assert words in error
+    assert "add-iam-policy-binding" not in error
+
+
+def test_a_project_pays_for_the_requests(
+    storage: Any, faults: FaultProxy, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = _run(capsys, "upload", str(records), PLACE, "--user-project", "payer")
+    assert code == 0, error
+    starts = [path for path in (request.path for request in faults.seen) if "/o?" in path and "upload_id" not in path]
+    assert len(starts) >= 4
+    assert all("userProject=payer" in path for path in starts), starts
+
+
 def _service_account(folder: Path, token_uri: str) -> Path:
     """Writes credentials of a service account that does not exist."""
     from cryptography.hazmat.primitives import serialization

@@ -1,0 +1,1 @@
+"""Making panoptic data from objects and stuff that were annotated separately."""
