@@ -38,7 +38,7 @@ def test_predictions_equal_those_of_the_checkpoint(
     for name in ("category_map", "instance_map", "segment_map", "semantic_map"):
         np.testing.assert_array_equal(getattr(theirs, name)[decided], getattr(ours, name)[decided], err_msg=name)
     assert [s.category_id for s in theirs.segments] == [s.category_id for s in ours.segments]
-    moved = sum(abs(a.area - b.area) for a, b in zip(theirs.segments, ours.segments, strict=True))
+    moved = sum(abs((a.area or 0) - (b.area or 0)) for a, b in zip(theirs.segments, ours.segments, strict=True))
     assert moved <= 2 * np.count_nonzero(~decided)  # each such pixel leaves one segment and joins another
     np.testing.assert_array_equal(theirs.detections.category_ids, ours.detections.category_ids)
     # Boxes are in pixels.
