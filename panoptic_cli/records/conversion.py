@@ -192,7 +192,7 @@ def convert_all(
         preload(__name__)  # the processes start while the annotations are read
     datasets = [_read(plan) for plan in plans]
     for plan, dataset in zip(plans, datasets, strict=True):
-        if found := conflicts(dataset.table, datasets[0].table):
+        if plan.category_map is None and (found := conflicts(dataset.table, datasets[0].table)):
             raise DataError(
                 f"The categories of {plan.files.name} contradict those of {plans[0].files.name}: {listed(found, 3)}.",
                 "Give both splits the same ids, names and isthing.",
@@ -215,8 +215,7 @@ def count_convertible(plan: ConversionPlan) -> int:
 
 def _read(plan: ConversionPlan) -> PanopticDataset:
     dataset = read_dataset(plan.files, keep_unannotated=plan.on_bad_data == "void")
-    if plan.share is not None:
-        dataset = plan.share.of(dataset)
+    dataset = dataset if plan.share is None else plan.share.of(dataset)
     for note in dataset.notes:
         console.warn(f"{plan.files.name}: {note}.")
     return dataset
@@ -238,15 +237,15 @@ def check_dataset(plan: ConversionPlan, dataset: PanopticDataset) -> Regrouping:
             "Renumber the categories, for example with --category-map.",
         )
     require_sound(dataset, skip_bad_pictures=plan.on_bad_data == "skip")
-    _require_objects_on_segments(plan, dataset)
+    _require_objects_on_segments(plan, dataset, regrouping)
     return regrouping
 
 
-def _require_objects_on_segments(plan: ConversionPlan, dataset: PanopticDataset) -> None:
+def _require_objects_on_segments(plan: ConversionPlan, dataset: PanopticDataset, regrouping: Regrouping) -> None:
     """Checks in a few pictures that objects and segments are of the same pictures and categories."""
     if plan.files.object_annotations is None:
         return
-    encoder = PictureEncoder(plan.files, Regrouping(dataset.table))
+    encoder = PictureEncoder(plan.files, regrouping)
     counts: Counter[str] = Counter()
     step = -(-len(dataset.pictures) // _SAMPLE)
     for picture in dataset.pictures[::step]:

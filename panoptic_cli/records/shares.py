@@ -29,7 +29,7 @@ class Share:
     seed: int = 0
 
     def of(self, dataset: PanopticDataset) -> PanopticDataset:
-        """Returns the data set with the pictures of this part alone. Problems and ignored objects stay with "train".
+        """Returns the data set with the pictures of this part alone. All that it says of others stays with "train".
 
         Raises:
             DataError: there are fewer than two pictures.
@@ -45,7 +45,8 @@ class Share:
             )
         val = places < np.clip(self.val_share, np.nextafter(places.min(), 1), places.max())
         if self.name == "val":
-            return replace(dataset, pictures=pictures.select(np.flatnonzero(val)), problems=(), ignored_objects={})
+            chosen = pictures.select(np.flatnonzero(val))
+            return replace(dataset, pictures=chosen, problems=(), ignored_objects={}, notes=())
         return replace(dataset, pictures=pictures.select(np.flatnonzero(~val)))
 
     def _place(self, file_name: str) -> float:
