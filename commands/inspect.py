@@ -70,20 +70,22 @@ def inspect(
     """Check a data set or records and count what is in them.
 
     Lists every problem at once, with the first few of each kind. The exit code is 1 if there are errors, and 0 if there
-    are only warnings. --experiment, --config and --set apply only with --augmented.
+    are only warnings. --experiment, --config and --set say which configuration must fit the data.
 
     Examples:
         panoptic inspect data/coco --draw 4 --output samples
         panoptic inspect data/coco/tfrecords/val-*
     """
+    from panoptic_cli import config, models
     from panoptic_cli.coco.layout import OwnFiles
     from panoptic_cli.inspection.inspection import find_source, inspect_source
     from panoptic_cli.training.examples import find_examples
 
     from .inspection_report import inspection_lines
 
-    configured = bool(experiment or config_file or settings)
-    _check_drawing(draw, output, augmented, configured)
+    _check_drawing(draw, output, augmented)
+    name = experiment or config.DEFAULT_EXPERIMENT
+    configuration = config.load_experiment(name, config_file=config_file, settings=settings or ())
     own = OwnFiles(image_dir, panoptic_annotations, panoptic_masks, object_annotations)
     source = find_source([str(path) for path in data or ()], own, o.DEFAULT_DATA_DIR, exif)
     examples = None
@@ -91,6 +93,9 @@ def inspect(
         examples = find_examples(_training_records(source), categories, experiment, config_file, settings)
     table_file = Path(categories) if categories else None
     found = inspect_source(source, workers or os.cpu_count() or 1, 0 if augmented else draw, table_file)
+    for findings, sample in found.samples:
+        for line in models.data_warnings(configuration, sample):
+            findings.add(f"configuration of {configuration.experiment}", line, "warning")
     value, shown = found.to_dict(), inspection_lines(found)
     if draw and output is not None:
         drawn = (examples or found).draw(draw, output)
@@ -101,13 +106,11 @@ def inspect(
         raise typer.Exit(1)
 
 
-def _check_drawing(draw: int, output: Path | None, augmented: bool, configured: bool) -> None:
+def _check_drawing(draw: int, output: Path | None, augmented: bool) -> None:
     if draw and output is None:
         raise UsageError("--draw needs --output, the folder for the drawings.")
     if augmented and not draw:
         raise UsageError("--augmented needs --draw N and --output DIR.")
-    if configured and not augmented:
-        raise UsageError("--experiment, --config and --set need --augmented.")
     if draw and output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file.", "Give a folder.")
 

@@ -21,6 +21,7 @@ from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.picture_checks import PictureCounts, PictureResults, inspect_picture
 from panoptic_cli.inspection.statistics import spread_evenly
 from panoptic_cli.processes import run_units
+from panoptic_cli.records.sample import DataSample
 
 _UNIT = 32  # pictures checked by a worker at a time
 
@@ -74,6 +75,10 @@ class SplitReport:
         names = {0: "(unlabelled)"} | {c.id: c.name for c in self.table.categories}
         rows = [(names[i], i, self.contents.segments[i], self.pixels[i] / total) for i in names]
         return sorted(rows, key=lambda row: (-row[3], row[1]))
+
+    def sample(self) -> DataSample:
+        """Returns what decides whether a configuration fits."""
+        return DataSample(self.contents.objects.at(1.0), self.contents.stuff_areas.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as --json prints it."""

@@ -14,9 +14,11 @@ from panoptic_cli.errors import UsageError, listed
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.inspection import samples
 from panoptic_cli.inspection.dataset import SplitReport, add_conflicting_categories, add_shared_pictures, inspect_split
+from panoptic_cli.inspection.findings import Findings
 from panoptic_cli.inspection.record_files import RecordReport, compare_with_manifests, inspect_records
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.records.files import find_record_files
+from panoptic_cli.records.sample import DataSample, sample_records
 
 _HINT = (
     "Give a folder in COCO's layout ('panoptic download' gets COCO), record files ('panoptic make-tfrecords' makes "
@@ -57,6 +59,15 @@ class Inspection:
     source: Source
     splits: tuple[SplitReport, ...] = ()
     records: RecordReport | None = None
+
+    @property
+    def samples(self) -> list[tuple[Findings, DataSample]]:
+        """The findings of each report, and what decides whether a configuration fits its data."""
+        if self.records is None:
+            return [(report.findings, report.sample()) for report in self.splits]
+        paths = [str(path) for path in self.source.records]
+        sample = sample_records(paths, self.records.table or CategoryTable(()))
+        return [(self.records.findings, sample)] if sample else []
 
     @property
     def errors(self) -> int:

@@ -43,6 +43,7 @@ class PictureCounts(Counts):
         widths: widths of the pictures in the JSON.
         heights: heights of the pictures in the JSON.
         objects: number of objects in each picture: annotations of the instances JSON, or thing segments without one.
+        stuff_areas: pixels of each stuff segment.
         names: how often the JSON names each picture file.
         digests: digest of every readable picture's pixels, by file name.
     """
@@ -54,6 +55,7 @@ class PictureCounts(Counts):
     widths: Spread = field(default_factory=Spread)
     heights: Spread = field(default_factory=Spread)
     objects: Spread = field(default_factory=Spread)
+    stuff_areas: Spread = field(default_factory=Spread)
     names: Counter[str] = field(default_factory=Counter)
     digests: dict[str, bytes] = field(default_factory=dict)
 
@@ -227,6 +229,8 @@ def _check_segments(mask: MaskReading, picture: Picture, table: CategoryTable, r
         if area == 0:
             findings.add("segment without pixels", here, "warning")
             continue
+        if category is not None and not category.isthing:
+            result.contents.stuff_areas.add(area)
         if segment.area is not None and segment.area != area:
             message = f"{here}: {segment.area} in the JSON, {area} pixels"
             findings.add("area differs from the mask", message, "warning")

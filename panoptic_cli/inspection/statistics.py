@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Self, TypeVar
 
+import numpy as np
+
 _Item = TypeVar("_Item")
 
 
@@ -31,6 +33,11 @@ class Spread:
             if seen >= rank:
                 return value
         return 0
+
+    def values(self) -> np.ndarray:
+        """Returns all values, int64, ascending."""
+        values = sorted(self._counts)
+        return np.repeat(np.array(values, np.int64), [self._counts[value] for value in values])
 
     def to_dict(self) -> dict[str, int]:
         """Returns min, median and max."""

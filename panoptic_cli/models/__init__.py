@@ -13,7 +13,7 @@ from panoptic_cli.config.schema import Experiment
 from panoptic_cli.models.panoptic_fpn import limits
 from panoptic_cli.models.panoptic_fpn.label_space import derive_classes, label_space_of
 from panoptic_cli.models.platform import Platform
-from panoptic_cli.records.sample import RecordSample
+from panoptic_cli.records.sample import DataSample
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +41,7 @@ def check_categories(experiment: Experiment, table: CategoryTable) -> None:
     label_space_of(experiment, table)
 
 
-def data_warnings(experiment: Experiment, sample: RecordSample) -> list[str]:
+def data_warnings(experiment: Experiment, sample: DataSample) -> list[str]:
     """Returns what the configuration cannot hold of the sampled pictures, a sentence each, with the keys to change."""
     return limits.data_warnings(experiment, sample)
 

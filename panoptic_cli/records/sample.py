@@ -19,23 +19,21 @@ _PICTURES = 100
 
 
 @dataclass(frozen=True)
-class RecordSample:
+class DataSample:
     """What a number of pictures contain.
 
     Attributes:
-        pictures: how many were read.
-        most_objects: of a picture, without crowds.
+        most_objects: of a picture.
         stuff_areas: int64, pixels of each stuff segment.
-        mean_bytes: of a record.
+        mean_bytes: of a record; 0 if there are no records yet.
     """
 
-    pictures: int
     most_objects: int
     stuff_areas: np.ndarray
-    mean_bytes: float
+    mean_bytes: float = 0.0
 
 
-def sample_records(files: Sequence[str], table: CategoryTable) -> RecordSample | None:
+def sample_records(files: Sequence[str], table: CategoryTable) -> DataSample | None:
     """Reads the first pictures of local record files; None if there are none, or if they are remote or damaged."""
     objects, areas, sizes = [0], [np.zeros(0, np.int64)], []
     stuff = [c.id for c in table.stuff]
@@ -53,7 +51,7 @@ def sample_records(files: Sequence[str], table: CategoryTable) -> RecordSample |
             areas.append(pixels[np.isin(categories, stuff)])
     if not sizes:
         return None
-    return RecordSample(len(sizes), max(objects), np.concatenate(areas), float(np.mean(sizes)))
+    return DataSample(max(objects), np.concatenate(areas), float(np.mean(sizes)))
 
 
 def _first_records(files: Sequence[str]) -> Iterator[bytes]:

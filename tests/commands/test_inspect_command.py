@@ -49,7 +49,7 @@ def test_data_in_another_layout(mine: Path, dataset: Path, capsys: Capture) -> N
         (["--panoptic-annotations", "a.json", "--image-dir", "b"], 1, "panoptic annotations a.json"),
         (["--draw", "2"], 2, "--output"),
         (["--augmented"], 2, "--draw"),
-        (["--experiment", "x"], 2, "--augmented"),
+        (["--experiment", "x"], 2, "panoptic_fpn_coco"),
         (["--draw", "1", "--output", "file"], 2, "is a file"),
         (["data", "--draw", "1", "--output", "d", "--augmented"], 1, "panoptic make-tfrecords"),
         (["nowhere"], 1, "No data set or records match nowhere"),
@@ -193,3 +193,20 @@ def test_sigterm_leaves_no_temporary_files(dataset: Path, tmp_path: Path) -> Non
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["data set", "records"])
+def test_settings_that_do_not_fit_the_data_are_warnings(
+    shapes_dir: Path, shapes_records: Path, capsys: Capture, what: str
+) -> None:
+    data = shapes_dir if what == "data set" else shapes_records
+    preset = "--experiment", "panoptic_fpn_shapes"
+    keys = "task.train_data.parser.max_num_instances=1", "task.model.detection_generator.max_num_detections=2"
+    assert run(["inspect", str(data), *preset, *(word for key in keys for word in ("--set", key)), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    for report in value["splits"].values() if what == "data set" else [value]:
+        (problem,) = report["problems"]
+        assert (problem["severity"], problem["kind"]) == ("warning", "configuration of panoptic_fpn_shapes")
+        assert [example.split()[-1] for example in problem["examples"]] == [f"{key.split('=')[0]}." for key in keys]
+    assert run(["inspect", str(data), *preset, "--json"]) == 0
+    assert "configuration of" not in capsys.readouterr().out

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from panoptic_cli.config import Experiment
-from panoptic_cli.records.sample import RecordSample
+from panoptic_cli.records.sample import DataSample
 
 _MANY = 0.5  # of the stuff segments
 
 
-def data_warnings(experiment: Experiment, sample: RecordSample) -> list[str]:
+def data_warnings(experiment: Experiment, sample: DataSample) -> list[str]:
     """Returns what the configuration cannot hold of the sampled pictures, a sentence each, with the keys to change."""
     task, found = experiment.task, []
     for key, limit, consequence in (
@@ -23,8 +23,8 @@ def data_warnings(experiment: Experiment, sample: RecordSample) -> list[str]:
     ):
         if sample.most_objects > limit:
             found.append(
-                f"One of the first {sample.pictures} pictures has {sample.most_objects:,} objects; {consequence} "
-                f"{limit:,} of them. Raise {key}."
+                f"There is a picture with {sample.most_objects:,} objects, and {consequence} {limit:,} of them. "
+                f"Raise {key}."
             )
     key = "task.model.panoptic_segmentation_generator.stuff_area_threshold"
     threshold = task.model.panoptic_segmentation_generator.stuff_area_threshold
