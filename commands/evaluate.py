@@ -19,7 +19,8 @@ from .quality_table import evaluation_tables, watch_table
 
 if TYPE_CHECKING:
     from panoptic_cli.categories import CategoryTable
-    from panoptic_cli.evaluation.evaluator import Evaluator
+    from panoptic_cli.evaluation.evaluation_data import EvaluationData
+    from panoptic_cli.evaluation.evaluator import EvaluationResult, Evaluator
     from panoptic_cli.evaluation.report_data import ReportData
     from panoptic_cli.runs.model_source import ModelSource
 
@@ -29,7 +30,7 @@ _TPU = (
     "need shapes that are known at compile time."
 )
 _MODEL_OPTIONS = (
-    *("model_dir", "checkpoint", "experiment", "config_file", "settings", "params_override", "eval_data"),
+    *("model_dir", "checkpoint", "experiment", "config_file", "settings", "params_override", "data_dir", "eval_data"),
     *("annotation_file", "categories", "limit", "batch_size", "watch", "precision", "gpus"),
 )
 _SCORING_OPTIONS = ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers")
@@ -173,6 +174,7 @@ def evaluate(
     if tpu is not None:
         raise UsageError(_TPU, "Use --gpus N, or omit it for the CPU.")
     shown = _Output(output, report, per_class)
+    shown.check()
     if predictions is not None:
         _refuse(context, _MODEL_OPTIONS, "--predictions scores a file: omit {}.")
         folders = (predictions_dir, panoptic_masks, image_dir)
@@ -201,12 +203,13 @@ def evaluate(
         records_dir=os.path.dirname(default_data),
     )
     pattern = source.experiment.task.validation_data.input_path or default_data
-    if _plan(source, pattern, limit, dry_run):
-        return 0
+    data = _read(source, pattern, limit)
+    if dry_run:
+        return _print_plan(source, data)
     model = load(source, gpus)
     from panoptic_cli.evaluation.evaluator import Evaluator
 
-    evaluator = Evaluator(model, pattern, batch_size=batch_size, limit=limit)
+    evaluator = Evaluator(model, batch_size=batch_size, data=data)
     if watch:
         return _watch(source.checkpoint, evaluator, watch_timeout)
     return _evaluate(source.checkpoint, evaluator, shown)
@@ -224,16 +227,30 @@ class _Output:
     def needs_report(self) -> bool:
         return self.report is not None
 
-    def write(self, subject: str, data: dict[str, Any], collected: ReportData | None) -> None:
-        """Writes metrics.json and the report."""
+    def check(self) -> None:
+        """Finds out before the work begins what cannot be written after it."""
+        from panoptic_cli.files import check_writable
+
         if self.folder is not None:
-            from panoptic_cli.files import write_json
+            check_writable(self.folder / "metrics.json", "--output")
+        if self.report is not None:
+            check_writable(self.report, "--report")
 
-            write_json(self.folder / "metrics.json", data)
-        if self.report is not None and collected is not None:
-            from panoptic_cli.evaluation.report import write_report
+    def write(self, subject: str, data: dict[str, Any], collected: ReportData | None) -> bool:
+        """Writes metrics.json and the report; returns whether it could. The figures are printed in any case."""
+        try:
+            if self.folder is not None:
+                from panoptic_cli.files import write_json
 
-            write_report(self.report, subject, data, collected)
+                write_json(self.folder / "metrics.json", data)
+            if self.report is not None and collected is not None:
+                from panoptic_cli.evaluation.report import write_report
+
+                write_report(self.report, subject, data, collected)
+        except OSError as error:
+            console.warn(f"{error.filename or 'A file'} cannot be written: {error.strerror}.")
+            return False
+        return True
 
     def show(self, data: dict[str, Any], table: CategoryTable, *notes: str) -> None:
         """Prints the figures, with notes in the last line."""
@@ -241,16 +258,10 @@ class _Output:
         console.result(data, *tables, ", ".join(note for note in notes if note))
 
 
-def _typed(context: typer.Context, name: str) -> bool:
-    """Whether an option is given on the command line, not in the environment."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _refuse(context: typer.Context, names: Sequence[str], message: str) -> None:
     """Raises a UsageError if one of the options is given on the command line."""
     for parameter in context.command.params:
-        if parameter.name in names and _typed(context, parameter.name):
+        if parameter.name in names and o.typed(context, parameter.name):
             raise UsageError(message.format(max(parameter.opts, key=len)))
 
 
@@ -262,19 +273,27 @@ def _validation_records(context: typer.Context, eval_data: str | None, data_dir:
     from panoptic_cli.config import default_records
 
     default = default_records(data_dir)[1]
-    return (default if eval_data is None and _typed(context, "data_dir") else eval_data), default
+    return (default if eval_data is None and o.typed(context, "data_dir") else eval_data), default
 
 
-def _plan(source: ModelSource, pattern: str, limit: int | None, dry_run: bool) -> bool:
-    """Checks that the records exist, and prints the plan of a dry run; returns `dry_run`."""
-    from panoptic_cli.records.files import find_record_files
+def _read(source: ModelSource, pattern: str, limit: int | None) -> EvaluationData:
+    """Reads and checks the ground truth, before TensorFlow is imported."""
+    from panoptic_cli.evaluation.evaluation_data import read_data
 
-    hint = "Run 'panoptic make-tfrecords' first, or give --eval-data the right pattern."
-    shards = len(find_record_files(pattern, what="validation records", hint=hint))
-    if dry_run:
-        plan = {"checkpoint": source.checkpoint, "records": pattern, "shards": shards, "limit": limit}
-        console.result(plan, f"Would evaluate {source.checkpoint} on {pattern} ({shards} shards).")
-    return dry_run
+    return read_data(pattern, source.own_table, source.experiment.task.annotation_file, limit)
+
+
+def _print_plan(source: ModelSource, data: EvaluationData) -> int:
+    plan = {
+        "checkpoint": source.checkpoint,
+        "records": data.pattern,
+        "shards": len(data.files),
+        "limit": data.limit,
+        "images": data.images,
+    }
+    images = "" if data.images is None else f", {data.images:,} images"
+    console.result(plan, f"Would evaluate {source.checkpoint} on {data.pattern} ({len(data.files)} shards{images}).")
+    return 0
 
 
 def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
@@ -283,10 +302,14 @@ def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
 
     table = evaluator.model.table
     report = ReportData(table) if shown.needs_report else None
-    result = evaluator.evaluate(output_dir=shown.folder, report=report, keep_partial=True)
+
+    def scored(result: EvaluationResult) -> None:
+        if not result.partial:
+            shown.write(subject, result.to_dict(), report)
+
+    result = evaluator.evaluate(output_dir=shown.folder, report=report, keep_partial=True, scored=scored)
     data = result.to_dict()
-    if not result.partial:
-        shown.write(subject, data, report)
+    written = result.partial or shown.write(subject, data, report)
     mean_iou = result.semantic["mIoU"] if result.semantic else None
     shown.show(
         data,
@@ -296,9 +319,11 @@ def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
         f"semantic mIoU {100 * mean_iou:.1f}" if mean_iou is not None else "",
         f"step {result.step}" if result.step is not None else "",
         f"predictions in {shown.folder}" if shown.folder and not result.partial else "",
-        f"report in {shown.report}" if shown.report and not result.partial else "",
+        f"report in {shown.report}" if shown.report and written and not result.partial else "",
     )
-    return INTERRUPTED if result.partial else 0
+    if result.partial:
+        return INTERRUPTED
+    return 0 if written else 1
 
 
 def _score_file(
@@ -327,15 +352,15 @@ def _score_file(
     for warning in scores.warnings:
         console.warn(warning)
     data = scores.to_dict()
-    shown.write(str(predictions), data, scores.report)
+    written = shown.write(str(predictions), data, scores.report)
     shown.show(
         data,
         scores.table,
         f"{scores.images} images",
         f"{scores.images_per_second:.1f} images/s",
-        f"report in {shown.report}" if shown.report else "",
+        f"report in {shown.report}" if shown.report and written else "",
     )
-    return 0
+    return 0 if written else 1
 
 
 def _prepare_watch(

@@ -199,6 +199,12 @@ Tpu = Annotated[
 ]
 
 
+def typed(context: typer.Context, name: str) -> bool:
+    """Whether an option is given on the command line, not in the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def given(*pairs: tuple[str, Any]) -> list[tuple[str, Any]]:
     """Returns the (configuration key, value) pairs of options that were given."""
     return [(key, value) for key, value in pairs if value is not None]

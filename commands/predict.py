@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +22,7 @@ _DRAWING = "Drawing"
 
 
 def predict(
+    context: typer.Context,
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
@@ -48,6 +50,15 @@ def predict(
     config_file: o.ConfigFile = None,
     settings: o.Settings = None,
     categories: o.CategoriesFile = None,
+    image_info: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-info",
+            metavar="FILE",
+            help="COCO JSON with the image ids.",
+            show_default="ids are the file names",
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -102,19 +113,26 @@ def predict(
 ) -> int:
     """Segment pictures: write an overlay and a panoptic PNG of each, and one pred.json in COCO's format.
 
+    After Ctrl-C, the same command goes on with the rest.
+
     Examples:
         panoptic predict photos/ --model-dir runs/panoptic_fpn_coco --output out
         panoptic predict 'photos/*.jpg' --saved-model exported --output out
     """
+    from panoptic_cli.files import check_writable
     from panoptic_cli.images.contact_sheet import sheet_format, write_contact_sheet
     from panoptic_cli.runs.model_source import find_model
 
     if sheet is not None:
         sheet_format(sheet)
-    files = _find_pictures(pictures or [], list_file, output)
+        check_writable(sheet, "--contact-sheet")
+    check_writable(output / "pred.json", "--output")
+    files = _with_ids(_find_pictures(pictures or [], list_file, output), image_info)
     source: ModelSource | str
     if saved_model is not None:
-        _check_saved_model(saved_model, (checkpoint, experiment, config_file, settings, categories, precision, gpus))
+        typed = model_dir if o.typed(context, "model_dir") else None
+        others = (typed, checkpoint, experiment, config_file, settings, categories, precision, gpus)
+        _check_saved_model(saved_model, others)
         source = saved_model
     else:
         refuse_cluster("predicts")
@@ -135,7 +153,8 @@ def predict(
     predictor, step = _load(source, score_threshold, gpus)
     from panoptic_cli.inference.pictures import predict_pictures
 
-    summary = predict_pictures(predictor, files, output, batch_size=batch_size, alpha=alpha, exif=exif)
+    name = f"{source if isinstance(source, str) else source.checkpoint}, step {step}"
+    summary = predict_pictures(predictor, files, output, source=name, batch_size=batch_size, alpha=alpha, exif=exif)
     if sheet is not None and summary.overlays:
         write_contact_sheet(summary.overlays, sheet)
     return _print_result(summary, output, sheet, step)
@@ -152,6 +171,16 @@ def _find_pictures(pictures: list[str], list_file: Path | None, output: Path) ->
     return find_pictures(named, from_list=from_list, skip=[output / "overlay", output / "pred"])
 
 
+def _with_ids(files: list[Path], image_info: Path | None) -> dict[Path, int | str]:
+    """Returns {file: image id}."""
+    from panoptic_cli.coco.picture_ids import image_ids
+
+    found = image_ids(files, image_info)
+    if any(isinstance(identifier, str) for identifier in found.values()) and image_info is None:
+        console.info("The image ids are the file names, which are no numbers; --image-info FILE gives other ids.")
+    return found
+
+
 def _check_saved_model(path: str, others: tuple[object, ...]) -> None:
     """Checks --saved-model before TensorFlow is imported."""
     from panoptic_cli import storage
@@ -159,7 +188,7 @@ def _check_saved_model(path: str, others: tuple[object, ...]) -> None:
     if any(value is not None and value != [] for value in others):
         raise UsageError(
             "--saved-model has its own weights, configuration and categories, and uses all devices that are visible.",
-            "Omit --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus "
+            "Omit --model-dir, --checkpoint, --experiment, --config, --set, --categories, --precision and --gpus "
             "(CUDA_VISIBLE_DEVICES= selects the CPU).",
         )
     if not storage.is_remote(path) and not storage.is_directory(path):
@@ -184,7 +213,7 @@ def _load(
     return Predictor(model, score_threshold), model.step
 
 
-def _print_plan(source: ModelSource | str, files: list[Path], output: Path) -> int:
+def _print_plan(source: ModelSource | str, files: Mapping[Path, int | str], output: Path) -> int:
     model = source if isinstance(source, str) else source.checkpoint
     console.result(
         {"model": model, "pictures": [str(file) for file in files], "output": str(output)},
@@ -206,9 +235,11 @@ def _print_result(summary: PredictionSummary, output: Path, sheet: Path | None, 
             "notes": dict(summary.notes),
             "step": step,
         },
-        f"{done} pictures in {output}: overlay/, pred/, pred.json, detections.json",
+        f"{done} pictures in {output}: overlay/, pred/, pred.json, detections.json"
+        if done
+        else f"No picture can be read; {output} is as it was.",
         *(f"{count:,} {note}" for note, count in summary.notes.items()),
     )
-    if failed:
+    if failed and done:
         console.warn(f"{failed} of {done + failed} pictures cannot be read; the others are done.")
     return 1 if failed else 0

@@ -61,11 +61,12 @@ def class_table(panoptic: Mapping[str, Any], table: CategoryTable, semantic: Map
     rows = []
     for identifier, figures in panoptic["per_class"].items():
         category = table.by_id[int(identifier)]
+        occurs = figures["tp"] + figures["fp"] + figures["fn"] > 0
         rows.append(
             [
                 category.name,
                 "thing" if category.isthing else "stuff",
-                *(percent(figures[key]) for key in ("pq", "sq", "rq")),
+                *(percent(figures[key] if occurs else None) for key in ("pq", "sq", "rq")),
                 *(str(figures[key]) for key in ("tp", "fp", "fn")),
                 *([percent(ious[str(identifier)]) if str(identifier) in ious else ""] if semantic else []),
             ]

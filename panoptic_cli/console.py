@@ -217,11 +217,11 @@ def _lines(description: str, total: int | None, unit: str, start: int) -> Iterat
     pace, last_note = _Pace(start, total), ""
     begun = last_print = time.monotonic()
 
-    def line() -> str:
+    def line(*, ended: bool = False) -> str:
         text = f"{description}: {pace.done:,}" + (f"/{total:,}" if total else "") + f" {unit}"
-        if pace.rate is not None:
+        if pace.rate is not None and not ended:  # the whole time follows then, and the rate leaves out its start
             text += f", {pace.rate:,.1f}/s"
-        if pace.left is not None:
+        if pace.left is not None and not ended:
             text += f", {_duration(pace.left)} left"
         return text + (f", {last_note}" if last_note else "")
 
@@ -235,7 +235,7 @@ def _lines(description: str, total: int | None, unit: str, start: int) -> Iterat
             info(line())
 
     yield advance
-    info(f"{line()} ({_duration(time.monotonic() - begun)})")
+    info(f"{line(ended=True)} ({_duration(time.monotonic() - begun)})")
 
 
 def _duration(seconds: float) -> str:

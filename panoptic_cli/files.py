@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         remove(partial)
         raise
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Checks that a file can be written, hours before it is: writes an empty one beside it, and leaves no trace.
+
+    Args:
+        path: the file.
+        option: the option that names it, for the message.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    made: list[Path] = []
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}.", f"Give another {option}.") from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 def _replace_folder(new: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from panoptic_cli import files
 from panoptic_cli.errors import RunError, one_line
@@ -96,6 +96,17 @@ def read_text(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+@contextlib.contextmanager
+def open_binary(path: str) -> Iterator[BinaryIO]:
+    """Opens a file for reading bytes."""
+    if is_remote(path):
+        with _remote(path) as gfile, gfile.GFile(path, "rb") as stream:
+            yield stream
+    else:
+        with open(path, "rb") as stream:
+            yield stream
 
 
 def write_text(path: str, text: str) -> None:

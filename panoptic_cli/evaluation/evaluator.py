@@ -5,25 +5,29 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from panoptic_cli import console, storage, weights
-from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation.picture_scores import PictureScores, read_annotations
+from panoptic_cli import console, weights
+from panoptic_cli.errors import DataError, PanopticError, summarize
+from panoptic_cli.evaluation.coco_ap import METRICS
+from panoptic_cli.evaluation.evaluation_data import EvaluationData, read_data
+from panoptic_cli.evaluation.picture_scores import PictureScores
 from panoptic_cli.evaluation.prediction_loop import Batch, score_all
 from panoptic_cli.evaluation.report_data import ReportData
 from panoptic_cli.inference.predictor import LoadedModel, Predictor
 from panoptic_cli.pipeline.batches import evaluation_dataset
 from panoptic_cli.pipeline.record_errors import record_error
-from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.results.coco_files import PredictionWriter
+from panoptic_cli.results.prediction import Prediction
 
 _FUSING_THREADS = 4  # at most
+_HOPELESS = 10  # unusable records without a usable one, after which an evaluation ends
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,11 @@ class EvaluationResult:
         box, mask: see coco_average_precision.
         semantic: see SemanticIoU.result; None for networks without a semantic head.
         images: number of scored pictures.
-        seconds: time from the second batch on, because the first one traces and compiles; of all if there is only one.
-        timed_images: pictures in that time.
+        seconds: wall time.
         step: training step of the weights; None if unknown.
         checkpoint: where they came from.
         partial: whether the evaluation was interrupted, so that the figures are only those of the first `images`.
+        left_out: number of records that cannot be used and do not count.
     """
 
     panoptic: dict[str, Any]
@@ -48,15 +52,15 @@ class EvaluationResult:
     semantic: dict[str, Any] | None
     images: int
     seconds: float
-    timed_images: int
     step: int | None
     checkpoint: str
     partial: bool = False
+    left_out: int = 0
 
     @property
     def images_per_second(self) -> float:
-        """The steady rate."""
-        return self.timed_images / self.seconds if self.seconds > 0 else 0.0
+        """Pictures per second of wall time."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the object that --json prints and metrics.json contains."""
@@ -70,6 +74,7 @@ class EvaluationResult:
             "step": self.step,
             "checkpoint": self.checkpoint,
             "partial": self.partial,
+            "left_out": self.left_out,
         }
 
 
@@ -83,6 +88,7 @@ class Evaluator:
         batch_size: pictures that each replica takes at once; None for 1 on a CPU, and on GPUs for a replica's share
             of the configured validation batch.
         limit: evaluate only this many pictures.
+        data: what `read_data` returned for the model, in place of `pattern` and `limit`.
 
     Attributes:
         model: the network with the weights loaded last.
@@ -90,7 +96,7 @@ class Evaluator:
         predictor: runs the network.
 
     Raises:
-        DataError: the annotation file does not exist.
+        DataError: see `read_data`.
     """
 
     def __init__(
@@ -100,18 +106,14 @@ class Evaluator:
         *,
         batch_size: int | None = None,
         limit: int | None = None,
+        data: EvaluationData | None = None,
     ) -> None:
         task = model.experiment.task
-        self._annotation_file = Path(task.annotation_file) if task.annotation_file else None
-        if self._annotation_file is not None and not self._annotation_file.is_file():
-            raise DataError(
-                f"The object annotations {self._annotation_file} do not exist.",
-                "Give --annotation-file the instances JSON of the validation pictures, or omit it.",
-            )
+        pattern = pattern or task.validation_data.input_path
+        self._data = data or read_data(pattern, model.table, task.annotation_file, limit)
         self.model = model
-        self.pattern = pattern or task.validation_data.input_path
+        self.pattern = self._data.pattern
         self.predictor = Predictor(model)
-        self._limit = limit
         self._batch_size = batch_size or _default_batch_size(model)
         # On the CPU, the network uses all cores. A GPU is faster than one thread that fuses.
         self._threads = 1 if model.platform == "cpu" else min(_FUSING_THREADS, os.cpu_count() or 1)
@@ -126,7 +128,12 @@ class Evaluator:
         self.model = dataclasses.replace(self.model, source=loaded.prefix, step=loaded.step, averaged=loaded.averaged)
 
     def evaluate(
-        self, *, output_dir: Path | None = None, report: ReportData | None = None, keep_partial: bool = False
+        self,
+        *,
+        output_dir: Path | None = None,
+        report: ReportData | None = None,
+        keep_partial: bool = False,
+        scored: Callable[[EvaluationResult], None] = lambda result: None,
     ) -> EvaluationResult:
         """Evaluates the network as it is now.
 
@@ -135,74 +142,108 @@ class Evaluator:
             report: collects what a report shows besides the figures; None for no report.
             keep_partial: whether Ctrl-C returns the figures of the pictures so far, and writes no predictions, instead
                 of raising KeyboardInterrupt.
+            scored: called when all pictures are scored and the predictions are written, with all figures but average
+                precision, which takes longest and most memory.
 
         Returns:
             All figures; they do not depend on the timing.
 
         Raises:
-            DataError: records or annotations are missing, damaged or inconsistent; names the record or the picture.
+            DataError: no record can be used; names each of them.
             DeviceError: there is not enough memory.
         """
-        model = self.model
-        annotations = read_annotations(self._annotation_file) if self._annotation_file is not None else None
-        dataset = evaluation_dataset(
-            self.pattern,
-            model.preprocessing,
-            batch_size=self._batch_size * self.predictor.replicas,
-            limit=self._limit,
-        )
-        writer = PredictionWriter(output_dir, model.table) if output_dir is not None else None
+        begun = time.perf_counter()
+        writer = PredictionWriter(output_dir, self.model.table) if output_dir is not None else None
         try:
-            scores = PictureScores(model.table, writer, annotations, report)
-            clock, partial = self._score(dataset, scores, keep_partial)
-            result = self._result(scores, clock, partial)
+            scores = PictureScores(
+                self.model.table, writer, self._data.annotations, self._data.categories, report=report
+            )
+            unusable: list[PanopticError] = []
+            partial = self._score(scores, unusable, keep_partial)
             if writer is not None and not partial:
                 writer.close()
-            return result
         finally:
             if writer is not None:
                 writer.abort()
+        self._warn(scores, unusable)
+        result = EvaluationResult(
+            panoptic=scores.quality.result(),
+            box=dict.fromkeys(METRICS),
+            mask=dict.fromkeys(METRICS),
+            semantic=scores.semantic.result() if scores.semantic is not None else None,
+            images=len(scores.images),
+            seconds=time.perf_counter() - begun,
+            step=self.model.step,
+            checkpoint=self.model.source,
+            partial=partial,
+            left_out=len(unusable),
+        )
+        scored(result)
+        box, mask = scores.average_precision()
+        return dataclasses.replace(result, box=box, mask=mask, seconds=time.perf_counter() - begun)
 
-    def _score(self, dataset: tf.data.Dataset, scores: PictureScores, keep_partial: bool) -> tuple[_Clock, bool]:
-        """Scores all pictures; returns their times, and whether Ctrl-C ended it early."""
-        clock = _Clock()
-        batches = _batches(dataset, self.pattern)
+    def _score(self, scores: PictureScores, unusable: list[PanopticError], keep_partial: bool) -> bool:
+        """Scores all pictures; returns whether Ctrl-C ended it early."""
+        unread: list[Callable[[], PanopticError]] = []
+        dataset = evaluation_dataset(
+            self.pattern,
+            self.model.preprocessing,
+            batch_size=self._batch_size * self.predictor.replicas,
+            limit=self._data.limit,
+            unusable=unread.append,
+        )
+
+        def score(prediction: Prediction, record: bytes) -> None:
+            try:
+                scores.add(prediction, record)
+            except DataError as error:
+                unusable.append(error)
+                if not scores.images and len(unusable) >= _HOPELESS:
+                    raise _hopeless(self.pattern, unusable) from error
+
+        partial = False
         try:
-            with console.progress("Evaluating", _count(self.pattern, self._limit)) as advance:
-                for done in score_all(self.predictor, batches, self._batch_size, scores.add, self._threads):
-                    clock.tick(len(scores.images))
+            with console.progress("Evaluating", self._data.images) as advance:
+                for done in score_all(
+                    self.predictor, _batches(dataset, self.pattern), self._batch_size, score, self._threads
+                ):
                     advance(done)
-            clock.stop()
         except KeyboardInterrupt:
-            clock.stop()
             if not keep_partial or not scores.images:
                 raise
             console.warn(f"Interrupted: the figures are only those of the first {len(scores.images)} pictures.")
-            return clock, True
-        return clock, False
-
-    def _result(self, scores: PictureScores, clock: _Clock, partial: bool) -> EvaluationResult:
+            partial = True
+        unusable.extend(explain() for explain in unread)
         if not scores.images:
-            raise DataError(
-                f"The records {self.pattern} contain no pictures.", "Make them again, or correct the pattern."
-            )
+            raise _hopeless(self.pattern, unusable)
+        return partial
+
+    def _warn(self, scores: PictureScores, unusable: list[PanopticError]) -> None:
+        """Tells what the figures do not show."""
+        if unusable:
+            count = len(unusable) + len(scores.images)
+            described = " ".join(error.message for error in unusable[:_SHOWN])
+            more = f" And {len(unusable) - _SHOWN} more." if len(unusable) > _SHOWN else ""
+            console.warn(f"{len(unusable)} of {count} records cannot be used and do not count: {described}{more}")
         if scores.without_crowds:
             console.warn(
                 f"{scores.without_crowds} records do not mark crowds, so PQ counts crowds as segments; the records of "
                 "panoptic make-tfrecords mark them."
             )
-        seconds, timed_images = clock.steady(len(scores.images))
-        return EvaluationResult(
-            panoptic=scores.quality.result(),
-            **scores.average_precision(),
-            semantic=scores.semantic.result() if scores.semantic is not None else None,
-            images=len(scores.images),
-            seconds=seconds,
-            timed_images=timed_images,
-            step=self.model.step,
-            checkpoint=self.model.source,
-            partial=partial,
-        )
+        if scores.recounted:
+            console.warn(
+                f"{scores.recounted} objects of the records state an area of another class of size than their masks "
+                "have: their pixels are counted."
+            )
+
+
+def _hopeless(pattern: str, unusable: list[PanopticError]) -> DataError:
+    if not unusable:
+        return DataError(f"The records {pattern} contain no pictures.", "Make them again, or correct the pattern.")
+    return DataError(
+        f"No record of {pattern} can be used: {summarize([error.message for error in unusable], _SHOWN)}",
+        unusable[0].hint,
+    )
 
 
 def _default_batch_size(model: LoadedModel) -> int:
@@ -211,20 +252,6 @@ def _default_batch_size(model: LoadedModel) -> int:
         return 1
     replicas = model.strategy.num_replicas_in_sync if model.strategy is not None else 1
     return int(max(1, model.experiment.task.validation_data.global_batch_size // replicas))
-
-
-def _count(pattern: str, limit: int | None) -> int | None:
-    """Returns how many pictures there are to evaluate; None if counting would read all records from a bucket."""
-    files = find_record_files(pattern, what="validation records")
-    if any(storage.is_remote(path) for path in files):
-        return limit
-    try:
-        count = sum(count_records(files))
-    except DataError:
-        if limit is None:
-            raise  # fail now, not after evaluating all pictures before the damaged record
-        return limit
-    return count if limit is None else min(limit, count)
 
 
 def _batches(dataset: tf.data.Dataset, pattern: str) -> Iterator[Batch]:
@@ -236,26 +263,3 @@ def _batches(dataset: tf.data.Dataset, pattern: str) -> Iterator[Batch]:
         if explanation is None:
             raise
         raise explanation from error
-
-
-class _Clock:
-    """Times the pictures after the first batch, which traces and compiles."""
-
-    def __init__(self) -> None:
-        self._begun = self._end = time.perf_counter()
-        self._first: tuple[int, float] | None = None
-
-    def tick(self, images: int) -> None:
-        """Notes that this many pictures are scored."""
-        if self._first is None:
-            self._first = images, time.perf_counter()
-
-    def stop(self) -> None:
-        """Notes the end."""
-        self._end = time.perf_counter()
-
-    def steady(self, images: int) -> tuple[float, int]:
-        """Returns seconds, and the number of pictures scored in them."""
-        if self._first is None or self._first[0] >= images:
-            return self._end - self._begun, images
-        return self._end - self._first[1], images - self._first[0]

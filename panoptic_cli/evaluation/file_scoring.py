@@ -16,7 +16,7 @@ import numpy as np
 from panoptic_cli import console, processes
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, PanopticError, summarize
-from panoptic_cli.evaluation.pair_scoring import PartialScores, score_pairs
+from panoptic_cli.evaluation.pair_scoring import PartialScores, score_pairs, translated
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.report_data import ReportData, picture_of_file
 from panoptic_cli.evaluation.result_files import PairedResults, ResultFiles, read_results
@@ -106,7 +106,9 @@ def _score_all(results: PairedResults, workers: int, for_report: bool) -> Genera
     """Yields the scores of all pictures, in their order."""
     pairs = results.pairs
     units = [(place // _CHUNK, pairs[place : place + _CHUNK]) for place in range(0, len(pairs), _CHUNK)]
-    work = functools.partial(score_pairs, results.table, results.masks_dir, results.predictions_dir, for_report)
+    work = functools.partial(
+        score_pairs, results.table, results.categories, results.masks_dir, results.predictions_dir, for_report
+    )
     with (
         console.progress("Scoring", len(pairs)) as advance,
         contextlib.closing(processes.run_units(work, units, min(workers, len(units)), advance)) as parts,
@@ -135,11 +137,11 @@ def _show_pictures(
         truth, predicted = results.pairs[place]
         image_id = truth["image_id"]
         maps = []
-        for folder, entry, kind in (
-            (results.masks_dir, truth, "ground truth"),
-            (results.predictions_dir, predicted, "prediction"),
+        for folder, entry, kind, categories in (
+            (results.masks_dir, truth, "ground truth", results.categories[0]),
+            (results.predictions_dir, predicted, "prediction", results.categories[1]),
         ):
-            segments = read_segments(entry["segments_info"], image_id, kind)
+            segments = translated(read_segments(entry["segments_info"], image_id, kind), categories)
             ids, _ = read_ids(folder / entry["file_name"], [segment.id for segment in segments])
             maps.append((ids, segments))
         picture = _picture(image_dir, results.file_names.get(image_id), maps[0][0].shape)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,7 @@ class _Side:
 
 def score_pairs(
     table: CategoryTable,
+    categories: tuple[Mapping[int, int] | None, Mapping[int, int] | None],
     masks_dir: Path,
     predictions_dir: Path,
     for_report: bool,
@@ -71,6 +72,8 @@ def score_pairs(
 
     Args:
         table: the categories.
+        categories: {category id in the ground truth: id in the table}, None if they are the same; likewise of the
+            predictions.
         masks_dir: folder of the ground truth's PNGs.
         predictions_dir: folder of the predicted PNGs.
         for_report: whether to collect what a report needs.
@@ -84,10 +87,13 @@ def score_pairs(
         image = truth["image_id"]
         try:
             sides = (
-                _Side(masks_dir / truth["file_name"], read_segments(truth["segments_info"], image, "ground truth")),
+                _Side(
+                    masks_dir / truth["file_name"],
+                    translated(read_segments(truth["segments_info"], image, "ground truth"), categories[0]),
+                ),
                 _Side(
                     predictions_dir / predicted["file_name"],
-                    read_segments(predicted["segments_info"], image, "prediction"),
+                    translated(read_segments(predicted["segments_info"], image, "prediction"), categories[1]),
                 ),
             )
             quality = part.quality.add_overlaps(
@@ -100,6 +106,13 @@ def score_pairs(
             part.problems.append(error)
     advance(len(pairs))
     return part
+
+
+def translated(segments: Sequence[Segment], categories: Mapping[int, int] | None) -> Sequence[Segment]:
+    """Replaces the category ids of segments; ids without a translation stay."""
+    if categories is None:
+        return segments
+    return [replace(s, category_id=categories.get(s.category_id, s.category_id)) for s in segments]
 
 
 def _overlaps(image: int | str, truth: _Side, predicted: _Side, notes: Counter[str]) -> Overlaps:

@@ -2,7 +2,7 @@
 
 Source: Kirillov et al., "Panoptic Segmentation" (arXiv 1801.00868), section 4, with the rules of COCO's own
 tool, panopticapi, for unlabelled pixels and crowds. The figures equal panopticapi's to 1e-12 with two
-differences: a group of categories without any segment gives zeros with n = 0 instead of a division by zero, and the
+differences: a group of categories without any segment gives None with n = 0 instead of a division by zero, and the
 area of a ground truth segment is its number of pixels, whatever its JSON says.
 """
 
@@ -178,7 +178,7 @@ class PanopticQuality:
 
         Returns:
             "All", "Things", "Stuff": {"pq", "sq", "rq", "n"}, averaged over the n categories that have a
-            segment in the ground truth or one that counts in the predictions; zeros if n is 0.
+            segment in the ground truth or one that counts in the predictions; None if n is 0.
             "per_class": {category id: {"pq", "sq", "rq", "iou" (sum over matches), "tp", "fp", "fn"}} for
             every category of the table.
         """
@@ -242,11 +242,11 @@ class PanopticQuality:
                     )
 
 
-def _average(classes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _average(classes: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     present = [c for c in classes if c["tp"] + c["fp"] + c["fn"]]
     count = len(present)
-    figures: dict[str, float] = {
-        key: sum(c[key] for c in present) / count if count else 0.0 for key in ("pq", "sq", "rq")
+    figures: dict[str, float | None] = {
+        key: sum(c[key] for c in present) / count if count else None for key in ("pq", "sq", "rq")
     }
     return {**figures, "n": count}
 

@@ -94,19 +94,15 @@ def _bar(value: float, kind: str = "") -> str:
 
 def _tiles(panoptic: Mapping[str, Any]) -> str:
     tiles = "".join(
-        f'<div class="tile"><span>{name}</span><b>{_group(panoptic[key], "pq")}</b></div>'
+        f'<div class="tile"><span>{name}</span><b>{_percent(panoptic[key]["pq"])}</b></div>'
         for name, key in (("PQ", "All"), ("PQ things", "Things"), ("PQ stuff", "Stuff"))
     )
     return f'<div class="tiles">{tiles}</div>\n'
 
 
-def _group(figures: Mapping[str, Any], key: str) -> str:
-    return _percent(figures[key]) if figures["n"] else "n/a"
-
-
 def _quality_table(panoptic: Mapping[str, Any]) -> str:
     rows = [
-        [name, *(_group(panoptic[name], key) for key in ("pq", "sq", "rq")), str(panoptic[name]["n"])]
+        [name, *(_percent(panoptic[name][key]) for key in ("pq", "sq", "rq")), str(panoptic[name]["n"])]
         for name in ("All", "Things", "Stuff")
     ]
     return _table(("", "PQ", "SQ", "RQ", "categories"), rows) + (

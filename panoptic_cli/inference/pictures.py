@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,6 @@ import numpy as np
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.files import atomic_path
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import read_picture
@@ -53,21 +53,25 @@ class PicturePredictor(Protocol):
 
 def predict_pictures(
     predictor: PicturePredictor,
-    pictures: Sequence[Path],
+    pictures: Mapping[Path, int | str],
     output_dir: Path,
     *,
+    source: str,
     batch_size: int = 1,
     alpha: float = 0.5,
     exif: Exif = "apply",
 ) -> PredictionSummary:
     """Predicts pictures; records the ones that cannot be read, and continues with the rest.
 
+    What is done when an error or Ctrl-C ends it is kept, and the same call goes on from there.
+
     Args:
         predictor: the model.
-        pictures: files.
-        output_dir: gets overlay/*.png, pred/*.png, pred.json (COCO panoptic) and detections.json, either completely or
-            not at all; those of an earlier prediction are replaced. detections.json has the detections above the
+        pictures: {file: image id}.
+        output_dir: gets overlay/*.png, pred/*.png, pred.json (COCO panoptic) and detections.json; those of an earlier
+            prediction are replaced, if any picture can be read. detections.json has the detections above the
             predictor's score threshold.
+        source: names the model, so that another one does not go on with what this one did.
         batch_size: pictures that the network takes at once.
         alpha: opacity of the overlay, 0..1.
         exif: whether pictures are turned as their EXIF orientation says.
@@ -75,51 +79,78 @@ def predict_pictures(
     Returns:
         The overlays and the failures.
     """
-    summary = PredictionSummary()
-    with (
-        PredictionWriter(output_dir, predictor.table) as writer,
-        atomic_path(output_dir / "overlay") as overlays,
-        console.progress("Predicting", len(pictures)) as advance,
-    ):
-        overlays.mkdir()
-        results = _Results(predictor, writer, overlays, alpha)
-        waiting: list[tuple[int, Path, np.ndarray]] = []
-        for image_id, path in enumerate(pictures, start=1):
+    listing = "\n".join(f"{image_id} {path}" for path, image_id in pictures.items())
+    digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
+    task = {"model": source, "threshold": predictor.score_threshold, "alpha": alpha, "exif": exif, "pictures": digest}
+    notes: Counter[str] = Counter()
+    writer = PredictionWriter(output_dir, predictor.table, folders=("overlay",), task=task)
+    try:
+        failed = _predict(predictor, pictures, writer, batch_size, alpha, exif, notes)
+        overlays = [output_dir / "overlay" / name for name in writer.png_names]
+        writer.close() if overlays else writer.abort()
+    except BaseException:
+        if writer.done and writer.is_open:
+            console.warn(
+                f"{len(writer.done)} of {len(pictures)} pictures are done and kept in {writer.keep()}. "
+                "Run the same command again to go on."
+            )
+        raise
+    finally:
+        writer.abort()
+    return PredictionSummary(overlays, failed, notes)
+
+
+def _predict(
+    predictor: PicturePredictor,
+    pictures: Mapping[Path, int | str],
+    writer: PredictionWriter,
+    batch_size: int,
+    alpha: float,
+    exif: Exif,
+    notes: Counter[str],
+) -> dict[str, str]:
+    """Predicts and writes the pictures that are not done; returns why others cannot be read."""
+    failed: dict[str, str] = {}
+    done = set(writer.done)
+    if done:
+        console.info(f"Going on after {len(done)} of {len(pictures)} pictures.")
+    rest = [(path, image_id) for path, image_id in pictures.items() if str(path) not in done]
+    waiting: list[tuple[Path, int | str, np.ndarray]] = []
+    with console.progress("Predicting", len(pictures), start=len(done)) as advance:
+        for place, (path, image_id) in enumerate(rest, start=1):
             try:
-                waiting.append((image_id, path, read_picture(path, exif, summary.notes)))
+                waiting.append((path, image_id, read_picture(path, exif, notes)))
             except DataError as error:
-                summary.failed[str(path)] = error.message
+                failed[str(path)] = error.message
                 console.warn(error.message)
                 advance()
-            if len(waiting) == batch_size or (waiting and image_id == len(pictures)):
+            if len(waiting) == batch_size or (waiting and place == len(rest)):
                 predictions = predictor.predict_batch([pixels for _, _, pixels in waiting])
-                for (number, file, pixels), prediction in zip(waiting, predictions, strict=True):
-                    name = results.write(number, file, pixels, prediction)
-                    summary.overlays.append(output_dir / "overlay" / name)
+                for (file, number, pixels), prediction in zip(waiting, predictions, strict=True):
+                    _write(predictor, writer, number, file, pixels, prediction, alpha)
                     advance()
                 waiting.clear()
-    return summary
+    return failed
 
 
-@dataclass
-class _Results:
-    """Writes all results of one picture after another."""
-
-    predictor: PicturePredictor
-    writer: PredictionWriter
-    overlays: Path
-    alpha: float
-
-    def write(self, image_id: int, path: Path, pixels: np.ndarray, prediction: Prediction) -> str:
-        """Returns the file name of the picture's PNGs."""
-        name = self.writer.add(image_id, str(path), prediction, self.predictor.score_threshold).png_name
-        drawn = draw_panoptic(
-            pixels,
-            prediction.category_map,
-            prediction.instance_map,
-            self.predictor.table,
-            scores=dict(enumerate(prediction.detections.scores.tolist(), start=1)),
-            alpha=self.alpha,
-        )
-        drawn.save(self.overlays / name, format="PNG", compress_level=3)
-        return name
+def _write(
+    predictor: PicturePredictor,
+    writer: PredictionWriter,
+    image_id: int | str,
+    path: Path,
+    pixels: np.ndarray,
+    prediction: Prediction,
+    alpha: float,
+) -> None:
+    """Writes the results of one picture; the overlay first, so that a picture that is listed has all of them."""
+    drawn = draw_panoptic(
+        pixels,
+        prediction.category_map,
+        prediction.instance_map,
+        predictor.table,
+        scores=dict(enumerate(prediction.detections.scores.tolist(), start=1)),
+        alpha=alpha,
+    )
+    name = writer.png_name(str(path))
+    drawn.save(writer.folder("overlay") / name, format="PNG", compress_level=3)
+    writer.add(image_id, str(path), prediction, predictor.score_threshold)

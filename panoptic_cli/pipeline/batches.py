@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from panoptic_cli.config.schema import Experiment
+from panoptic_cli.errors import PanopticError
 from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.pipeline.augmentation import AugmentedPicture, augment
 from panoptic_cli.pipeline.parsing import parse_record
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
-from panoptic_cli.pipeline.record_errors import naming
-from panoptic_cli.pipeline.stream import TrainingStream, read_shard
+from panoptic_cli.pipeline.record_errors import dropping, naming, unusable_record
+from panoptic_cli.pipeline.stream import TrainingStream
 from panoptic_cli.records import schema
 from panoptic_cli.records.files import find_record_files
+from panoptic_cli.records.tfrecord import read_whole_records
 
 
 class Targets(Protocol):
@@ -94,32 +98,52 @@ def _of_worker(
 
 
 def evaluation_dataset(
-    pattern: str, preprocessing: Preprocessing, *, batch_size: int, limit: int | None = None
+    pattern: str,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    unusable: Callable[[Callable[[], PanopticError]], None] | None = None,
 ) -> tf.data.Dataset:
     """Reads pictures in the order of their records, each with its record, which contains the ground truth.
+
+    A record that cannot be read or decoded is left out.
 
     Args:
         pattern: as for `find_record_files`.
         preprocessing: the preprocessing of the model family.
         batch_size: pictures per batch; the last batch may be smaller.
         limit: read only this many pictures; None: all.
+        unusable: called in other threads for each record that is left out, with a function that returns what is wrong.
 
     Returns:
-        Batches (images float32 [b, height, width, 3], Geometry, records string [b]). An unusable record fails with
-        its file and index; see `record_errors.record_error`.
+        Batches (images float32 [b, height, width, 3], Geometry, records string [b]).
 
     Raises:
         DataError: no records match the pattern.
     """
+    told = unusable or (lambda explain: None)
 
-    @naming
     def make(serialized: tf.Tensor) -> tuple[tf.Tensor, Geometry, tf.Tensor]:
         parsed = tf.io.parse_single_example(serialized, {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)})
         image, geometry = preprocessing.prepare(decode_image(parsed[schema.IMAGE_ENCODED]))
         return image, geometry, serialized
 
-    dataset = tf.data.Dataset.from_tensor_slices(find_record_files(pattern)).flat_map(read_shard)
+    files = find_record_files(pattern)
+    columns = tuple(tf.TensorSpec([], dtype) for dtype in (tf.string, tf.int64, tf.string))
+    dataset = tf.data.Dataset.from_generator(lambda: _whole_records(files, told), output_signature=columns)
     if limit is not None:
         dataset = dataset.take(limit)
-    dataset = dataset.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    guarded = dropping(make, lambda path, index: told(functools.partial(unusable_record, path, index)))
+    dataset = dataset.map(guarded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.filter(lambda usable, _: usable).map(lambda _, made: made)
     return dataset.batch(batch_size).prefetch(2)
+
+
+def _whole_records(
+    files: Sequence[str], told: Callable[[Callable[[], PanopticError]], None]
+) -> Iterator[tuple[str, int, bytes]]:
+    """Yields (path, index, bytes) of the records that are whole. TensorFlow's reader stops at the first damaged one."""
+    for path in files:
+        for index, record in read_whole_records(path, lambda error: told(lambda: error)):
+            yield path, index, record

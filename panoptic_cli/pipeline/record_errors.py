@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from panoptic_cli import storage
@@ -16,7 +17,7 @@ from panoptic_cli.pipeline.stream import read_shard
 from panoptic_cli.records import schema
 from panoptic_cli.records.files import find_record_files
 from panoptic_cli.records.schema import decode_example
-from panoptic_cli.records.tfrecord import read_records
+from panoptic_cli.records.tfrecord import read_records, read_whole_records
 
 _MARK = "unusable record"
 _FOUND = re.compile(rf"\[{_MARK}\] \[(.*?)\] \[(\d+)\]")
@@ -44,15 +45,46 @@ def naming(make: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def guarded(path: tf.Tensor, index: tf.Tensor, *arguments: tf.Tensor) -> Any:
-        one = tf.data.Dataset.from_tensors(arguments)
-        made = one.map(lambda *a: (True, make(*a)))
-        spec = made.element_spec
-        nothing = one.map(lambda *_: tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec))
-        usable, result = made.ignore_errors().concatenate(nothing).take(1).get_single_element()
+        usable, result = _try(make, arguments)
         with tf.control_dependencies([tf.debugging.Assert(usable, [_MARK, path, index])]):
             return tf.nest.map_structure(tf.identity, result)
 
     return guarded
+
+
+def dropping(make: Callable[..., Any], dropped: Callable[[str, int], None]) -> Callable[..., Any]:
+    """Wraps a function for `Dataset.map` so that the records that make it fail can be filtered out.
+
+    Args:
+        make: as for `naming`.
+        dropped: called with the file and the index of each record that makes it fail.
+
+    Returns:
+        A function of (path, index, *arguments of `make`) with (whether it worked, the result of `make` or zeros).
+    """
+
+    def tell(path: bytes, index: np.int64) -> None:
+        dropped(path.decode(errors="surrogateescape"), int(index))
+
+    def guarded(path: tf.Tensor, index: tf.Tensor, *arguments: tf.Tensor) -> Any:
+        usable, result = _try(make, arguments)
+
+        def failed() -> tf.Tensor:
+            tf.numpy_function(tell, [path, index], [])
+            return tf.constant(False)
+
+        return tf.cond(usable, lambda: tf.constant(True), failed), result
+
+    return guarded
+
+
+def _try(make: Callable[..., Any], arguments: tuple[tf.Tensor, ...]) -> Any:
+    """Returns whether a function works, and its result, or zeros in its place."""
+    one = tf.data.Dataset.from_tensors(arguments)
+    made = one.map(lambda *a: (True, make(*a)))
+    spec = made.element_spec
+    nothing = one.map(lambda *_: tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec))
+    return made.ignore_errors().concatenate(nothing).take(1).get_single_element()
 
 
 def record_error(error: tf.errors.OpError, pattern: str) -> DataError | None:
@@ -67,12 +99,16 @@ def record_error(error: tf.errors.OpError, pattern: str) -> DataError | None:
     """
     found = _FOUND.search(error.message)
     if found:
-        path, index = found[1], int(found[2])
-        return DataError(f"Record {index} of {path} cannot be used: {_defect(path, index)}.", _HINT)
+        return unusable_record(found[1], int(found[2]))
     if isinstance(error, tf.errors.DataLossError):
         damaged = DataError(f"A record of {pattern} is damaged: {decoding_reason(error)}.", _HINT)
         return _damaged_shard(pattern) or damaged
     return None
+
+
+def unusable_record(path: str, index: int) -> DataError:
+    """Returns the error for a record that can be read but not used."""
+    return DataError(f"Record {index} of {path} cannot be used: {_defect(path, index)}.", _HINT)
 
 
 def _damaged_shard(pattern: str) -> DataError | None:
@@ -96,7 +132,7 @@ def _damaged_shard(pattern: str) -> DataError | None:
 
 def _defect(path: str, index: int) -> str:
     """Returns what is wrong with a record that can be read but not used."""
-    (record,) = (bytes(r.numpy()) for _, _, r in read_shard(path).skip(index).take(1))
+    record = next((r for i, r in read_whole_records(path, lambda error: None) if i == index), b"")
     try:
         features = decode_example(record)
     except ValueError as error:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import google_crc32c
 
-from panoptic_cli.errors import DataError
+from panoptic_cli import storage
+from panoptic_cli.errors import DataError, PanopticError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -84,17 +85,67 @@ def read_records(path: Path) -> Iterator[bytes]:
         DataError: the file cannot be read, ends inside a record, or a checksum does not match; names file, record and
             byte offset.
     """
+
+    def fail(error: PanopticError) -> None:
+        raise error
+
     with _open(path) as stream:
+        yield from (record for _, record in _read(stream, str(path), fail))
+
+
+def read_whole_records(path: str, damaged: Callable[[PanopticError], None]) -> Iterator[tuple[int, bytes]]:
+    """Yields the index and the bytes of every record that is whole, also from a bucket.
+
+    A record whose bytes are damaged is left out. After a damaged length, the rest of the file is lost.
+
+    Args:
+        path: the file, local or remote.
+        damaged: called with what is wrong; it names file, record and byte offset.
+    """
+    try:
+        with storage.open_binary(path) as stream:
+            yield from _read(stream, path, damaged)
+    except OSError as error:
+        damaged(DataError(f"The record file {path} cannot be read: {error.strerror}.", "Check the path."))
+    except PanopticError as error:
+        damaged(error)
+
+
+def _read(stream: BinaryIO, path: str, damaged: Callable[[PanopticError], None]) -> Iterator[tuple[int, bytes]]:
+    """Yields (index, record); calls `damaged` for a record whose bytes do not have their checksum.
+
+    Raises:
+        DataError: the file ends inside a record, or the checksum of a length does not match.
+    """
+    offset = index = 0
+    while (length := _read_length(stream, where := f"{path}, record {index} at byte {offset}")) is not None:
+        body = stream.read(length + _FOOTER.size)
+        if len(body) < length + _FOOTER.size:
+            raise _cut_short(where)
+        record = body[:length]
+        if masked_crc32c(record) == _FOOTER.unpack(body[length:])[0]:
+            yield index, record
+        else:
+            damaged(_corrupt(where, "the checksum of the record's bytes does not match"))
+        offset += _HEADER.size + len(body)
+        index += 1
+
+
+def record_spans(path: Path) -> Iterator[tuple[int, int]]:
+    """Yields where the bytes of each record begin and end, without reading them.
+
+    Raises:
+        DataError: the file cannot be read, ends inside a record, or the checksum of a length does not match.
+    """
+    with _open(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
         offset = index = 0
         while (length := _read_length(stream, where := f"{path}, record {index} at byte {offset}")) is not None:
-            body = stream.read(length + _FOOTER.size)
-            if len(body) < length + _FOOTER.size:
+            begin, offset = offset + _HEADER.size, offset + _HEADER.size + length + _FOOTER.size
+            if offset > size:
                 raise _cut_short(where)
-            record = body[:length]
-            if masked_crc32c(record) != _FOOTER.unpack(body[length:])[0]:
-                raise _corrupt(where, "the checksum of the record's bytes does not match")
-            yield record
-            offset += _HEADER.size + len(body)
+            yield begin, begin + length
+            stream.seek(offset)
             index += 1
 
 
@@ -104,16 +155,7 @@ def count_framed_records(path: Path) -> int:
     Raises:
         DataError: the file cannot be read, ends inside a record, or the checksum of a length does not match.
     """
-    with _open(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        offset = count = 0
-        while (length := _read_length(stream, where := f"{path}, record {count} at byte {offset}")) is not None:
-            offset += _HEADER.size + length + _FOOTER.size
-            if offset > size:
-                raise _cut_short(where)
-            stream.seek(offset)
-            count += 1
-    return count
+    return sum(1 for _ in record_spans(path))
 
 
 def _open(path: Path) -> BinaryIO:

@@ -6,8 +6,11 @@ segment id as r + 256 g + 65536 b, and one JSON that lists the segments.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +18,15 @@ from typing import Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.files import remove
+from panoptic_cli.files import read_json, remove, write_json
 from panoptic_cli.images import panoptic_png
 from panoptic_cli.results.detection_entries import detection_entries
 from panoptic_cli.results.prediction import Prediction
 from panoptic_cli.results.segment_entries import segment_entries
+
+_END = "\n]\n"  # of detections.json
+_UNFINISHED = "unfinished"  # folder of an interrupted prediction, where a finished one is in its place
+_TASK = "unfinished.json"  # beside an interrupted prediction: what it predicts
 
 
 @dataclass(frozen=True)
@@ -46,29 +53,42 @@ class PredictionWriter:
     Args:
         output_dir: the folder; it is created if missing, and older predictions in it are replaced.
         table: the categories, which pred.json lists too.
+        folders: more folders of files that belong to the predictions, like pred; see `folder`.
+        task: describes what is predicted, as JSON. What `keep` left of the same task is continued.
+
+    Attributes:
+        done: file names of the pictures that are written, also by the process that is continued.
     """
 
-    def __init__(self, output_dir: Path, table: CategoryTable) -> None:
+    def __init__(
+        self, output_dir: Path, table: CategoryTable, *, folders: Sequence[str] = (), task: Any = None
+    ) -> None:
         if output_dir.exists() and not output_dir.is_dir():
             raise DataError(f"{output_dir} is a file, not a folder.", "Give another --output.")
         self.output_dir = output_dir
         self._table = table
-        self._annotations: list[dict[str, Any]] = []
-        self._images: list[dict[str, Any]] = []
+        self._task = task
+        self._names = ("pred", *folders, "detections.json", "pred.json")  # the JSON last: it names the others
+        self._separator = "\n"
+        # Image, annotation, and the length of detections.json after them: Ctrl-C leaves no half of a picture.
+        self._pictures: list[tuple[dict[str, Any], dict[str, Any], int]] = []
         self._file_names: set[str] = set()
         self._image_ids: set[int | str] = set()
         self._partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
         try:
             remove(self._partial)
-            (self._partial / "pred").mkdir(parents=True)
+            self._partial.mkdir(parents=True)
+            self._take_back()
+            for name in self._names[:-2]:
+                (self._partial / name).mkdir(exist_ok=True)
             # Written at once: with a hundred masks per picture, they would take too much memory.
-            self._detections = (self._partial / "detections.json").open("w", encoding="utf-8")
+            self._detections = (self._partial / "detections.json").open("a", encoding="utf-8")
         except OSError as error:
             raise DataError(
                 f"Predictions cannot be written to {output_dir}: {error.strerror}.", "Give another --output."
             ) from error
-        self._detections.write("[")
-        self._separator = "\n"
+        if not self._detections.tell():
+            self._detections.write("[")
         self._open = True
 
     def __enter__(self) -> PredictionWriter:
@@ -84,6 +104,31 @@ class PredictionWriter:
             self.close()
         else:
             self.abort()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither closed nor aborted."""
+        return self._open
+
+    @property
+    def done(self) -> list[str]:
+        """File names of the pictures that are written, also by the process that is continued."""
+        return [image["file_name"] for image, _, _ in self._pictures]
+
+    @property
+    def png_names(self) -> list[str]:
+        """File names of the PNGs that are written, likewise."""
+        return [annotation["file_name"] for _, annotation, _ in self._pictures]
+
+    def folder(self, name: str) -> Path:
+        """Returns where files of one of `folders` are to be written."""
+        return self._partial / name
+
+    def png_name(self, file_name: str) -> str:
+        """Returns the name that the PNG of the next picture gets: a picture's stem, numbered if there are several."""
+        stem = Path(file_name).stem
+        names = itertools.chain([f"{stem}.png"], (f"{stem}-{number}.png" for number in itertools.count(2)))
+        return next(name for name in names if name not in self._file_names)
 
     def add(
         self, image_id: int | str, file_name: str, prediction: Prediction, min_score: float | None = None
@@ -104,9 +149,7 @@ class PredictionWriter:
         """
         if image_id in self._image_ids:
             raise DataError(f"Image {image_id} was predicted twice.", "Each picture can have only one prediction.")
-        name = f"{Path(file_name).stem}.png"
-        while name in self._file_names:  # pictures of the same name in two folders
-            name = f"{name.removesuffix('.png')}-{image_id}.png"
+        name = self.png_name(file_name)
         height, width = prediction.segment_map.shape
         info = segment_entries(prediction.segment_map, prediction.segments)
         detections = detection_entries(image_id, prediction.detections, (height, width), min_score)
@@ -114,10 +157,11 @@ class PredictionWriter:
         for entry in detections:
             self._detections.write(self._separator + json.dumps(entry))
             self._separator = ",\n"
+        annotation = {"image_id": image_id, "file_name": name, "segments_info": info}
+        image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        self._pictures.append((image, annotation, self._detections.tell()))
         self._image_ids.add(image_id)
         self._file_names.add(name)
-        self._annotations.append({"image_id": image_id, "file_name": name, "segments_info": info})
-        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         return WrittenPrediction(name, info, detections)
 
     def close(self) -> None:
@@ -125,29 +169,73 @@ class PredictionWriter:
         if not self._open:
             return
         try:
-            self._detections.write("\n]\n")
-            self._detections.close()
-            content = {
-                "images": self._images,
-                "annotations": self._annotations,
-                "categories": self._table.to_list(),
-            }
-            (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            self._move_into_place()
+            self._finish()
+            self._move_into(self.output_dir)
+            (self.output_dir / _TASK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds what another task left
+                (self.output_dir / _UNFINISHED).rmdir()
         finally:
             self.abort()
 
-    def _move_into_place(self) -> None:
+    def keep(self) -> Path:
+        """Keeps what is written so far, so that a writer with the same task continues it.
+
+        Returns:
+            The folder: `output_dir`, or the folder "unfinished" in it, if there are other predictions.
+        """
+        folder = self.output_dir
+        if (folder / "pred.json").exists():
+            folder = folder / _UNFINISHED
+        self._finish()
+        self._move_into(folder)
+        write_json(folder / _TASK, self._task)
+        self.abort()
+        return folder
+
+    def _take_back(self) -> None:
+        """Moves what `keep` left of the same task to the temporary folder."""
+        for folder in (self.output_dir, self.output_dir / _UNFINISHED):
+            if self._task is None or not (folder / _TASK).is_file() or not (folder / "pred.json").is_file():
+                continue
+            if read_json(folder / _TASK, "task") != self._task:
+                continue
+            content = read_json(folder / "pred.json", "predictions")
+            for name in reversed(self._names):
+                (folder / name).rename(self._partial / name)
+            (folder / _TASK).unlink()
+            with (self._partial / "detections.json").open("r+b") as stream:
+                end = stream.seek(-len(_END), os.SEEK_END)
+                stream.truncate()
+            self._separator = ",\n" if end > 1 else "\n"
+            images, annotations = content["images"], content["annotations"]
+            self._pictures = [(image, entry, end) for image, entry in zip(images, annotations, strict=True)]
+            self._image_ids = {image["id"] for image in images}
+            self._file_names = {entry["file_name"] for entry in annotations}
+            return
+
+    def _finish(self) -> None:
+        """Writes the ends of the JSON files."""
+        if self._pictures:
+            self._detections.truncate(self._pictures[-1][-1])
+        self._detections.write(_END)
+        self._detections.close()
+        content = {
+            "images": [image for image, _, _ in self._pictures],
+            "annotations": [annotation for _, annotation, _ in self._pictures],
+            "categories": self._table.to_list(),
+        }
+        (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+    def _move_into(self, folder: Path) -> None:
         """Replaces earlier files with the new ones; an interruption restores the earlier ones."""
-        names = ("pred", "detections.json", "pred.json")  # the JSON last, so that its PNGs exist whenever it does
-        earlier = {self.output_dir / name: self._partial / f"earlier-{name}" for name in names}
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = {folder / name: self._partial / f"earlier-{name}" for name in self._names}
         try:
             for path, aside in reversed(earlier.items()):
                 if os.path.lexists(path):
                     path.rename(aside)
-            for name in names:
-                (self._partial / name).rename(self.output_dir / name)
+            for name in self._names:
+                (self._partial / name).rename(folder / name)
         except BaseException:
             for path, aside in earlier.items():
                 if os.path.lexists(aside):

@@ -26,11 +26,13 @@ class ModelSource:
         experiment: the configuration, overrides included.
         table: the categories.
         checkpoint: run directory or checkpoint.
+        own_table: the categories under the names that they were trained with; --categories may give them others.
     """
 
     experiment: Experiment
     table: CategoryTable
     checkpoint: str
+    own_table: CategoryTable
 
 
 def default_run(experiment: str | None = None) -> Path:
@@ -77,14 +79,16 @@ def find_model(
             settings=settings or (),
             options=options,
         )
-        return ModelSource(effective, _find_categories(effective, records_dir), checkpoint)
+        table = _find_categories(effective, records_dir)
+        return ModelSource(effective, table, checkpoint, table)
     if config_file is not None:
         raise UsageError(
             "--config goes with --checkpoint: a run directory has its own configuration.",
             "Override single keys of a run with --set.",
         )
     directory = model_dir or default_run(experiment)
-    effective, table = run_directory.load_run(directory)
+    effective, own_table = run_directory.load_run(directory)
+    table = own_table
     if model_dir is not None and experiment not in (None, effective.experiment):
         raise UsageError(
             f"{directory} is a run of {effective.experiment}, not of {experiment}.",
@@ -98,7 +102,7 @@ def find_model(
         effective = config.validate(changed, f"{directory}/config.yaml with overrides")
         if "task.categories_file" in dict(options):
             table = _replace_categories(effective, table)
-    return ModelSource(effective, table, checkpoint or str(directory))
+    return ModelSource(effective, table, checkpoint or str(directory), own_table)
 
 
 def run_of(checkpoint: str) -> Path | None:

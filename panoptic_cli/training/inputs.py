@@ -7,13 +7,15 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_cli import config, console, devices, models, storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import DataError, RunError, listed
+from panoptic_cli.errors import RunError, listed
+from panoptic_cli.evaluation.evaluation_data import EvaluationData, read_data
 from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.records.sample import sample_records
 from panoptic_cli.records.sets import set_problems
@@ -61,16 +63,10 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
         train_data=task.train_data.input_path,
     )
     record_files = find_training_records(task.train_data.input_path)
-    if experiment.trainer.validation_interval:
-        find_record_files(
-            task.validation_data.input_path,
-            what="validation records",
-            hint="Run panoptic make-tfrecords first, or give --eval-data the right pattern.",
-        )
-        if task.annotation_file is not None:
-            check_annotation_file(task.annotation_file)
     table = table or load_categories(experiment)
     models.check_categories(experiment, table)
+    if experiment.trainer.validation_interval:
+        read_validation_data(experiment, table)
     changes = run.check(experiment, table)
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
         check_init_checkpoint(task.init_checkpoint)
@@ -83,8 +79,6 @@ def _warn_of_data(experiment: Experiment, record_files: list[str], table: Catego
     """Says what is doubtful about the records, and which settings do not fit them."""
     task = experiment.task
     warnings = set_problems(task.train_data.input_path, table)
-    if experiment.trainer.validation_interval and task.validation_data.input_path != task.train_data.input_path:
-        warnings += set_problems(task.validation_data.input_path, table)
     sample = sample_records(record_files, table)
     if sample is not None:
         warnings += models.data_warnings(experiment, sample)
@@ -147,17 +141,13 @@ def count_pictures(pattern: str) -> int:
     return sum(count_records(find_training_records(pattern)))
 
 
-def check_annotation_file(path: str) -> None:
-    """Checks that a COCO instances JSON exists.
-
-    Raises:
-        DataError: it does not.
-    """
-    if not os.path.isfile(path):
-        raise DataError(
-            f"The object annotations {path} do not exist.",
-            "Give --annotation-file the instances JSON of the validation pictures, or omit the option.",
-        )
+def read_validation_data(
+    experiment: Experiment, table: CategoryTable, tell: Callable[[str], None] = console.warn
+) -> EvaluationData:
+    """Reads and checks what validation during training needs; see `evaluation_data.read_data`."""
+    data, batches = experiment.task.validation_data, experiment.trainer.validation_steps
+    limit = None if batches in (None, -1) else batches * data.global_batch_size
+    return read_data(data.input_path, table, experiment.task.annotation_file, limit, tell=tell)
 
 
 def check_init_checkpoint(checkpoint: str) -> None:

@@ -17,6 +17,7 @@ from panoptic_cli.evaluation.evaluator import Evaluator
 from panoptic_cli.inference.predictor import LoadedModel
 from panoptic_cli.runs.evaluations import Evaluations, summary
 from panoptic_cli.runs.summaries import Summaries
+from panoptic_cli.training import inputs
 from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
 from panoptic_cli.training.overlays import draw_overlays
 from panoptic_cli.training.reporting import describe_quality
@@ -60,7 +61,7 @@ class Validator:
         summaries: for overlays of the first validation records.
 
     Raises:
-        DataError: the configured annotation file does not exist; the first evaluation may be hours away.
+        DataError: see `read_data`; the first evaluation may be hours away.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class Validator:
         self.summaries = summaries
         strategy = model.distribute_strategy
         loaded = LoadedModel(experiment, table, model.network, "this training", None, strategy=strategy)
-        batches = experiment.trainer.validation_steps
-        limit = None if batches in (None, -1) else batches * experiment.task.validation_data.global_batch_size
-        self._evaluator = Evaluator(loaded, limit=limit)
+        # `inputs.check` has told what is assumed.
+        data = inputs.read_validation_data(experiment, table, tell=lambda line: None)
+        self._evaluator = Evaluator(loaded, data=data)
 
     def __call__(self, step: int) -> dict[str, Any]:
         """Returns the figures of the current weights, or of their averages; see `evaluations.summary`."""

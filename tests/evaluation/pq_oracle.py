@@ -54,11 +54,11 @@ def picture_counts(
     return counts
 
 
-def figures(totals: dict[int, list[Any]], categories: list[int]) -> dict[str, float]:
-    """{"pq", "sq", "rq", "n"} averaged over those of `categories` that have counts."""
+def figures(totals: dict[int, list[Any]], categories: list[int]) -> dict[str, float | None]:
+    """{"pq", "sq", "rq", "n"} averaged over those of `categories` that have counts; None without any."""
     rows = [totals[c] for c in categories if c in totals and sum(totals[c][1:])]
     if not rows:
-        return {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
+        return {"pq": None, "sq": None, "rq": None, "n": 0}
     weights = [Fraction(tp) + Fraction(fp + fn, 2) for _, tp, fp, fn in rows]
     n = len(rows)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,12 @@ def evaluate(
         pattern: str | None = None,
         annotation_file: Path | None = None,
         output_dir: Path | None = None,
+        leave_out: int | None = None,
         **options: Any,
     ) -> Any:
         answers = [change(answer(truth, tiny_model)) for truth in truths(shapes_records, split, tiny_model)]
+        if leave_out is not None:
+            del answers[leave_out]
         given = iter(answers * 2)
 
         class Oracle:
@@ -185,27 +189,54 @@ def test_a_picture_that_comes_twice_is_named(evaluate: Callable[..., dict[str, A
     (shapes_records / "again").mkdir()
     for shard in shapes_records.glob("val-*.tfrecord"):
         (shapes_records / "again" / shard.name).write_bytes(shard.read_bytes())
-    with pytest.raises(DataError, match=r"The validation records contain image 200000 twice"):
+    with pytest.raises(
+        DataError, match=r"contain 4 images twice: 200000, 200003, 200006 and 1 more \(200000 is in .*again"
+    ):
         evaluate(pattern=f"{shapes_records}/val-*,{shapes_records}/again/val-*")
 
 
-def test_damaged_records_are_named_and_nothing_is_written(
-    evaluate: Callable[..., dict[str, Any]], shapes_records: Path, tmp_path: Path
+def test_damaged_records_cost_their_pictures_alone(
+    evaluate: Callable[..., dict[str, Any]], shapes_records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = next(shapes_records.glob("val-*.tfrecord"))
-    cut, spoilt, empty = (tmp_path / f"{name}.tfrecord" for name in ("cut", "spoilt", "empty"))
+    cut, flipped, spoilt, wrong = (tmp_path / f"{name}.tfrecord" for name in ("cut", "flipped", "spoilt", "wrong"))
     cut.write_bytes(shard.read_bytes()[:-200])
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 255  # inside the first record
+    flipped.write_bytes(content)
     with TFRecordWriter(spoilt) as writer:
         for place, record in enumerate(read_records(shard)):
             # The JPEG's quantisation tables, which no decoder can do without.
             writer.write(record.replace(b"\xff\xdb\x00\x43", b"\xff\xff\x00\x00") if place == 2 else record)
-    empty.write_bytes(b"")
-    output = tmp_path / "out"
-    for file, message in ((cut, "3"), (spoilt, "Record 2 of"), (empty, "no pictures")):
+    with TFRecordWriter(wrong) as writer:
+        for place, record in enumerate(read_records(shard)):
+            writer.write(record.replace(b"image/height", b"image/heighX") if place == 1 else record)
+    for file, lost, message in (
+        (cut, 3, "record 3 at byte .* ends inside a record"),
+        (flipped, 0, "record 0 at byte 0: the checksum"),
+        (spoilt, 2, "Record 2 of .* cannot be decoded"),
+        (wrong, 1, "image 200003 has no usable panoptic ground truth"),
+    ):
+        capsys.readouterr()
+        result = evaluate(pattern=str(file), output_dir=tmp_path / "out", leave_out=lost if file != wrong else None)
+        assert (result["images"], result["left_out"]) == (3, 1)
+        assert result["panoptic"]["All"]["pq"] == result["mask"]["AP"] == 1.0
+        assert len(json.loads((tmp_path / "out" / "pred.json").read_text())["images"]) == 3
+        printed = capsys.readouterr().err
+        assert re.search(rf"1 of 4 records cannot be used and do not count: .*{message}", printed), printed
+        assert "function_node" not in printed
+
+
+def test_records_of_which_none_can_be_used(evaluate: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "empty.tfrecord").write_bytes(b"")
+    (tmp_path / "text.tfrecord").write_bytes(b"no record at all")
+    for name, message in (
+        ("empty", "contain no pictures"),
+        ("text", "No record of .* can be used: .*record 0 at byte 0"),
+    ):
         with pytest.raises(DataError, match=message) as caught:
-            evaluate(pattern=str(file), output_dir=output)
-        assert file.name in caught.value.message
-        assert "function_node" not in caught.value.message
+            evaluate(pattern=str(tmp_path / f"{name}.tfrecord"), output_dir=tmp_path / "out")
+        assert f"{name}.tfrecord" in caught.value.message
         assert not list(tmp_path.glob("*out*"))
         assert not list(tmp_path.glob(".*out*"))
 
@@ -213,12 +244,8 @@ def test_damaged_records_are_named_and_nothing_is_written(
 def test_annotation_files_that_do_not_fit(
     evaluate: Callable[..., dict[str, Any]], shapes_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"Image 200000 of the records is not in the annotation file"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json lacks 4 of the 4 pictures of the records: 200000 "):
         evaluate(annotation_file=shapes_dir / "annotations/instances_train2017.json")
-    for content in ("[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}'):
-        (tmp_path / "instances.json").write_text(content)
-        with pytest.raises(DataError, match=r"instances\.json is not a COCO instances JSON"):
-            evaluate(annotation_file=tmp_path / "instances.json")
     with pytest.raises(DataError, match=r"nowhere\.json do not exist"):
         evaluate(annotation_file=tmp_path / "nowhere.json")
 

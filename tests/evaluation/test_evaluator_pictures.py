@@ -16,7 +16,7 @@ from panoptic_cli.coco.dataset import read_dataset
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.demo.shapes import CATEGORIES, DISC, GRASS, SKY, TRIANGLE
 from panoptic_cli.errors import DataError
-from panoptic_cli.evaluation import evaluator
+from panoptic_cli.evaluation import evaluator, picture_scores
 from panoptic_cli.evaluation.evaluator import Evaluator
 from panoptic_cli.evaluation.file_scoring import score_files
 from panoptic_cli.evaluation.groundtruth import GroundTruth
@@ -103,7 +103,7 @@ def test_right_answers_score_one_and_only_what_is_there_counts(odd: Path) -> Non
     assert result["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 3}  # no triangle, square or water anywhere
     assert result["Things"]["n"] == 1
     # One circle is to be found and the crowd is none of them; without detections the AP is 0, not undefined.
-    assert scores.average_precision()["box"]["AP"] == 0.0
+    assert scores.average_precision()[0]["AP"] == 0.0
 
 
 def test_what_is_predicted_on_a_crowd_or_on_nothing_is_excused(odd: Path) -> None:
@@ -127,6 +127,21 @@ def test_void_everywhere_finds_nothing(odd: Path) -> None:
     void = {number: (np.zeros(size, int), np.zeros(size, int)) for number, size in SIZES.items()}
     result = scored(odd, void).quality.result()
     assert result["All"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 3}
+
+
+def test_an_average_precision_that_cannot_be_computed_is_a_warning(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = scored(odd, {})
+
+    def fail(*arguments: Any) -> None:
+        raise TypeError("Argument 'bb' has incorrect type")
+
+    monkeypatch.setattr(picture_scores, "coco_average_precision", fail)
+    box, mask = scores.average_precision()
+    assert {*box.values(), *mask.values()} == {None}
+    assert "The box AP cannot be computed: TypeError: Argument 'bb' has incorrect type." in capsys.readouterr().err
+    assert scores.quality.result()["All"]["pq"] == 1.0
 
 
 def test_a_picture_of_another_size_is_named(odd: Path) -> None:

@@ -112,6 +112,80 @@ def test_predictions_of_other_pictures_are_ignored_as_by_panopticapi(
     assert warning.endswith(": 77.")
 
 
+def listing(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+    """Makes both files list their pictures; the predicted one as predict does, with paths."""
+    gt["images"] = [{"id": a["image_id"], "file_name": f"{a['image_id']}.jpg"} for a in gt["annotations"]]
+    pred["images"] = [{"id": a["image_id"], "file_name": f"my/{a['image_id']}.png"} for a in pred["annotations"]]
+
+
+def test_pictures_are_paired_by_file_name_where_ids_disagree(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        listing(gt, pred)
+        for key, name in (("images", "id"), ("annotations", "image_id")):
+            for entry in pred[key]:
+                entry[name] = {1: 2, 2: 3, 3: 1}[entry[name]]
+
+    scores = score(files(change))
+    assert scores.panoptic["All"]["pq"] == 1.0
+    (warning,) = scores.warnings
+    assert "paired by file name (1.jpg is 2 there, 1 here)" in warning
+
+
+def test_pictures_that_cannot_be_paired_stop_it(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        listing(gt, pred)
+        for image in pred["images"]:
+            image["file_name"] = f"other{image['id']}.jpg"
+
+    with pytest.raises(DataError, match=r"3 image ids mean different pictures.*1 is 1.jpg in .*gt.json, other1.jpg in"):
+        score(files(change))
+
+
+@pytest.mark.parametrize("form", [str, float, lambda i: f"{i:012}"])
+def test_ids_may_be_written_otherwise(files: Callable[..., tuple[Path, Path]], form: Callable[[int], Any]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        for annotation in pred["annotations"]:
+            annotation["image_id"] = form(annotation["image_id"])
+
+    assert score(files(change)).panoptic["All"]["pq"] == 1.0
+
+
+def test_categories_are_paired_by_name(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        pred["categories"] = [{**c, "id": 195 - int(str(c["id"]))} for c in CATEGORIES]  # exchanged
+        for annotation in pred["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["category_id"] = 195 - segment["category_id"]
+
+    scores = score(files(change))
+    assert scores.panoptic["All"]["pq"] == 1.0
+    assert "paired by name ('cat' is 190 there, 5 here)" in scores.warnings[0]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_category_ids_may_begin_at_0(files: Callable[..., tuple[Path, Path]], listed: bool) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        for content in (gt, pred):
+            content["categories"] = [{**c, "id": {"cat": 0, "sky": 1}[str(c["name"])]} for c in CATEGORIES]
+            for annotation in content["annotations"]:
+                for segment in annotation["segments_info"]:
+                    segment["category_id"] = {5: 0, 190: 1}[segment["category_id"]]
+        if not listed:
+            del pred["categories"]
+
+    scores = score(files(change))
+    assert scores.panoptic["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
+    assert "begin at 0" in scores.warnings[0]
+
+
+def test_predictions_of_other_categories_are_an_error(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        pred["categories"] = [{**c, "name": "dog" if c["id"] == 5 else c["name"]} for c in CATEGORIES]
+
+    with pytest.raises(DataError, match=r"pred.json has categories that the ground truth does not have: 5 'dog'"):
+        score(files(change))
+
+
 ODD = (2**40, 7, 1_000_003, 3, 250)  # ids in no order, huge, far apart
 
 

@@ -79,3 +79,25 @@ def test_objects_without_crowd_flags_and_areas_are_plain_objects() -> None:
 
 
 EDGES = (schema.OBJECT_XMIN, schema.OBJECT_YMIN, schema.OBJECT_XMAX, schema.OBJECT_YMAX)
+
+
+@pytest.mark.parametrize(("stated", "counted"), [(1500.0, False), (1.0, True), (0.0, True), (90_000.0, True)])
+def test_an_area_of_another_class_of_size_is_counted(stated: float, counted: bool) -> None:
+    categories = np.zeros((50, 50), np.uint8)
+    categories[:40, :40] = 5
+    features: dict[str, Any] = {
+        schema.IMAGE_SOURCE_ID: [b"7"],
+        schema.IMAGE_HEIGHT: np.array([50]),
+        schema.IMAGE_WIDTH: np.array([50]),
+        schema.CATEGORY_MASK: [encode_png(categories)],
+        schema.INSTANCE_MASK: [encode_png((categories == 5).astype(np.uint8))],
+        schema.OBJECT_LABEL: np.array([5]),
+        schema.OBJECT_MASK: [encode_png((categories == 5).astype(np.uint8))],
+        schema.OBJECT_AREA: np.array([stated], np.float32),
+        **dict(zip(EDGES, (np.array([value], np.float32) for value in (0, 0, 0.8, 0.8)), strict=True)),
+    }
+    truth = GroundTruth.from_record(schema.encode_example(features), TABLE, categories={5: 190})
+    assert truth.recounted == counted
+    assert truth.objects[0]["area"] == (1600.0 if counted else stated)
+    assert [s.category_id for s in truth.segments] == [190]
+    assert truth.objects[0]["category_id"] == 190

@@ -161,9 +161,9 @@ def test_of_several_crowds_the_last_one_listed_counts(order: tuple[int, int], fa
     assert counts(score([[1, 1, 1, 2]], crowds, [[5, 5, 5, 0]], [Segment(5, 7)]), 7)[1] == false_positives
 
 
-def test_nothing_at_all_gives_zeros_and_n_0() -> None:
+def test_nothing_at_all_is_undefined() -> None:
     result = score([[0, 0]], [], [[0, 0]], [])
-    assert result["All"] == result["Things"] == result["Stuff"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
+    assert result["All"] == result["Things"] == result["Stuff"] == {"pq": None, "sq": None, "rq": None, "n": 0}
 
 
 def test_a_table_without_stuff_gives_stuff_n_0() -> None:

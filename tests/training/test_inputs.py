@@ -62,7 +62,7 @@ def test_what_is_found(records: Path, tmp_path: Path) -> None:
         (
             {"trainer.validation_interval": 5, "task.annotation_file": "{records}"},
             DataError,
-            "records do not exist",  # a folder
+            "records cannot be read: Is a directory",
         ),
         ({"task.categories_file": "{records}/nowhere.json"}, DataError, "no categories file"),
         ({"task.init_checkpoint": "{records}/ckpt-1"}, RunError, "initial weights .* do not exist"),

@@ -1,0 +1,119 @@
+"""Predicting pictures: what is done is kept, whatever ends the prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from predictions import detections_of, prediction_of
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.coco.picture_ids import image_ids
+from panoptic_cli.inference.pictures import predict_pictures
+from panoptic_cli.results.prediction import Prediction
+
+TABLE = CategoryTable.from_list([{"id": 5, "name": "cat", "isthing": 1}], "test")
+NAMES = [f"{number}.bmp" for number in range(1, 13)]
+
+
+class FakePredictor:
+    """Finds one cat, as high as the picture's first value; `before` is called with the number of the picture."""
+
+    table, score_threshold = TABLE, 0.1
+
+    def __init__(self, before: Callable[[int], None] = lambda number: None) -> None:
+        self.before, self.seen = before, 0
+
+    def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[Prediction]:
+        for pixels in pictures:
+            self.seen += 1
+            self.before(self.seen)
+            category = np.zeros(pixels.shape[:2], np.int32)
+            category[: pixels[0, 0, 0]] = 5
+            box = np.array([[0, 0, pixels[0, 0, 0], 8]])
+            yield prediction_of(category, category > 0, TABLE, detections_of(box, [0.5], [5], [category > 0]))
+
+
+def stop_at(number: int, error: BaseException) -> Callable[[int], None]:
+    def before(seen: int) -> None:
+        if seen == number:
+            raise error
+
+    return before
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> list[Path]:
+    (tmp_path / "album").mkdir()
+    for place, name in enumerate(NAMES, start=1):
+        Image.fromarray(np.full((16, 8, 3), place, np.uint8)).save(tmp_path / "album" / name)
+    return [tmp_path / "album" / name for name in NAMES]
+
+
+def predict(
+    album: list[Path], output: Path, before: Callable[[int], None] = lambda number: None, **options: Any
+) -> FakePredictor:
+    predictor = FakePredictor(before)
+    predict_pictures(predictor, image_ids(album), output, **{"source": "ckpt-1", **options})
+    return predictor
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_the_same_call_goes_on(
+    album: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    predict(album, tmp_path / "whole")
+    for expected, stop in ((4, 5), (7, 4)):
+        with pytest.raises(type(error)):
+            predict(album, tmp_path / "out", stop_at(stop, error), batch_size=2)
+        assert f"{expected} of 12 pictures are done and kept in {tmp_path / 'out'}" in capsys.readouterr().err
+        kept = json.loads((tmp_path / "out" / "pred.json").read_text())
+        assert [image["id"] for image in kept["images"]] == list(range(1, expected + 1))
+        assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == expected
+        assert len(list((tmp_path / "out" / "overlay").iterdir())) == expected
+    assert predict(album, tmp_path / "out").seen == 5
+    assert "Going on after 7 of 12 pictures" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "out", "whole"]
+    assert predict(album, tmp_path / "out").seen == 12  # it was finished, so this is a new prediction
+
+
+@pytest.mark.parametrize("other", [{"source": "ckpt-2"}, {"alpha": 0.1}])
+def test_another_call_does_not_go_on(album: list[Path], tmp_path: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        predict(album, tmp_path / "out", stop_at(5, KeyboardInterrupt()))
+    assert predict(album, tmp_path / "out", **other).seen == 12
+    assert not (tmp_path / "out" / "unfinished.json").exists()
+
+
+def test_earlier_results_are_replaced_only_by_finished_ones(album: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    predict(album, output)
+    earlier = contents(output)
+    broken = tmp_path / "album" / "99.bmp"
+    broken.write_bytes(b"BM no more")
+    predict([broken], output)
+    assert contents(output) == earlier
+    with pytest.raises(KeyboardInterrupt):
+        predict(album[6:], output, stop_at(4, KeyboardInterrupt()))
+    found = contents(output)
+    assert {name: found[name] for name in earlier} == earlier
+    assert len(json.loads((output / "unfinished" / "pred.json").read_text())["images"]) == 3
+    assert predict(album[6:], output).seen == 3
+    assert sorted(path.name for path in output.iterdir()) == ["detections.json", "overlay", "pred", "pred.json"]
+    assert len(list((output / "pred").iterdir())) == 6
+
+
+def test_nothing_done_leaves_nothing(album: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        predict(album, tmp_path / "out", stop_at(1, KeyboardInterrupt()))
+    assert [path.name for path in tmp_path.iterdir()] == ["album"]
