@@ -16,7 +16,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import load_experiment
 from panoptic_cli.config.schema import Parser
 from panoptic_cli.demo.shapes import CATEGORIES
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, PanopticError
 from panoptic_cli.inspection.augmented_samples import draw_augmented
 from panoptic_cli.pipeline.augmentation import augment
 from panoptic_cli.pipeline.batches import evaluation_dataset, training_dataset
@@ -150,12 +150,17 @@ def test_damaged_files_are_named(tmp_path: Path, good: list[bytes]) -> None:
         assert reason in message
 
 
-def test_evaluation_names_the_record(tmp_path: Path, good: list[bytes]) -> None:
+def test_evaluation_leaves_out_the_record_and_names_it(tmp_path: Path, good: list[bytes]) -> None:
     pattern = f"{tmp_path}/bad-*"
     write(tmp_path / "bad-0.tfrecord", good, good[3], 3)
     write(tmp_path / "bad-1.tfrecord", good, changed(good[3], IMAGE_ENCODED=b"\xff\xd8 none"), 2)
-    message = failure(evaluation_dataset(pattern, PREPROCESSING, batch_size=4), pattern)
-    assert f"Record 2 of {tmp_path}/bad-1.tfrecord cannot be used: image/encoded cannot be decoded" in message
+    explanations: list[Callable[[], PanopticError]] = []
+    dataset = evaluation_dataset(pattern, PREPROCESSING, batch_size=4, unusable=explanations.append)
+    records = [record for _, _, batch in dataset.as_numpy_iterator() for record in batch]
+    assert records == [*good[:3], good[3], *good[3:6], *good[:2], *good[2:5]]
+    (explain,) = explanations
+    message = f"Record 2 of {tmp_path}/bad-1.tfrecord cannot be used: image/encoded cannot be decoded"
+    assert message in str(explain())
 
 
 def test_errors_that_do_not_concern_a_record_are_not_explained() -> None:
