@@ -164,17 +164,15 @@ def check_segment(entry: Any, notes: Notes | None = None) -> SegmentInfo:
 
 def check_object(entry: dict[str, Any], notes: Notes | None = None) -> ObjectAnnotation:
     """Returns an entry of the instances JSON, or raises FieldError."""
-    annotation = ObjectAnnotation(
+    segmentation = entry.get("segmentation")
+    return ObjectAnnotation(
         id=entry.get("id"),
         category_id=integer(entry, "category_id", notes=notes),
         is_crowd=flag(entry, "iscrowd", notes),
         area=area_or_none(entry, notes),
         bbox=box_or_none(entry, notes),
-        segmentation=entry.get("segmentation"),
+        segmentation=[] if segmentation is None else segmentation,  # left out as an empty mask
     )
-    if annotation.segmentation is None:
-        raise FieldError("it has no segmentation")
-    return annotation
 
 
 def is_sound_image(entry: SoundImage) -> bool:

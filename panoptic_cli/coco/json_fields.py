@@ -114,12 +114,16 @@ def area_or_none(entry: dict[str, Any], notes: Notes | None = None) -> float | N
 
 
 def box_or_none(entry: dict[str, Any], notes: Notes | None = None) -> tuple[float, float, float, float] | None:
-    """Returns the `bbox` (x, y, width, height), None if it is missing, or raises FieldError."""
+    """Returns the `bbox` (x, y, width, height), None if it is missing or no four values, or raises FieldError."""
     value = entry.get("bbox")
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4:
-        raise FieldError(f"bbox must be [x, y, width, height], not {_shown(value)}")
+        if notes is not None:
+            notes.add(
+                "boxes that are not [x, y, width, height]", f"those of the masks are taken, such as {_shown(value)}"
+            )
+        return None
     x, y, width, height = (_number(v, "bbox", notes) for v in value)
     return x, y, width, height
 

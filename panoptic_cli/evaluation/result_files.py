@@ -78,6 +78,7 @@ def read_results(files: ResultFiles) -> PairedResults:
     if added:
         warnings.append(f"Category ids of {files.annotations} begin at 0, which means unlabelled: 1 is added to each.")
     categories, note = _categories(predicted, table, own, files)
+    warnings += _stuff_in_several(pairs, table, (own, categories), files)
     return PairedResults(
         table=table,
         masks_dir=_folder(files.masks_dir, files.annotations, "--panoptic-masks"),
@@ -167,6 +168,30 @@ def _file_names(content: dict[str, Any], annotated: Collection[ImageId]) -> dict
             if key is not None and key in found:
                 found[key] = name
     return found
+
+
+def _stuff_in_several(
+    pairs: list[Pair],
+    table: CategoryTable,
+    categories: tuple[dict[int, int] | None, dict[int, int] | None],
+    files: ResultFiles,
+) -> list[str]:
+    """Returns a warning for each file with several segments of one stuff category in a picture."""
+    stuff, warnings = {category.id for category in table.stuff}, []
+    for side, path in enumerate((files.annotations, files.predictions)):
+        mapping = categories[side] or {}
+        count = 0
+        for pair in pairs:
+            infos = pair[side]["segments_info"]
+            ids = [s.get("category_id") for s in infos if isinstance(s, dict)] if isinstance(infos, list) else []
+            kept = [found for i in ids if type(i) is int and (found := mapping.get(i, i)) in stuff]
+            count += len(set(kept)) < len(kept)
+        if count:
+            warnings.append(
+                f"{count:,} pictures of {path} have several segments of one stuff category, each of which counts: PQ "
+                "expects one."
+            )
+    return warnings
 
 
 def _categories(

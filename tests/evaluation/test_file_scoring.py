@@ -162,6 +162,16 @@ def test_categories_are_paired_by_name(files: Callable[..., tuple[Path, Path]]) 
     assert "paired by name ('cat' is 190 there, 5 here)" in scores.warnings[0]
 
 
+def test_stuff_in_several_segments_is_told(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        for annotation in pred["annotations"][:2]:
+            annotation["segments_info"][1]["category_id"] = 190
+
+    (warning,) = score(files(change)).warnings
+    assert "2 pictures of " in warning
+    assert "pred.json have several segments of one stuff category" in warning
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_category_ids_may_begin_at_0(files: Callable[..., tuple[Path, Path]], listed: bool) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:

@@ -209,6 +209,30 @@ def test_what_is_clear_gives_the_same_records_and_is_told(dataset: Path, tmp_pat
         _equal(record, plain[name], but=(schema.IMAGE_FILENAME,))
 
 
+@pytest.mark.parametrize("value", [None, []])
+def test_an_object_without_an_outline_is_left_out(dataset: Path, tmp_path: Path, value: Any) -> None:
+    before, _ = _records(dataset, tmp_path / "before")
+    jsons = _load(dataset)
+    jsons["instances"]["annotations"][0]["segmentation"] = value
+    _write(dataset, jsons)
+    after, _ = _records(dataset, tmp_path / "after")
+    assert after.objects == before.objects - 1
+    assert after.skipped_objects == {**before.skipped_objects, "empty mask": 1}
+
+
+def test_a_box_of_three_numbers_is_that_of_the_mask(dataset: Path, tmp_path: Path) -> None:
+    jsons = _load(dataset)
+    _each(jsons, lambda o: o.pop("bbox"), segments=False)
+    _write(dataset, jsons)
+    _, before = _records(dataset, tmp_path / "before")
+    _each(jsons, lambda o: o.update(bbox=[1, 2, 3]), segments=False)
+    _write(dataset, jsons)
+    summary, after = _records(dataset, tmp_path / "after")
+    assert any(text.startswith("boxes that are not [x, y, width, height]") for text in summary.assumed)
+    for name, record in before.items():
+        _equal(record, after[name])
+
+
 def test_image_ids_that_are_no_numbers_are_numbered(dataset: Path, tmp_path: Path) -> None:
     _, before = _records(dataset, tmp_path / "before")
     jsons = _load(dataset)
