@@ -232,7 +232,7 @@ def test_all_problems_of_one_picture_are_found_at_once(dataset: Path) -> None:
     """A problem in the JSON must not hide problems in the pixels, in other entries or in the categories."""
     _category(dataset, lambda c: c.pop("isthing"))
     _first_segment(dataset, lambda s: s.update(category_id=77))
-    _first_object(dataset, bbox="seven")
+    _first_object(dataset, iscrowd="seven")
     _picture(dataset).write_bytes(_picture(dataset).read_bytes()[:900])
     _stray_pixel(dataset)
     kinds = {f.kind for f in _val(dataset).findings.ordered()}
