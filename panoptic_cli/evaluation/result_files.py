@@ -14,6 +14,7 @@ from panoptic_cli.coco.image_names import ImageId, image_key, pair_images
 from panoptic_cli.coco.tables import added_to_ids, raised
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json
+from panoptic_cli.results.coco_files import TURNED
 
 Pair = tuple[dict[str, Any], dict[str, Any]]  # annotations of one picture: ground truth, prediction
 
@@ -78,6 +79,12 @@ def read_results(files: ResultFiles) -> PairedResults:
     if added:
         warnings.append(f"Category ids of {files.annotations} begin at 0, which means unlabelled: 1 is added to each.")
     categories, note = _categories(predicted, table, own, files)
+    turned = [i.get("file_name") for i in predicted.get("images") or [] if isinstance(i, dict) and i.get(TURNED)]
+    if turned:
+        warnings.append(
+            f"{len(turned):,} predicted pictures were turned as their EXIF orientation says: {listed(turned, 3)}. If "
+            "the ground truth fits the stored pixels, predict with --exif ignore."
+        )
     warnings += _stuff_in_several(pairs, table, (own, categories), files)
     return PairedResults(
         table=table,

@@ -16,7 +16,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.orientation import Exif
-from panoptic_cli.images.pictures import read_picture
+from panoptic_cli.images.pictures import TURNED_NOTE, read_picture
 from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
 
@@ -115,19 +115,21 @@ def _predict(
     if done:
         console.info(f"Going on after {len(done)} of {len(pictures)} pictures.")
     rest = [(path, image_id) for path, image_id in pictures.items() if str(path) not in done]
-    waiting: list[tuple[Path, int | str, np.ndarray]] = []
+    waiting: list[tuple[Path, int | str, np.ndarray, bool]] = []
     with console.progress("Predicting", len(pictures), start=len(done)) as advance:
         for place, (path, image_id) in enumerate(rest, start=1):
+            turned = notes[TURNED_NOTE]
             try:
-                waiting.append((path, image_id, read_picture(path, exif, notes)))
+                pixels = read_picture(path, exif, notes)
+                waiting.append((path, image_id, pixels, notes[TURNED_NOTE] > turned))
             except DataError as error:
                 failed[str(path)] = error.message
                 console.warn(error.message)
                 advance()
             if len(waiting) == batch_size or (waiting and place == len(rest)):
-                predictions = predictor.predict_batch([pixels for _, _, pixels in waiting])
-                for (file, number, pixels), prediction in zip(waiting, predictions, strict=True):
-                    _write(predictor, writer, number, file, pixels, prediction, alpha)
+                predictions = predictor.predict_batch([pixels for _, _, pixels, _ in waiting])
+                for (file, number, pixels, is_turned), prediction in zip(waiting, predictions, strict=True):
+                    _write(predictor, writer, number, file, pixels, prediction, alpha, is_turned)
                     advance()
                 waiting.clear()
     return failed
@@ -141,6 +143,7 @@ def _write(
     pixels: np.ndarray,
     prediction: Prediction,
     alpha: float,
+    is_turned: bool,
 ) -> None:
     """Writes the results of one picture; the overlay first, so that a picture that is listed has all of them."""
     drawn = draw_panoptic(
@@ -153,4 +156,4 @@ def _write(
     )
     name = writer.png_name(str(path))
     drawn.save(writer.folder("overlay") / name, format="PNG", compress_level=3)
-    writer.add(image_id, str(path), prediction, predictor.score_threshold)
+    writer.add(image_id, str(path), prediction, predictor.score_threshold, is_turned=is_turned)

@@ -24,6 +24,7 @@ from panoptic_cli.results.detection_entries import detection_entries
 from panoptic_cli.results.prediction import Prediction
 from panoptic_cli.results.segment_entries import segment_entries
 
+TURNED = "exif_applied"  # of an image of pred.json: it was turned as its EXIF orientation says
 _END = "\n]\n"  # of detections.json
 _UNFINISHED = "unfinished"  # folder of an interrupted prediction, where a finished one is in its place
 _TASK = "unfinished.json"  # beside an interrupted prediction: what it predicts
@@ -131,7 +132,13 @@ class PredictionWriter:
         return next(name for name in names if name not in self._file_names)
 
     def add(
-        self, image_id: int | str, file_name: str, prediction: Prediction, min_score: float | None = None
+        self,
+        image_id: int | str,
+        file_name: str,
+        prediction: Prediction,
+        min_score: float | None = None,
+        *,
+        is_turned: bool = False,
     ) -> WrittenPrediction:
         """Writes the prediction of one picture.
 
@@ -140,6 +147,7 @@ class PredictionWriter:
             file_name: the picture's file name; the PNG gets the same stem.
             prediction: the prediction.
             min_score: write only detections with a greater score; None for all.
+            is_turned: whether the picture was turned as its EXIF orientation says; pred.json says so.
 
         Returns:
             What was written.
@@ -159,6 +167,8 @@ class PredictionWriter:
             self._separator = ",\n"
         annotation = {"image_id": image_id, "file_name": name, "segments_info": info}
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        if is_turned:
+            image[TURNED] = True
         self._pictures.append((image, annotation, self._detections.tell()))
         self._image_ids.add(image_id)
         self._file_names.add(name)

@@ -162,6 +162,15 @@ def test_categories_are_paired_by_name(files: Callable[..., tuple[Path, Path]]) 
     assert "paired by name ('cat' is 190 there, 5 here)" in scores.warnings[0]
 
 
+def test_turned_pictures_are_told(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        listing(gt, pred)
+        pred["images"][1]["exif_applied"] = True
+
+    (warning,) = score(files(change)).warnings
+    assert "1 predicted pictures were turned as their EXIF orientation says: my/2.png. If the ground truth" in warning
+
+
 def test_stuff_in_several_segments_is_told(files: Callable[..., tuple[Path, Path]]) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
         for annotation in pred["annotations"][:2]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from predictions import detections_of, prediction_of
 
 from panoptic_cli.categories import CategoryTable
@@ -117,3 +117,15 @@ def test_nothing_done_leaves_nothing(album: list[Path], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         predict(album, tmp_path / "out", stop_at(1, KeyboardInterrupt()))
     assert [path.name for path in tmp_path.iterdir()] == ["album"]
+
+
+@pytest.mark.parametrize(("exif", "turned"), [("apply", True), ("ignore", False)])
+def test_pred_json_says_which_pictures_were_turned(tmp_path: Path, exif: str, turned: bool) -> None:
+    data, paths = Image.Exif(), [tmp_path / "1.png", tmp_path / "2.png"]
+    data[ExifTags.Base.Orientation] = 3
+    pixels = Image.fromarray(np.full((16, 8, 3), 4, np.uint8))
+    pixels.save(paths[0], exif=data)
+    pixels.save(paths[1])
+    predict(paths, tmp_path / "out", exif=exif)
+    images = json.loads((tmp_path / "out" / "pred.json").read_text())["images"]
+    assert [image.get("exif_applied", False) for image in images] == [turned, False]
