@@ -8,6 +8,8 @@ from panoptic_cli.categories import whole_number
 from panoptic_cli.coco.json_fields import FieldError, integer
 from panoptic_cli.coco.problems import Notes
 
+ImageId = int | str
+
 
 class ImageIds:
     """Numbers pictures.
@@ -73,9 +75,13 @@ class ImageIds:
         return next((repr(key) for key, known in self._numbers.items() if known == number), str(number))
 
 
+def image_key(value: Any) -> ImageId | None:
+    """Returns an image id in one form: 139 for 139, 139.0, "139" and "000000000139"; None for what is no id."""
+    number = whole_number(value)
+    return number if number is not None else value if isinstance(value, str) and value else None
+
+
 def id_key(value: Any) -> str | None:
     """Returns an id as text, the same for 7, 7.0 and "007"; None if the value is no id."""
-    number = whole_number(value)
-    if number is not None:
-        return str(number)
-    return value if isinstance(value, str) and value else None
+    key = image_key(value)
+    return None if key is None else str(key)

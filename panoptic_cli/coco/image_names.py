@@ -7,21 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from panoptic_cli.coco.image_ids import ImageId
 from panoptic_cli.errors import DataError, listed
 
-ImageId = int | str
 _SHOWN = 3
-
-
-def image_key(value: Any) -> ImageId | None:
-    """Returns an image id in one form: 139 for 139, 139.0, "139" and "000000000139"; None for what is no id."""
-    if isinstance(value, bool) or value == "":
-        return None
-    if isinstance(value, str):
-        return int(value) if value.isdecimal() and value.isascii() and len(value) < 20 else value
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def same_name(one: str, other: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoptic_cli.coco.image_names import NameIndex, image_key
+from panoptic_cli.coco.image_ids import image_key
+from panoptic_cli.coco.image_names import NameIndex
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json
 

@@ -11,7 +11,8 @@ import msgspec
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.category_names import category_names, map_categories
-from panoptic_cli.coco.image_names import ImageId, image_key, pair_images
+from panoptic_cli.coco.image_ids import ImageId, image_key
+from panoptic_cli.coco.image_names import pair_images
 from panoptic_cli.errors import DataError, listed, summarize
 from panoptic_cli.evaluation.object_entries import BadObjectError, CheckedObject, Entry, Picture, check_entry
 from panoptic_cli.files import read_json

@@ -10,7 +10,8 @@ from typing import Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.category_names import category_names, map_categories
-from panoptic_cli.coco.image_names import ImageId, image_key, pair_images
+from panoptic_cli.coco.image_ids import ImageId, image_key
+from panoptic_cli.coco.image_names import pair_images
 from panoptic_cli.coco.tables import added_to_ids, raised
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.files import read_json

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from panoptic_cli.coco.image_names import image_key, pair_images, same_name
+from panoptic_cli.coco.image_ids import image_key
+from panoptic_cli.coco.image_names import pair_images, same_name
 from panoptic_cli.coco.picture_ids import image_ids
 from panoptic_cli.errors import DataError
 
