@@ -7,6 +7,7 @@ checks these pictures, with the entries that can be understood.
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from panoptic_cli.coco.json_kinds import PANOPTIC, OtherKindError, index_kind
 from panoptic_cli.coco.layout import SplitFiles
 from panoptic_cli.coco.tables import added_to_ids, decode_list, raised
 from panoptic_cli.errors import DataError, one_line
+from panoptic_cli.files import remove
 from panoptic_cli.images.panoptic_png import MAX_ID
 from panoptic_cli.inspection.findings import Finding, Findings
 
@@ -60,8 +62,11 @@ def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotati
     Yields:
         The annotations to check; they are valid inside the context.
     """
-    with tempfile.TemporaryDirectory(prefix="panoptic-inspect-") as folder:
-        dataset = _read(files, Path(folder), findings)
+    # The name is known before the folder exists, so a signal cannot leave it behind.
+    folder = Path(tempfile.gettempdir(), f"panoptic-inspect-{secrets.token_hex(8)}")
+    try:
+        folder.mkdir(mode=0o700)
+        dataset = _read(files, folder, findings)
         if dataset is None:
             yield Annotations(CategoryTable(()), (), [])
             return
@@ -77,6 +82,8 @@ def open_annotations(files: SplitFiles, findings: Findings) -> Iterator[Annotati
                 message = f"id {category.id} ({category.name}): records allow ids up to {MAX_CATEGORY_ID}"
                 findings.add("category id too large", message)
         yield Annotations(dataset.table, dataset.pictures, list(_salvage(dataset)))
+    finally:
+        remove(folder)
 
 
 def _read(files: SplitFiles, folder: Path, findings: Findings) -> PanopticDataset | None:
