@@ -21,7 +21,8 @@ LIBTPU_VERSIONS = ("0.0.14", "0.0.30")
 _NOISE = (
     rb"^(?:[IW]0000 |\d{4}-\d\d-\d\d [\d:.]+: [IW] |(?:E0000|\d{4}-\d\d-\d\d [\d:.]+: E) "
     rb".*(?:cuInit|Unable to register cu)|WARNING: All log messages before absl|"
-    rb"\t \[\[\{\{node |To enable the following instructions: )"
+    rb"\t \[\[\{\{node |To enable the following instructions: |"
+    rb" *type_id: TFT_| *args \{$| *\}$| for input \d+ of a homogeneous container|\twhile inferring type of node )"
 )
 # mallopt(3): never give back the end of the heap; no separate mappings, which are given back; one heap, because others
 # hold 64 MB at most; grow by 16 MB.

@@ -80,7 +80,7 @@ def read_results(files: ResultFiles) -> PairedResults:
     if added:
         warnings.append(f"Category ids of {files.annotations} begin at 0, which means unlabelled: 1 is added to each.")
     categories, note = _categories(predicted, table, own, files)
-    turned = [i.get("file_name") for i in predicted.get("images") or [] if isinstance(i, dict) and i.get(TURNED)]
+    turned = [entry["file_name"] for entry in predicted["annotations"] if entry.get(TURNED)]
     if turned:
         warnings.append(
             f"{len(turned):,} predicted pictures were turned as their EXIF orientation says: {listed(turned, 3)}. If "

@@ -24,7 +24,7 @@ from panoptic_cli.results.detection_entries import detection_entries
 from panoptic_cli.results.prediction import Prediction
 from panoptic_cli.results.segment_entries import segment_entries
 
-TURNED = "exif_applied"  # of an image of pred.json: it was turned as its EXIF orientation says
+TURNED = "exif_applied"  # of an annotation of pred.json: its picture was turned as its EXIF orientation says
 _END = "\n]\n"  # of detections.json
 _UNFINISHED = "unfinished"  # folder of an interrupted prediction, where a finished one is in its place
 _TASK = "unfinished.json"  # beside an interrupted prediction: what it predicts
@@ -166,9 +166,9 @@ class PredictionWriter:
             self._detections.write(self._separator + json.dumps(entry))
             self._separator = ",\n"
         annotation = {"image_id": image_id, "file_name": name, "segments_info": info}
-        image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
         if is_turned:
-            image[TURNED] = True
+            annotation[TURNED] = True
+        image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
         self._pictures.append((image, annotation, self._detections.tell()))
         self._image_ids.add(image_id)
         self._file_names.add(name)

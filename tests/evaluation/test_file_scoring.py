@@ -164,11 +164,10 @@ def test_categories_are_paired_by_name(files: Callable[..., tuple[Path, Path]]) 
 
 def test_turned_pictures_are_told(files: Callable[..., tuple[Path, Path]]) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
-        listing(gt, pred)
-        pred["images"][1]["exif_applied"] = True
+        pred["annotations"][1]["exif_applied"] = True
 
     (warning,) = score(files(change)).warnings
-    assert "1 predicted pictures were turned as their EXIF orientation says: my/2.png. If the ground truth" in warning
+    assert "1 predicted pictures were turned as their EXIF orientation says: 2.png. If the ground truth" in warning
 
 
 def test_stuff_in_several_segments_is_told(files: Callable[..., tuple[Path, Path]]) -> None:

@@ -127,5 +127,5 @@ def test_pred_json_says_which_pictures_were_turned(tmp_path: Path, exif: str, tu
     pixels.save(paths[0], exif=data)
     pixels.save(paths[1])
     predict(paths, tmp_path / "out", exif=exif)
-    images = json.loads((tmp_path / "out" / "pred.json").read_text())["images"]
-    assert [image.get("exif_applied", False) for image in images] == [turned, False]
+    entries = json.loads((tmp_path / "out" / "pred.json").read_text())["annotations"]
+    assert [entry.get("exif_applied", False) for entry in entries] == [turned, False]
