@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from panoptic_cli.categories import Category, CategoryTable
+from panoptic_cli.categories import Category, CategoryTable, whole_number
 from panoptic_cli.coco.category_map import CategoryMap
 from panoptic_cli.errors import DataError, listed, one_line
 
@@ -136,10 +136,8 @@ class CategoryList:
 
 def plain_number(value: Any, added: int = 0) -> Any:
     """Returns an id that may be written as 7.0 or "7", plus `added`; another value unchanged."""
-    try:
-        return int(value) + added if not isinstance(value, bool) and int(value) == float(value) else value
-    except (TypeError, ValueError, OverflowError):
-        return value
+    number = whole_number(value)
+    return value if number is None else number + added
 
 
 def read_category_list(path: Path) -> CategoryList:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.panoptic_fpn import DetectionHead, MaskHead, NormActivation
-from panoptic_cli.models.panoptic_fpn.mask_predictor import class_masks
+from panoptic_cli.models.panoptic_fpn.mask_predictor import class_masks, upsample
 from panoptic_cli.models.panoptic_fpn.normalization import BatchNormalization, batch_norm, folded
 from panoptic_cli.models.panoptic_fpn.winograd import conv3x3
 
@@ -209,30 +209,15 @@ class MaskBranch(keras.layers.Layer):
         chosen = tf.reshape(tf.maximum(classes, 0), [-1])
         kernel = tf.gather(tf.transpose(tf.cast(self.mask_regressor.kernel, tf.float32)[0, 0]), chosen)
         bias = tf.gather(tf.cast(self.mask_regressor.bias, tf.float32), chosen)
+        matrices = tf.reshape(tf.cast(self.deconv.kernel, x.dtype), [4, self.deconv.filters, x.shape[-1]])
+        matrices, deconv_bias = tf.transpose(matrices, [2, 0, 1]), tf.cast(self.deconv.bias, x.dtype)
         if training and winograd and self.deconv_norm.trainable and not self.deconv_norm.is_synchronized:
-            matrices = tf.transpose(tf.reshape(self.deconv.kernel, [4, self.deconv.filters, x.shape[-1]]), [2, 0, 1])
-            logits = class_masks(x, matrices, tf.convert_to_tensor(self.deconv.bias), self.deconv_norm, kernel)
+            logits = class_masks(x, matrices, deconv_bias, self.deconv_norm, kernel)
         else:
-            x = tf.nn.relu(self.deconv_norm(self._upsample(x), training=training))
+            x = tf.nn.relu(self.deconv_norm(upsample(x, matrices, deconv_bias), training=training))
             logits = tf.einsum("nhwc,nc->nhw", tf.cast(x, tf.float32), kernel)
         logits += bias[:, None, None]
         # Only now that a pixel is one number, the four pixels of each location move to their two rows.
         height, width = crops.shape[2], crops.shape[3]
         logits = tf.transpose(tf.reshape(logits, [-1, height, width, 2, 2]), [0, 1, 3, 2, 4])
         return tf.reshape(logits, [shape[0], -1, 2 * height, 2 * width])
-
-    def _upsample(self, x: tf.Tensor) -> tf.Tensor:
-        """Computes the transposed convolution as a matrix product, because its 2x2 patches do not overlap.
-
-        Args:
-            x: [n, h, w, c].
-
-        Returns:
-            [n, h, 4 * w, filters]: the four pixels of a location (row by row) side by side. Normalisation, activation
-            and a 1x1 convolution do not depend on the position of a pixel.
-        """
-        filters, channels = self.deconv.filters, x.shape[-1]
-        kernel = tf.transpose(tf.cast(self.deconv.kernel, x.dtype), [3, 0, 1, 2])
-        bias = tf.tile(tf.cast(self.deconv.bias, x.dtype), [4])
-        pixels = tf.matmul(tf.reshape(x, [-1, channels]), tf.reshape(kernel, [channels, 4 * filters])) + bias
-        return tf.reshape(pixels, [-1, x.shape[1], 4 * x.shape[2], filters])

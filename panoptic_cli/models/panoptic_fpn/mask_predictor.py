@@ -17,6 +17,22 @@ from panoptic_cli.models.panoptic_fpn.normalization import BatchNormalization
 _GROUPS = 4
 
 
+def upsample(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """Computes a 2x2 transposed convolution as a matrix product, because its patches do not overlap.
+
+    Args:
+        x: [n, h, w, channels].
+        kernel: [channels, 4, filters]; a location becomes four pixels, row by row.
+        bias: [filters].
+
+    Returns:
+        [n, h, 4 * w, filters]: the four pixels of a location side by side. Normalisation, activation and a 1x1
+        convolution do not depend on the position of a pixel.
+    """
+    pixels = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), tf.reshape(kernel, [x.shape[-1], -1])) + tf.tile(bias, [4])
+    return tf.reshape(pixels, [-1, x.shape[1], 4 * x.shape[2], bias.shape[0]])
+
+
 def class_masks(
     x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, norm: BatchNormalization, class_kernel: tf.Tensor
 ) -> tf.Tensor:
@@ -24,7 +40,7 @@ def class_masks(
 
     Args:
         x: float32 [n, h, w, channels].
-        kernel: float32 [channels, 4, filters]: the transposed convolution; a location becomes four pixels.
+        kernel: float32 [channels, 4, filters], see `upsample`.
         bias: float32 [filters].
         norm: the normalisation, with the fused kernel; its moving statistics are updated.
         class_kernel: float32 [n, filters]: the last convolution's kernel for the class of each crop.
@@ -35,10 +51,6 @@ def class_masks(
     parameters = (kernel, bias, tf.convert_to_tensor(norm.gamma), tf.convert_to_tensor(norm.beta), class_kernel)
     filters = int(bias.shape[0])
     groups = _GROUPS if filters % _GROUPS == 0 else 1
-
-    def upsample(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        pixels = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), tf.reshape(kernel, [x.shape[-1], -1])) + tf.tile(bias, [4])
-        return tf.reshape(pixels, [-1, x.shape[1], 4 * x.shape[2], bias.shape[0]])
 
     def mask(
         pixels: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, class_kernel: tf.Tensor
