@@ -1,7 +1,7 @@
 """The configuration of the model family EoMT (arXiv 2503.19108): network, losses and thresholds of the fusion.
 
-Fields have the names of Hugging Face's config.json, for both of its kinds. The defaults are those of its large model for
-pictures of 640 pixels. Which classes are stuff is a matter of the category table.
+Fields have the names of Hugging Face's config.json, for both of its kinds. The defaults are those of its large model at
+640 pixels. Which classes are stuff is a matter of the category table.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Eomt(Section):
                 f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if self.num_blocks > self.num_hidden_layers:
-            raise ValueError(f"num_blocks {self.num_blocks} must not be above num_hidden_layers {self.num_hidden_layers}")
+            raise ValueError(
+                f"num_blocks {self.num_blocks} must not be above num_hidden_layers {self.num_hidden_layers}"
+            )
         if self.rotary and self.head_dim % 4:
             raise ValueError(f"hidden_size / num_attention_heads is {self.head_dim}, but must be a multiple of 4")
         return self
