@@ -6,18 +6,29 @@ overrides written for it work here. The defaults are those of its experiment `pa
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.config.panoptic_fpn import PanopticFPNLosses, PanopticFPNModel, PanopticFPNTargetSettings
 from panoptic_cli.config.section import Fraction, NonNegative, Positive, Section
 
 
 class Model(PanopticFPNModel):
-    """The network: its family and the fields of that family."""
+    """The network: its family and the fields of that family.
 
-    type: Literal["panoptic_fpn"] = "panoptic_fpn"
+    The fields of Panoptic FPN stand here, where the reference has them; those of EoMT in a section of their own. Only
+    those of the chosen type are used, and written.
+    """
+
+    type: Literal["panoptic_fpn", "eomt"] = "panoptic_fpn"
+    eomt: Eomt = Eomt()
+
+    @model_serializer(mode="wrap")
+    def _of_the_type(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        used = {"type", "eomt"} if self.type == "eomt" else type(self).model_fields.keys() - {"eomt"}
+        return {key: value for key, value in serialize(self).items() if key in used}
 
 
 class Parser(PanopticFPNTargetSettings):
