@@ -99,6 +99,10 @@ class PanopticNetwork(keras.Model):
         """Excludes the backbone from training."""
         raise NotImplementedError
 
+    def backbone_layers(self) -> list[list[keras.Variable]]:
+        """Returns the variables of the backbone by layer, the first layer first."""
+        raise NotImplementedError
+
     def model_garden_variables(self) -> dict[str, dict[str, Any]]:
         """Maps each part of the network to {path in a checkpoint of tensorflow/models: variable}.
 

@@ -110,6 +110,12 @@ class PanopticFPN(PanopticNetwork):
         """Excludes the whole backbone from training."""
         self.backbone.freeze(5)
 
+    def backbone_layers(self) -> list[list[keras.Variable]]:
+        """Returns the variables of the backbone: the stem's, then those of each residual block."""
+        backbone = self.backbone
+        stem = [*backbone.stem_conv.variables, *backbone.stem_norm.variables]
+        return [stem, *(block.variables for block in backbone.blocks)]
+
     def pyramid(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
         """Computes {level: features} in the compute dtype from prepared images, float32 [batch, h, w, 3]."""
         images = tf.cast(images, self.compute_dtype)
