@@ -50,7 +50,7 @@ class Eomt(Section):
     pos_embed_rescale: _AboveOne | None = 2.0
     initializer_range: Annotated[float, Field(gt=0)] = 0.02  # standard deviation of random weights
     layerscale_value: float = 1.0  # of random weights
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the last block; rises linearly from 0
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability that training skips half a block
 
     class_weight: _NonNegativeFloat = 2.0
     mask_weight: _NonNegativeFloat = 5.0

@@ -13,6 +13,8 @@ from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.errors import RunError, listed, one_line, summarize
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 _KINDS = ("eomt", "eomt_dinov3")
 _SUPPORTED = "Supported are folders whose config.json has model_type eomt or eomt_dinov3."
 _TRANSFORMER = (
@@ -34,7 +36,7 @@ _FIELDS = {
 # Fields that a config.json may omit, with the values that they then have in transformers, where those are not ours.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "eomt": {},
-    "eomt_dinov3": {"layer_norm_eps": 1e-5, "key_bias": False, "intermediate_size": 4096},
+    "eomt_dinov3": {"key_bias": False, "intermediate_size": 4096},
 }
 _ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}  # other names of the same functions
 
@@ -51,6 +53,24 @@ class DescribedNetwork(NamedTuple):
     model: Eomt
     labels: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+
+
+def find_folder(source: str) -> str | None:
+    """Returns the folder in Hugging Face's layout that a path names, None if it names none.
+
+    Args:
+        source: the folder, local or gs://, or its config.json or one of its safetensors files.
+    """
+    path = storage.normalize(source)
+    parent, _, name = path.rpartition("/")
+    if name == CONFIG_FILE or name.endswith((".safetensors", ".safetensors.index.json")):
+        return (parent or ("/" if path.startswith("/") else ".")) if storage.exists(path) else None
+    if not storage.is_directory(path):
+        return None
+    if any(storage.exists(f"{path}/{file}") for file in (WEIGHTS_FILE, INDEX_FILE)):
+        return path
+    # Other programs' folders may have a config.json, too.
+    return path if '"model_type"' in (storage.read_text(f"{path}/{CONFIG_FILE}") or "") else None
 
 
 def read_config(folder: str) -> dict[str, Any] | None:
@@ -89,6 +109,10 @@ def described_network(config: Mapping[str, Any], source: str) -> DescribedNetwor
     if kind not in _KINDS:
         raise RunError(f"{source} describes a network of model_type {kind!r}, which is not supported.", _SUPPORTED)
     values = _DEFAULTS[kind] | {field: config[field] for field in _FIELDS[kind] if field in config}
+    for field in ("image_size", "patch_size"):  # also written as height and width
+        side = values.get(field)
+        if isinstance(side, list) and len(side) == 2 and side[0] == side[1]:
+            values[field] = side[0]
     problems = _unsupported(config)
     theta = _rope_parameters(config).get("rope_theta", config.get("rope_theta"))
     if kind == "eomt_dinov3" and theta is not None:

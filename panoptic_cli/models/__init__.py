@@ -93,9 +93,9 @@ def create_network(experiment: Experiment, table: CategoryTable) -> PanopticNetw
         ConfigError: see `check_categories`.
     """
     if experiment.task.model.type == "eomt":
-        from panoptic_cli.models.eomt.network import EomtNetwork
+        from panoptic_cli.models.eomt.network import Eomt
 
-        return EomtNetwork(experiment.task.model.eomt, table)
+        return Eomt(experiment.task.model.eomt, table)
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     return PanopticFPN(experiment.task, label_space_of(experiment, table))

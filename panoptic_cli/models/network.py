@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from panoptic_cli.errors import RunError
 from panoptic_cli.models.platform import Platform
 from panoptic_cli.models.segments import Segments
+from panoptic_cli.models.stored import StoredNetwork
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 
 
@@ -109,3 +111,15 @@ class PanopticNetwork(keras.Model):
         Families that the Model Garden has include a part "backbone"; other families return an empty dictionary.
         """
         return {}
+
+    def hugging_face_variables(self, config: Mapping[str, Any], source: str) -> StoredNetwork:
+        """Returns the variables of the network in a folder of Hugging Face's layout.
+
+        Args:
+            config: the content of the folder's config.json.
+            source: its path, for messages.
+
+        Raises:
+            RunError: the folder does not fit the network, or Hugging Face does not have this family.
+        """
+        raise RunError(f"{source} does not describe a network of the configured type.", "Check task.model.type.")

@@ -1,1 +1,1 @@
-"""EoMT (arXiv 2503.19108): a plain vision transformer that segments with queries."""
+"""The model family EoMT (arXiv 2503.19108)."""
