@@ -12,26 +12,10 @@ import tensorflow as tf
 
 from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.models.eomt.assignment import assign
+from panoptic_cli.models.eomt.heads import Prediction
 from panoptic_cli.models.eomt.points import sample_maps, sample_rows, sample_segments
 
 _NEVER = 1e4  # the cost of a column that stands for no query, above any cost of a query
-
-
-class TrainingOutputs(NamedTuple):
-    """One of the network's predictions, for the losses.
-
-    The mask logits of a query are its embedding times the features: computed for the matched queries alone, they take
-    a tenth of the memory.
-
-    Attributes:
-        class_logits: float32 [batch, queries, classes + 1]; the last class is "no object".
-        embeddings: float [batch, queries, channels].
-        features: float [batch, height, width, channels].
-    """
-
-    class_logits: tf.Tensor
-    embeddings: tf.Tensor
-    features: tf.Tensor
 
 
 class SegmentTargets(NamedTuple):
@@ -75,7 +59,7 @@ def point_counts(config: Eomt) -> tuple[int, int, int]:
     return config.train_num_points, candidates, config.train_num_points - uncertain
 
 
-def matching_costs(outputs: TrainingOutputs, targets: SegmentTargets, points: tf.Tensor) -> Costs:
+def matching_costs(outputs: Prediction, targets: SegmentTargets, points: tf.Tensor) -> Costs:
     """Computes what matching a segment with a query would cost. No gradient flows through it.
 
     Args:
@@ -128,7 +112,7 @@ def segment_counts(targets: SegmentTargets) -> tf.Tensor:
 
 
 def prediction_losses(
-    outputs: TrainingOutputs,
+    outputs: Prediction,
     targets: SegmentTargets,
     matched: tf.Tensor,
     points: Points,
@@ -189,7 +173,7 @@ def _class_loss(class_logits: tf.Tensor, targets: SegmentTargets, matched: tf.Te
 
 
 def _at_points(
-    outputs: TrainingOutputs, targets: SegmentTargets, query: tf.Tensor, points: Points, config: Eomt
+    outputs: Prediction, targets: SegmentTargets, query: tf.Tensor, points: Points, config: Eomt
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mask logits and targets of each segment and its query, float32 [batch, most, points], at its points.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from eomt_targets import in_order, injected, segment_targets
 
 from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.models.eomt import losses
 from panoptic_cli.models.eomt.assignment import assign
-from panoptic_cli.models.eomt.losses import Points, SegmentTargets, TrainingOutputs
+from panoptic_cli.models.eomt.heads import Prediction
+from panoptic_cli.models.eomt.losses import Points, SegmentTargets
 
 # Figures are those of float32 programs; the README states noise of at most 6e-6 of the whole network's total.
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
@@ -27,65 +28,12 @@ def golden(shared: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return json.loads((folder / "losses.json").read_text()), dict(np.load(folder / "losses.npz"))
 
 
-def uniform(salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The README's uniform numbers from a name."""
-    generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{name}".encode())))
-    return generator.random(shape, dtype=np.float32)
-
-
-def draw(size: int, shape: list[Any]) -> np.ndarray:
-    kind, *numbers = shape
-    y, x = np.mgrid[:size, :size]
-    if kind == "rectangle":
-        y0, x0, y1, x1 = numbers
-        return (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
-    cy, cx, radius = numbers
-    return (y - cy) ** 2 + (x - cx) ** 2 <= radius**2
-
-
-def segment_targets(pictures: list[list[list[Any]]], size: int, most: int) -> SegmentTargets:
-    maps = np.zeros((len(pictures), size, size), np.int32)
-    classes = np.full((len(pictures), most), -1, np.int32)
-    for place, shapes in enumerate(pictures):
-        for number, (label, *shape) in enumerate(shapes, start=1):
-            maps[place][draw(size, shape)] = number
-            classes[place, number - 1] = label
-    return SegmentTargets(tf.constant(maps), tf.constant(classes))
-
-
-def made_up_outputs(arrays: dict[str, np.ndarray], pictures: slice, queries: int = 16) -> TrainingOutputs:
+def made_up_outputs(arrays: dict[str, np.ndarray], pictures: slice, queries: int = 16) -> Prediction:
     """The mask logits as features of a channel for each query, so that the embeddings are the unit vectors."""
     masks = arrays["layer_mask_logits"][pictures, :queries]
     unit = np.tile(np.eye(queries, dtype=np.float32), (len(masks), 1, 1))
     classes = arrays["layer_class_logits"][pictures, :queries]
-    return TrainingOutputs(tf.constant(classes), tf.constant(unit), tf.constant(masks.transpose(0, 2, 3, 1)))
-
-
-def injected(salt: str, prefix: str, counts: list[int], most: int, points: int) -> Points:
-    """The README's draws: matched masks are numbered through the batch, picture after picture, queries ascending.
-
-    They are given here by matched mask; `in_order` brings them to the order of the segments.
-    """
-    total = sum(counts)
-    matching = np.concatenate([uniform(salt, f"{prefix}/match/{b}", (1, points, 2)) for b in range(len(counts))])
-    candidates = uniform(salt, f"{prefix}/oversampled", (total, 3 * points, 2))
-    rest = uniform(salt, f"{prefix}/uniform", (total, points - int(0.75 * points), 2))
-    return Points(matching, candidates, rest)
-
-
-def in_order(points: Points, matched: np.ndarray) -> Points:
-    """Brings draws by matched mask to the places of the segments."""
-    batch, most = matched.shape
-    candidates = np.zeros((batch, most, *points.candidates.shape[1:]), np.float32)
-    rest = np.zeros((batch, most, *points.uniform.shape[1:]), np.float32)
-    number = 0
-    for picture in range(batch):
-        for place in np.argsort(np.where(matched[picture] < 0, 1 << 20, matched[picture])):
-            if matched[picture, place] >= 0:
-                candidates[picture, place] = points.candidates[number]
-                rest[picture, place] = points.uniform[number]
-                number += 1
-    return Points(tf.constant(points.matching), tf.constant(candidates), tf.constant(rest))
+    return Prediction(tf.constant(classes), tf.constant(unit), tf.constant(masks.transpose(0, 2, 3, 1)))
 
 
 def config_of(facts: dict[str, Any]) -> Eomt:
@@ -93,7 +41,7 @@ def config_of(facts: dict[str, Any]) -> Eomt:
 
 
 def all_losses(
-    outputs: TrainingOutputs, targets: SegmentTargets, draws: Points, config: Eomt
+    outputs: Prediction, targets: SegmentTargets, draws: Points, config: Eomt
 ) -> tuple[dict[str, tf.Tensor], np.ndarray]:
     costs = losses.matching_costs(outputs, targets, tf.constant(draws.matching))
     matched = losses.match(costs, targets, int(targets.classes.shape[1]), config)
