@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from panoptic_cli.config.schema import Experiment
 from panoptic_cli.errors import PanopticError
-from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.pipeline.augmentation import AugmentedPicture, augment
 from panoptic_cli.pipeline.parsing import AnnotatedPicture, parse_record
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing, Resizing
@@ -73,7 +72,7 @@ def training_dataset(
     @naming
     def make(place: tf.Tensor, serialized: tf.Tensor) -> dict[str, Any]:
         picture_seed = tf.stack([tf.constant(seed, tf.int64), place])
-        record = parse_record(serialized)
+        record = parse_record(serialized, targets.preprocessing)
         picture = augment(record, picture_seed, targets.preprocessing, data.parser, targets.accepts)
         return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
@@ -129,7 +128,7 @@ def evaluation_dataset(
 
     def make(serialized: tf.Tensor) -> tuple[tf.Tensor, Geometry, tf.Tensor]:
         parsed = tf.io.parse_single_example(serialized, {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)})
-        image, geometry = preprocessing.prepare(decode_image(parsed[schema.IMAGE_ENCODED]))
+        image, geometry = preprocessing.prepare(preprocessing.decode(parsed[schema.IMAGE_ENCODED]))
         return image, geometry, serialized
 
     files = find_record_files(pattern)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from panoptic_cli.images.decoding import decode_image
+from panoptic_cli.pipeline.preprocessing import Preprocessing
 from panoptic_cli.records import schema
 
 _BIT_DEPTH_BYTE = 24  # in a PNG, after the signature (8), IHDR length and name (8), width and height (8)
@@ -40,8 +40,8 @@ class AnnotatedPicture(NamedTuple):
     instances: tf.Tensor
 
 
-def parse_record(serialized: tf.Tensor) -> AnnotatedPicture:
-    """Parses a serialised tf.train.Example, a string scalar."""
+def parse_record(serialized: tf.Tensor, preprocessing: Preprocessing) -> AnnotatedPicture:
+    """Parses a serialised tf.train.Example, a string scalar, and decodes its picture as a model family does."""
     strings = tf.io.RaggedFeature(tf.string)
     floats = tf.io.RaggedFeature(tf.float32)
     integers = tf.io.RaggedFeature(tf.int64)
@@ -75,7 +75,7 @@ def parse_record(serialized: tf.Tensor) -> AnnotatedPicture:
     )
     labels, label_ids, label_is_crowd, instances = _labels(parsed)
     return AnnotatedPicture(
-        image=decode_image(parsed[schema.IMAGE_ENCODED]),
+        image=preprocessing.decode(parsed[schema.IMAGE_ENCODED]),
         boxes=tf.stack([parsed[edge] for edge in edges], axis=-1),
         category_ids=category_ids,
         is_crowd=is_crowd,

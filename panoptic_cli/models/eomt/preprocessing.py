@@ -8,4 +8,5 @@ from panoptic_cli.pipeline.preprocessing import Preprocessing
 
 def preprocessing_of(config: Eomt) -> Preprocessing:
     """Returns the authors' preprocessing, which equals Pillow's decoding and resizing."""
-    return Preprocessing((config.image_size,) * 2)
+    size = (config.image_size, config.image_size)
+    return Preprocessing(size, antialias=True, pads_levels=True, accurate_jpeg=True)
