@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
