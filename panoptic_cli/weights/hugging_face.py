@@ -32,8 +32,8 @@ def load_hugging_face(network: PanopticNetwork, folder: str, *, allow_backbone_o
         allow_backbone_only: whether to accept weights of the backbone alone.
 
     Raises:
-        RunError: the folder cannot be read or is of another kind, or tensors are missing, unexpected or of another shape
-            or type; lists all of them.
+        RunError: the folder cannot be read or is of another kind, or tensors are missing, unexpected or of another
+            shape or type; lists all of them.
     """
     if storage.is_remote(folder):
         raise RunError(f"{folder} must be a local folder, because its files are mapped into memory.", "Copy it first.")

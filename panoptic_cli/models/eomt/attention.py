@@ -1,6 +1,6 @@
 """Attention in chunks of rows: the scores of all pairs of tokens are never in memory at once.
 
-Between tokens of 16 heads there are 209 MB of scores in float32 for a picture of 640 pixels, and 2.8 GB for one of 1280.
+With 16 heads, a picture of 640 pixels has 209 MB of scores in float32, and one of 1280 has 2.8 GB.
 """
 
 from __future__ import annotations

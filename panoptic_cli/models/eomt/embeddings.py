@@ -31,8 +31,8 @@ class Embeddings(keras.layers.Layer):
         )
         self.positions = None
         if not config.rotary:
-            shape = (config.grid_size**2, width)
-            self.positions = self.add_weight(name="positions", shape=shape, initializer=truncated_normal(config))
+            places = (config.grid_size**2, width)
+            self.positions = self.add_weight(name="positions", shape=places, initializer=truncated_normal(config))
         self.built = True
 
     def call(self, images: tf.Tensor) -> tf.Tensor:

@@ -30,7 +30,7 @@ def uniform(fan_in: int) -> keras.initializers.Initializer:
 
 
 def truncated_normal(config: Eomt) -> keras.initializers.Initializer:
-    """Random values for the kernels of the transformer. Every variable needs its own: one returns the same each time."""
+    """Returns an initializer for a kernel of the transformer. Kernels must not share one: it repeats its values."""
     return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
 
 

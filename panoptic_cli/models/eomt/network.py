@@ -64,7 +64,8 @@ class Eomt(PanopticNetwork):
 
     def freeze_backbone(self) -> None:
         """Excludes the transformer from training."""
-        for layer in (self.embeddings, *self.blocks, self.norm):
+        layers: list[keras.layers.Layer] = [self.embeddings, *self.blocks, self.norm]
+        for layer in layers:
             layer.trainable = False
 
     def call(self, images: tf.Tensor, geometry: Geometry, platform: Platform = "cpu") -> dict[str, tf.Tensor]:
