@@ -107,6 +107,10 @@ def training_targets(experiment: Experiment, table: CategoryTable) -> Targets:
     Raises:
         ConfigError: see `check_categories`.
     """
+    if experiment.task.model.type == "eomt":
+        from panoptic_cli.models.eomt.targets import EomtTargets
+
+        return EomtTargets(experiment.task, table)
     from panoptic_cli.models.panoptic_fpn.targets import PanopticFPNTargets
 
     return PanopticFPNTargets(experiment.task, label_space_of(experiment, table))

@@ -204,12 +204,15 @@ class PanopticFPN(PanopticNetwork):
         """Maps each part to {path in a checkpoint of tensorflow/models: variable}."""
         return model_garden_variables(self)
 
-    def losses(self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform) -> dict[str, tf.Tensor]:
+    def losses(
+        self, batch: Mapping[str, Any], seed: tf.Tensor, step: tf.Tensor, platform: Platform
+    ) -> dict[str, tf.Tensor]:
         """Runs the network in training mode and compares its outputs with the targets.
 
         Args:
             batch: "images", "geometry" and the targets of `PanopticFPNTargets`.
             seed: int32 [2], the seed of the ROI sampling.
+            step: not used.
             platform: cpu, gpu or xla.
 
         Returns:
