@@ -60,6 +60,11 @@ class Eomt(Section):
     oversample_ratio: Annotated[float, Field(ge=1)] = 3.0  # candidates for each place
     importance_sample_ratio: Fraction = 0.75  # share of the places that are the most uncertain candidates
 
+    # In training, a query attends to the patches of its own mask, first in all blocks, then in fewer and fewer: the
+    # optimizer steps at which each block begins and ends to give it up; None: after one to four sixths of the training
+    attn_mask_annealing_start_steps: tuple[NonNegative, ...] | None = None
+    attn_mask_annealing_end_steps: tuple[NonNegative, ...] | None = None
+
     threshold: Fraction = 0.8  # queries with a higher score become segments
     mask_threshold: Fraction = 0.5  # probability from which on a pixel belongs to a query's mask
     overlap_mask_area_threshold: Fraction = 0.8  # share of its mask that a segment must keep
@@ -112,6 +117,18 @@ class Eomt(Section):
             )
         if self.rotary and self.head_dim % 4:
             raise ValueError(f"hidden_size / num_attention_heads is {self.head_dim}, but must be a multiple of 4")
+        return self
+
+    @model_validator(mode="after")
+    def _annealing_fits(self) -> Eomt:
+        starts, ends = self.attn_mask_annealing_start_steps, self.attn_mask_annealing_end_steps
+        if (starts is None) != (ends is None):
+            raise ValueError("attn_mask_annealing_start_steps and attn_mask_annealing_end_steps go together")
+        if starts is not None and ends is not None:
+            if len(starts) != self.num_blocks or len(ends) != self.num_blocks:
+                raise ValueError(f"attn_mask_annealing_..._steps must have num_blocks = {self.num_blocks} numbers")
+            if any(start > end for start, end in zip(starts, ends, strict=True)):
+                raise ValueError("attn_mask_annealing_end_steps must not be below attn_mask_annealing_start_steps")
         return self
 
     @model_validator(mode="after")

@@ -55,12 +55,15 @@ class PanopticNetwork(keras.Model):
         """
         raise NotImplementedError
 
-    def losses(self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform) -> dict[str, tf.Tensor]:
+    def losses(
+        self, batch: Mapping[str, Any], seed: tf.Tensor, step: tf.Tensor, platform: Platform
+    ) -> dict[str, tf.Tensor]:
         """Runs the network in training mode.
 
         Args:
             batch: one batch of the training pipeline.
             seed: int32 [2], the seed of this step's random numbers; the same on every replica.
+            step: int32 scalar, the optimizer steps that are done.
             platform: what the graph is traced for: cpu, gpu or xla.
 
         Returns:
@@ -99,6 +102,10 @@ class PanopticNetwork(keras.Model):
 
     def freeze_backbone(self) -> None:
         """Excludes the backbone from training."""
+        raise NotImplementedError
+
+    def backbone_layers(self) -> list[list[keras.Variable]]:
+        """Returns the variables of the backbone by layer, the first layer first."""
         raise NotImplementedError
 
     def model_garden_variables(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from panoptic_cli.config.eomt import Activation, Eomt
 from panoptic_cli.models.eomt.attention import Attention, Rotation
 from panoptic_cli.models.eomt.layers import LayerNorm, Linear, activation, truncated_normal
 from panoptic_cli.models.platform import Platform
+from panoptic_cli.models.random_numbers import fold, uniform_by_picture
 
 
 class MLP(keras.layers.Layer):
@@ -96,6 +97,5 @@ class Block(keras.layers.Layer):
         if seed is None or not self.drop_path_rate:
             return y
         keep = 1.0 - self.drop_path_rate
-        seed = tf.random.experimental.stateless_fold_in(seed, place)
-        kept = tf.random.stateless_uniform([tf.shape(y)[0], 1, 1], seed) < keep
+        kept = uniform_by_picture(y.shape[0], [1, 1], fold(seed, place)) < keep
         return tf.where(kept, y / tf.constant(keep, y.dtype), tf.zeros([], y.dtype))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.models.eomt.attention import Rotation
 from panoptic_cli.models.eomt.layers import truncated_normal
+from panoptic_cli.models.random_numbers import fold, uniform
 
 
 class Embeddings(keras.layers.Layer):
@@ -91,14 +92,13 @@ class RotaryPositions:
     def _changed(self, points: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Moves and scales all positions alike."""
 
-        def uniform(place: int, shape: list[int], bound: float) -> tf.Tensor:
-            folded = tf.random.experimental.stateless_fold_in(seed, place)
-            return tf.random.stateless_uniform(shape, folded, -bound, bound)
+        def within(place: int, shape: list[int], bound: float) -> tf.Tensor:
+            return bound * (2 * uniform(shape, fold(seed, place)) - 1)
 
         if self._shift:
-            points += uniform(0, [2], self._shift)
+            points += within(0, [2], self._shift)
         if self._jitter is not None:
-            points *= tf.exp(uniform(1, [2], math.log(self._jitter)))
+            points *= tf.exp(within(1, [2], math.log(self._jitter)))
         if self._rescale is not None:
-            points *= tf.exp(uniform(2, [1], math.log(self._rescale)))
+            points *= tf.exp(within(2, [1], math.log(self._rescale)))
         return points

@@ -15,13 +15,26 @@ from panoptic_cli.models.platform import Platform
 class Prediction(NamedTuple):
     """What the queries predict.
 
+    A training needs the mask logits of few queries, at few places: then they are not computed for all.
+
     Attributes:
         class_logits: float32 [batch, queries, classes + 1]; "no object" is the last.
-        mask_logits: float32 [batch, queries, height, width], patch_size / 2^num_upscale_blocks pixels a cell.
+        embeddings: float [batch, queries, channels].
+        features: float [batch, height, width, channels], patch_size / 2^num_upscale_blocks pixels a cell. The logit of
+            a query at a cell is the product of both vectors.
     """
 
     class_logits: tf.Tensor
-    mask_logits: tf.Tensor
+    embeddings: tf.Tensor
+    features: tf.Tensor
+
+    @property
+    def mask_logits(self) -> tf.Tensor:
+        """float32 [batch, queries, height, width]."""
+        height, width, channels = self.features.shape[1:]
+        pixels = tf.reshape(self.features, [-1, height * width, channels])
+        masks = tf.matmul(self.embeddings, pixels, transpose_b=True)
+        return tf.reshape(tf.cast(masks, tf.float32), [-1, self.embeddings.shape[1], height, width])
 
 
 class MaskHead(keras.layers.Layer):
@@ -112,9 +125,4 @@ class Heads(keras.layers.Layer):
         pixels = tf.reshape(x[:, x.shape[1] - grid[0] * grid[1] :], [-1, *grid, width])
         for block in self.upscale:
             pixels = block(pixels, platform=platform, training=training)
-        pixels = tf.cast(pixels, self.compute_dtype)
-        height, columns = pixels.shape[1:3]
-        vectors = self.masks(queries)
-        masks = tf.matmul(vectors, tf.reshape(pixels, [-1, height * columns, width]), transpose_b=True)
-        masks = tf.reshape(tf.cast(masks, tf.float32), [-1, self.queries, height, columns])
-        return Prediction(self.classes(queries), masks)
+        return Prediction(self.classes(queries), self.masks(queries), tf.cast(pixels, self.compute_dtype))

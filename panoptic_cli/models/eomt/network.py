@@ -10,14 +10,17 @@ import tensorflow as tf
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.eomt import Eomt as EomtConfig
+from panoptic_cli.models.eomt import training
 from panoptic_cli.models.eomt.blocks import Block
 from panoptic_cli.models.eomt.checkpoint_names import hugging_face_variables
 from panoptic_cli.models.eomt.embeddings import Embeddings, Queries, RotaryPositions
 from panoptic_cli.models.eomt.heads import Heads, Prediction
 from panoptic_cli.models.eomt.layers import LayerNorm
+from panoptic_cli.models.eomt.losses import SegmentTargets
 from panoptic_cli.models.eomt.masking import open_patches
 from panoptic_cli.models.network import PanopticNetwork, TensorDescription
 from panoptic_cli.models.platform import Platform
+from panoptic_cli.models.random_numbers import fold, uniform_by_picture
 from panoptic_cli.models.stored import StoredNetwork
 from panoptic_cli.pipeline.preprocessing import Geometry
 
@@ -39,13 +42,15 @@ class Eomt(PanopticNetwork):
     Attributes:
         config: `task.model.eomt` of the configuration.
         table: the categories; class i is the i-th of them.
+        train_steps: length of the training, for the decay of masked attention.
         embeddings, blocks, norm: the transformer, which is the backbone.
         queries, heads: the other parts.
         rotary_positions: the positions of patches if they rotate queries and keys; None if `embeddings` adds them.
     """
 
-    def __init__(self, config: EomtConfig, table: CategoryTable, name: str = "eomt") -> None:
+    def __init__(self, config: EomtConfig, table: CategoryTable, train_steps: int = 1, name: str = "eomt") -> None:
         super().__init__(name=name)
+        self.train_steps = train_steps
         self.config = config
         self.table = table
         self.max_detections = config.num_queries
@@ -83,7 +88,8 @@ class Eomt(PanopticNetwork):
             if number == self._first_query_block:
                 x = self.queries(x)
             x = block(x, rotation=rotation, platform=platform)
-        return self._predict(x, images, platform)._asdict()
+        found = self._predict(x, images, platform)
+        return {"class_logits": found.class_logits, "mask_logits": found.mask_logits}
 
     def predictions(
         self,
@@ -110,7 +116,7 @@ class Eomt(PanopticNetwork):
             num_blocks + 1 predictions. The class logits of the first do not depend on the picture.
         """
         probabilities = tf.convert_to_tensor(mask_probabilities, tf.float32)
-        seeds = [tf.random.experimental.stateless_fold_in(seed, number) for number in range(len(self.blocks) + 2)]
+        seeds = [fold(seed, number) for number in range(len(self.blocks) + 2)]
         rotation = None
         if self.rotary_positions is not None:
             rotation = self.rotary_positions(seeds[-1] if training else None)
@@ -123,13 +129,11 @@ class Eomt(PanopticNetwork):
                 x = self.queries(x)
             if place >= 0:
                 found.append(self._predict(x, images, platform, training))
-                masks = tf.stop_gradient(found[-1].mask_logits)
                 if draws is None:
-                    folded = tf.random.experimental.stateless_fold_in(seeds[-2], place)
-                    draw = tf.random.stateless_uniform(tf.shape(masks)[:2], folded)
+                    draw = uniform_by_picture(images.shape[0], [self.config.num_queries], fold(seeds[-2], place))
                 else:
                     draw = draws[place]
-                opened = open_patches(masks, self._grid(images), probabilities[place], draw)
+                opened = open_patches(found[-1], self._grid(images), probabilities[place], draw)
             x = block(
                 x,
                 rotation=rotation,
@@ -139,6 +143,32 @@ class Eomt(PanopticNetwork):
                 training=training,
             )
         return [*found, self._predict(x, images, platform, training)]
+
+    def losses(
+        self, batch: Mapping[str, Any], seed: tf.Tensor, step: tf.Tensor, platform: Platform
+    ) -> dict[str, tf.Tensor]:
+        """Runs the network in training mode and compares its predictions with the segments.
+
+        Args:
+            batch: "images", and "segment_map" and "segment_classes" of `EomtTargets`.
+            seed: int32 [2], the seed of all random numbers.
+            step: int32 scalar, the optimizer steps that are done.
+            platform: cpu, gpu or xla.
+
+        Returns:
+            float32 scalars: total_loss, cross_entropy_loss, mask_loss, dice_loss; see `training.training_losses`.
+        """
+        probabilities = training.mask_probabilities(self.config, step, self.train_steps)
+        found = self.predictions(batch["images"], probabilities, fold(seed, 0), platform)
+        targets = SegmentTargets(batch["segment_map"], batch["segment_classes"])
+        return training.training_losses(found, targets, None, fold(seed, 1), self.config, platform)
+
+    def backbone_layers(self) -> list[list[keras.Variable]]:
+        """Returns the transformer's variables by block; the embeddings go with the first, the norm with the last."""
+        layers = [list(block.variables) for block in self.blocks]
+        layers[0] = [*self.embeddings.variables, *layers[0]]
+        layers[-1] = [*layers[-1], *self.norm.variables]
+        return layers
 
     def describe_outputs(self) -> dict[str, TensorDescription]:
         """Describes what `call` returns for one picture."""
