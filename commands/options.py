@@ -57,7 +57,7 @@ Checkpoint = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="NAME",
-        help="Published weights (panoptic models), hf://OWNER/REPO, or a checkpoint's path.",
+        help="A published name, hf://OWNER/REPO or a path.",
         rich_help_panel=RUN,
     ),
 ]

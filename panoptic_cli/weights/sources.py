@@ -103,7 +103,7 @@ def find_source(text: str, *, option: Option = "--checkpoint", tell: Callable[[s
             is needed.
     """
     address = storage.normalize(text)
-    source = _of_address(address, tell) if storage.is_remote(address) else _of_word(address, tell)
+    source = _of_address(address, tell) if storage.is_remote(address) else _of_word(text, tell)
     if source.published is not None and source.published.is_backbone and option == "--checkpoint":
         raise UsageError(
             f"{text} is a backbone without heads, which only initialises a training.",
@@ -121,9 +121,11 @@ def _of_address(address: str, tell: Callable[[str], None]) -> Source:
 
 
 def _of_word(text: str, tell: Callable[[str], None]) -> Source:
-    """Returns the source of a text without a scheme. A published name is a single word; "./NAME" is a path."""
+    """Returns the source of a text without a scheme. "NAME" is a published name, "./NAME" and "NAME/" are paths."""
+    is_path = os.path.basename(text) != text or text in (".", "..")
+    text = storage.normalize(text)
     exists = os.path.exists(text) or bool(glob.glob(glob.escape(text) + ".*"))
-    if os.path.basename(text) != text or text in (".", ".."):
+    if is_path:
         published = table.published_at(f"{SCHEME}{text}")
         if exists or published is None:
             return Source(text)  # the reader of checkpoints says that a path does not exist

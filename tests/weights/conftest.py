@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from cloud_emulator import emulator
-from fault_proxy import FaultProxy, fault_proxy
+from fault_proxy import fault_proxy
+from garden import BUCKET, Garden
 
 from panoptic_cli.transfer import objects
-from panoptic_cli.weights.published import Published, published_checkpoints
-
-BUCKET = "tf_model_garden"
+from panoptic_cli.weights.published import published_checkpoints
 
 
 @pytest.fixture
@@ -29,31 +26,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(objects, "_PAUSES", (0.01, 0.1))
     monkeypatch.setattr(objects, "_PATIENCE", 0.5)
     return folder
-
-
-class Garden(NamedTuple):
-    """An emulated bucket with checkpoints.
-
-    Attributes:
-        published: the entry of the table; its source is a folder, as far as one knows.
-        files: the content of its files by name.
-        client: a client of the emulator, which does not pass the proxy.
-        proxy: stands between our client and the emulator.
-    """
-
-    published: Published
-    files: dict[str, bytes]
-    client: Any
-    proxy: FaultProxy
-
-    def put(self, name: str, content: bytes) -> None:
-        """Puts an object beside the checkpoint's."""
-        _, _, path = self.published.source.removeprefix("gs://").partition("/")
-        self.client.bucket(BUCKET).blob(f"{path}{name}").upload_from_string(content)
-
-    def contents_asked_for(self) -> list[str]:
-        """The Range headers of all requests for content."""
-        return [r.headers.get("range", "") for r in self.proxy.seen if r.method == "GET" and "alt=media" in r.path]
 
 
 @pytest.fixture
@@ -83,4 +55,3 @@ def garden(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Garden]:
         found.put("_other/ckpt-1.index", b"x")
         proxy.seen.clear()
         yield found
-    assert "STORAGE_EMULATOR_HOST" in os.environ

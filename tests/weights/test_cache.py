@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Garden
 from fault_proxy import Request
+from garden import Garden
 
 from panoptic_cli.errors import DataError, TransferError
 from panoptic_cli.weights import cache as module
