@@ -34,7 +34,7 @@ def plain_dataset(experiment: Experiment, table: CategoryTable, batch_size: int)
         return tf.pad(values, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]], constant_values=value)
 
     def make(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        record = parse_record(serialized)
+        record = parse_record(serialized, preprocessing)
         image, classes = record.image, look_up(space.thing_class_of_id, record.category_ids)
         label_classes = look_up(space.semantic_class_of_id, record.label_ids)
         semantic = tf.gather(label_classes, tf.cast(decode_label_png(record.labels, wide=False), tf.int32))[..., None]

@@ -30,6 +30,7 @@ class ExportedModel:
         table: its categories.
         step: training step of its weights, None if unknown.
         score_threshold: see above.
+        accurate_jpeg: how JPEG files are decoded for it, see `images.decoding.decode_image`.
 
     Raises:
         DataError: the folder is not a SavedModel of panoptic export, or cannot be loaded.
@@ -47,6 +48,7 @@ class ExportedModel:
             self.table = CategoryTable.from_list(description["categories"], f"{path}/assets/{ASSET}")
             self.step: int | None = description["step"]
             self._input_type: str = description["input_type"]
+            self.accurate_jpeg: bool = description["preprocessing"].get("accurate_jpeg", False)
             self._batch_size: int | None = description["batch_size"]
             self.score_threshold: float = (
                 description.get("score_threshold") if score_threshold is None else score_threshold

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from panoptic_cli.categories import ANY_THING
 from panoptic_cli.export.coco_segments import encode_segment_png, segment_boxes
-from panoptic_cli.images.decoding import decode_image, decode_upright
+from panoptic_cli.images.decoding import decode_upright
 from panoptic_cli.inference.predictor import LoadedModel
 from panoptic_cli.models.network import TensorDescription
 from panoptic_cli.pipeline.preprocessing import Geometry, geometry_spec
@@ -89,8 +89,8 @@ class ServedModel(tf.Module):
         self.weights = [variable.value for variable in model.network.variables]
         spec, decode = {
             "image_tensor": (tf.TensorSpec([batch_size, None, None, 3], tf.uint8, name="image"), _same),
-            "image_bytes": (tf.TensorSpec([batch_size], tf.string, name="image_bytes"), decode_upright),
-            "tf_example": (tf.TensorSpec([batch_size], tf.string, name="tf_example"), _decode_example),
+            "image_bytes": (tf.TensorSpec([batch_size], tf.string, name="image_bytes"), self._decode_file),
+            "tf_example": (tf.TensorSpec([batch_size], tf.string, name="tf_example"), self._decode_example),
         }[input_type]
 
         def above_score(inputs: tf.Tensor, score_threshold: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -129,6 +129,13 @@ class ServedModel(tf.Module):
         values = tf.constant(["null", *self._metadata_values.values()])
         places = tf.argmax(keys[:, None] == names[None, :], axis=1)
         return {"values": tf.gather(values, places)}
+
+    def _decode_file(self, encoded: tf.Tensor) -> tf.Tensor:
+        return decode_upright(encoded, self._model.preprocessing.accurate_jpeg)
+
+    def _decode_example(self, example: tf.Tensor) -> tf.Tensor:
+        feature = {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
+        return self._model.preprocessing.decode(tf.io.parse_single_example(example, feature)[schema.IMAGE_ENCODED])
 
     def _predict(
         self, inputs: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], score_threshold: tf.Tensor
@@ -220,8 +227,3 @@ class ServedModel(tf.Module):
 
 def _same(image: tf.Tensor) -> tf.Tensor:
     return image
-
-
-def _decode_example(example: tf.Tensor) -> tf.Tensor:
-    feature = {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
-    return decode_image(tf.io.parse_single_example(example, feature)[schema.IMAGE_ENCODED])

@@ -16,11 +16,13 @@ _DEPTH_PLACE = 24  # of the bits a sample, in the bytes of a PNG
 _OPERATION_NAMES = re.compile(r"\{\{.*?\}\}|\[Op:.*|\[\[.*")  # {{function_node ...}} the reason [Op:DecodeImage] name:
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, accurate_jpeg: bool = False) -> tf.Tensor:
     """Decodes a JPEG or PNG as stored, without its EXIF orientation.
 
     Args:
         encoded: string scalar, the file's bytes.
+        accurate_jpeg: decode JPEG as Pillow does, to the last bit, instead of with TensorFlow's default, which is
+            faster and up to 15 levels off.
 
     Returns:
         uint8 [height, width, 3]. Greyscale is repeated, alpha is dropped, and 16 bits are scaled to 8 as in `depth`.
@@ -31,10 +33,23 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.cond(
         is_deep,
         lambda: _eight_bits(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16)),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        lambda: _decode_eight_bits(encoded, accurate_jpeg),
     )
     image.set_shape([None, None, 3])
     return image
+
+
+def _decode_eight_bits(encoded: tf.Tensor, accurate_jpeg: bool) -> tf.Tensor:
+    def decode() -> tf.Tensor:
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+    if not accurate_jpeg:
+        return decode()
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        decode,
+    )
 
 
 def _eight_bits(image: tf.Tensor) -> tf.Tensor:
@@ -44,30 +59,25 @@ def _eight_bits(image: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(image, tf.cast(surplus, tf.uint16)), tf.uint8)
 
 
-def decode_upright(encoded: tf.Tensor) -> tf.Tensor:
+def decode_upright(encoded: tf.Tensor, accurate_jpeg: bool = False) -> tf.Tensor:
     """Decodes a JPEG or PNG as people see it: the pixels of `pictures.read_picture`.
 
     Args:
         encoded: string scalar, the file's bytes.
+        accurate_jpeg: see `decode_image`. JPEG files that are turned are always decoded like that, because records
+            and predictions decode them with Pillow.
 
     Returns:
         uint8 [height, width, 3], like `decode_image`, but with the EXIF orientation applied.
     """
     orientation = exif_orientation(encoded)
     image = tf.cond(
-        orientation == 1, lambda: decode_image(encoded), lambda: _turn(_decode_like_pillow(encoded), orientation)
+        orientation == 1,
+        lambda: decode_image(encoded, accurate_jpeg),
+        lambda: _turn(decode_image(encoded, accurate_jpeg=True), orientation),
     )
     image.set_shape([None, None, 3])
     return image
-
-
-def _decode_like_pillow(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes as records and predictions decode the pictures that they turn, to the last bit."""
-    return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: decode_image(encoded),
-    )
 
 
 def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

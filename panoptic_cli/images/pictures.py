@@ -93,7 +93,9 @@ def find_pictures(inputs: Iterable[str], *, from_list: Iterable[str] = (), skip:
     return list(found)
 
 
-def read_picture(path: Path, exif: Exif = "apply", notes: Counter[str] | None = None) -> np.ndarray:
+def read_picture(
+    path: Path, exif: Exif = "apply", notes: Counter[str] | None = None, *, accurate_jpeg: bool = False
+) -> np.ndarray:
     """Reads a picture as people see it: EXIF orientation applied, greyscale and CMYK as RGB, alpha dropped.
 
     JPEG and PNG that are not turned go through TensorFlow's decoder, so that prediction gets the same pixels as
@@ -103,6 +105,7 @@ def read_picture(path: Path, exif: Exif = "apply", notes: Counter[str] | None = 
         path: the file.
         exif: "ignore" leaves the pixels as stored.
         notes: counts what was changed and the user should know about.
+        accurate_jpeg: see `images.decoding.decode_image`; a network says which it needs.
 
     Returns:
         uint8 [height, width, 3].
@@ -131,7 +134,7 @@ def read_picture(path: Path, exif: Exif = "apply", notes: Counter[str] | None = 
     from panoptic_cli.images.decoding import decode_image, decoding_reason
 
     try:
-        return np.asarray(decode_image(tf.constant(content)))
+        return np.asarray(decode_image(tf.constant(content), accurate_jpeg))
     except tf.errors.OpError as error:
         raise _unreadable(path, decoding_reason(error)) from None
 

@@ -47,6 +47,10 @@ class PicturePredictor(Protocol):
     def score_threshold(self) -> float:
         """Detections with a greater score become segments, 0..1."""
 
+    @property
+    def accurate_jpeg(self) -> bool:
+        """How JPEG files are decoded for it, see `images.decoding.decode_image`."""
+
     def predict_batch(self, pictures: Sequence[np.ndarray]) -> Iterator[Prediction]:
         """Predicts pictures, each uint8 [height, width, 3]; yields them in order."""
 
@@ -120,7 +124,7 @@ def _predict(
         for place, (path, image_id) in enumerate(rest, start=1):
             turned = notes[TURNED_NOTE]
             try:
-                pixels = read_picture(path, exif, notes)
+                pixels = read_picture(path, exif, notes, accurate_jpeg=predictor.accurate_jpeg)
                 waiting.append((path, image_id, pixels, notes[TURNED_NOTE] > turned))
             except DataError as error:
                 failed[str(path)] = error.message

@@ -172,6 +172,11 @@ class Predictor:
         """The preprocessing of the network's pictures."""
         return self.model.preprocessing
 
+    @property
+    def accurate_jpeg(self) -> bool:
+        """How JPEG files are decoded for the network, see `images.decoding.decode_image`."""
+        return self.preprocessing.accurate_jpeg
+
     def run(self, images: tf.Tensor, geometry: Geometry, share: int | None = None) -> list[dict[str, np.ndarray]]:
         """Runs the network. The replicas get consecutive shares of the batch.
 

@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from panoptic_cli.config.schema import Experiment
 from panoptic_cli.errors import PanopticError
-from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.pipeline.augmentation import AugmentedPicture, augment
-from panoptic_cli.pipeline.parsing import parse_record
-from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
+from panoptic_cli.pipeline.parsing import AnnotatedPicture, parse_record
+from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing, Resizing
 from panoptic_cli.pipeline.record_errors import dropping, naming, unusable_record
 from panoptic_cli.pipeline.stream import TrainingStream
 from panoptic_cli.records import schema
@@ -26,9 +25,11 @@ class Targets(Protocol):
 
     Attributes:
         preprocessing: how the family prepares pictures.
+        accepts: which crops it can use, see `augmentation.augment`; None: all.
     """
 
     preprocessing: Preprocessing
+    accepts: Callable[[AnnotatedPicture, Resizing, tf.Tensor], tf.Tensor] | None
 
     def __call__(self, picture: AugmentedPicture) -> dict[str, Any]:
         """Computes a picture's training targets: tensors of static shapes, in any structure."""
@@ -71,7 +72,8 @@ def training_dataset(
     @naming
     def make(place: tf.Tensor, serialized: tf.Tensor) -> dict[str, Any]:
         picture_seed = tf.stack([tf.constant(seed, tf.int64), place])
-        picture = augment(parse_record(serialized), picture_seed, targets.preprocessing, data.parser)
+        record = parse_record(serialized, targets.preprocessing)
+        picture = augment(record, picture_seed, targets.preprocessing, data.parser, targets.accepts)
         return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
     dataset = places_and_records.map(
@@ -126,7 +128,7 @@ def evaluation_dataset(
 
     def make(serialized: tf.Tensor) -> tuple[tf.Tensor, Geometry, tf.Tensor]:
         parsed = tf.io.parse_single_example(serialized, {schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)})
-        image, geometry = preprocessing.prepare(decode_image(parsed[schema.IMAGE_ENCODED]))
+        image, geometry = preprocessing.prepare(preprocessing.decode(parsed[schema.IMAGE_ENCODED]))
         return image, geometry, serialized
 
     files = find_record_files(pattern)

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from panoptic_cli.images.decoding import decode_image
+from panoptic_cli.pipeline.resampling import resample
+
 # Mean and standard deviation of ImageNet's pixels, as fractions of 255.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
@@ -51,29 +54,46 @@ class Resizing(NamedTuple):
 class Preprocessing:
     """The preprocessing of a model family.
 
-    A picture is resized (bilinear, without antialiasing) with its aspect ratio kept, normalised, and padded with
-    zeros at the bottom and on the right.
+    A picture is resized bilinearly with its aspect ratio kept, normalised, and padded with zeros at the bottom and on
+    the right. The fields say how a family differs.
 
     Attributes:
         input_size: (height, width) of the network's input in pixels.
         mean: mean of each RGB channel, as a fraction of 255.
         stddev: standard deviation of each channel, likewise.
+        antialias: resize as Pillow does, with antialiasing and whole levels of brightness, to sides rounded from
+            float64. Otherwise without antialiasing, to sides rounded from float32.
+        pads_levels: pad with black before the normalisation, so that padding becomes -mean / stddev.
+        accurate_jpeg: decode JPEG files with libjpeg's accurate integer transform, as Pillow does. Otherwise with
+            TensorFlow's default, which is faster and up to 15 levels off.
     """
 
     input_size: tuple[int, int]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     stddev: tuple[float, float, float] = IMAGENET_STDDEV
+    antialias: bool = False
+    pads_levels: bool = False
+    accurate_jpeg: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Returns the steps in words and numbers, for the description of an exported model."""
+        order = "before" if self.pads_levels else "after"
+        resize = "bilinear without antialiasing"
+        if self.antialias:
+            resize = "bilinear with antialiasing like Pillow's BILINEAR, rounded to whole levels"
         return {
             "color_order": "RGB",
             "exif_orientation": "not applied: rotate the picture first",
-            "resize": "bilinear without antialiasing, to the largest size of the same aspect ratio within input_size",
+            "accurate_jpeg": self.accurate_jpeg,
+            "resize": f"{resize}, to the largest size of the same aspect ratio within input_size",
             "mean": [255.0 * value for value in self.mean],
             "stddev": [255.0 * value for value in self.stddev],
-            "padding": "zeros after normalisation, at the bottom and on the right",
+            "padding": f"zeros {order} normalisation, at the bottom and on the right",
         }
+
+    def decode(self, encoded: tf.Tensor) -> tf.Tensor:
+        """Decodes a JPEG or PNG, a string scalar, to uint8 [height, width, 3]; see `images.decoding.decode_image`."""
+        return decode_image(encoded, self.accurate_jpeg)
 
     def prepare(self, image: tf.Tensor) -> tuple[tf.Tensor, Geometry]:
         """Prepares one picture for inference.
@@ -106,8 +126,10 @@ class Preprocessing:
         input_size = tf.constant(self.input_size, tf.float32)
         original = tf.cast(original_size, tf.float32)
         target = input_size if random_scale is None else tf.round(random_scale * input_size)
+        exact = tf.float64 if self.antialias else tf.float32
+        sides, limits = tf.cast(original_size, exact), tf.cast(target, exact)
         # At least one pixel: the short side of a very long picture would round to zero.
-        scaled = tf.maximum(tf.round(original * tf.reduce_min(target / original)), 1.0)
+        scaled = tf.cast(tf.maximum(tf.round(sides * tf.reduce_min(limits / sides)), 1.0), tf.float32)
         offset = tf.zeros([2], tf.int32)
         if random_offset is not None:
             offset = tf.cast(tf.maximum(scaled - input_size, 0.0) * random_offset, tf.int32)
@@ -118,16 +140,25 @@ class Preprocessing:
         """Resizes, crops, normalises and pads a picture.
 
         Args:
-            image: uint8 or float [height, width, 3], 0..255.
+            image: uint8 [height, width, 3]; without antialiasing also float, 0..255.
             resizing: the plan.
 
         Returns:
             float32 [*input_size, 3].
         """
         height, width = self.input_size
-        top, left = resizing.offset[0], resizing.offset[1]
-        image = tf.image.resize(image, resizing.scaled_size)[top : top + height, left : left + width]
-        image = self.normalize(image)
+        if self.antialias:
+            image = resample(image, resizing.scaled_size, resizing.offset, self.input_size)
+            kept = resizing.scaled_size - resizing.offset
+            image = image[: kept[0], : kept[1]]
+        else:
+            top, left = resizing.offset[0], resizing.offset[1]
+            image = tf.image.resize(image, resizing.scaled_size)[top : top + height, left : left + width]
+        return self.normalize(self._padded(image)) if self.pads_levels else self._padded(self.normalize(image))
+
+    def _padded(self, image: tf.Tensor) -> tf.Tensor:
+        """Pads a picture with zeros to the input size."""
+        height, width = self.input_size
         shape = tf.shape(image)
         image = tf.pad(image, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]])
         return tf.ensure_shape(image, [height, width, 3])
@@ -136,10 +167,20 @@ class Preprocessing:
         """Computes (image / 255 - mean) / stddev: float32 [..., width, 3]."""
         # Subtract repeated constants from whole rows: broadcasting along a last axis of 3 takes four times as long.
         shape = tf.shape(image)
-        rows = tf.reshape(tf.cast(image, tf.float32), tf.concat([shape[:-2], [shape[-2] * 3]], axis=0))
-        mean = tf.tile(tf.constant(self.mean, tf.float32) * 255.0, shape[-2:-1])
-        stddev = tf.tile(tf.constant(self.stddev, tf.float32) * 255.0, shape[-2:-1])
-        return tf.ensure_shape(tf.reshape((rows - mean) / stddev, shape), image.shape)
+        rows = tf.reshape(image, tf.concat([shape[:-2], [shape[-2] * 3]], axis=0))
+
+        def repeated(channels: tuple[float, ...], unit: float = 1.0) -> tf.Tensor:
+            return tf.tile(tf.constant(channels, tf.float32) * unit, shape[-2:-1])
+
+        if self.antialias:
+            # Rounded like the fractions of 255 and the quotients that the original implementation computes in float32.
+            # A quotient in float64 stays the same if a compiler multiplies by the reciprocal instead.
+            differences = tf.cast(tf.cast(rows, tf.float64) * (1 / 255), tf.float32) - repeated(self.mean)
+            quotients = tf.cast(differences, tf.float64) / tf.cast(repeated(self.stddev), tf.float64)
+            normalized = tf.cast(quotients, tf.float32)
+        else:
+            normalized = (tf.cast(rows, tf.float32) - repeated(self.mean, 255.0)) / repeated(self.stddev, 255.0)
+        return tf.ensure_shape(tf.reshape(normalized, shape), image.shape)
 
 
 def resize_labels(
@@ -149,6 +190,7 @@ def resize_labels(
     padding: int,
     classes: tf.Tensor,
     mirrored: tf.Tensor | bool = False,
+    truncated: bool = True,
 ) -> tf.Tensor:
     """Resizes a label map to the network's input with nearest neighbours, and looks up the classes.
 
@@ -159,13 +201,16 @@ def resize_labels(
         padding: class of the pixels outside the picture.
         classes: int32 [k], the class of each label.
         mirrored: bool scalar, whether to flip the map horizontally before it is resized.
+        truncated: whether the resized map has sides that are rounded down, as in the reference, although the picture's
+            are rounded. Otherwise its sides are the picture's.
 
     Returns:
         int32 [*input_size].
     """
     size = tf.shape(labels)[:2]
-    # The size is truncated, although that of the picture is rounded, so that labels agree with the reference's.
-    scaled = tf.maximum(tf.cast(resizing.geometry.scale * tf.cast(size, tf.float32), tf.int32), 1)
+    scaled = resizing.scaled_size
+    if truncated:
+        scaled = tf.maximum(tf.cast(resizing.geometry.scale * tf.cast(size, tf.float32), tf.int32), 1)
     step = tf.cast(size, tf.float32) / tf.cast(scaled, tf.float32)
 
     def sources(axis: int) -> tf.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 from PIL import Image
 
-from panoptic_cli.images.decoding import decode_image
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.inference.predictor import Predictor
 from panoptic_cli.pipeline.batches import evaluation_dataset
@@ -29,7 +28,7 @@ def draw_overlays(predictor: Predictor, pattern: str, count: int = _PICTURES) ->
     drawn = []
     for images, geometry, serialized in evaluation_dataset(pattern, predictor.preprocessing, batch_size=1, limit=count):
         (encoded,) = schema.decode_example(serialized[0].numpy())[schema.IMAGE_ENCODED]
-        pixels = decode_image(tf.constant(encoded)).numpy()
+        pixels = predictor.preprocessing.decode(tf.constant(encoded)).numpy()
         (prediction,) = predictor.predict_prepared(images, geometry)
         scores = dict(enumerate(prediction.detections.scores.tolist(), start=1))
         overlay = draw_panoptic(

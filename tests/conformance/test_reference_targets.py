@@ -41,7 +41,9 @@ def examples(shared: Path, coco_labels: Any) -> list[dict[str, Any]]:
 
     @tf.function
     def make(record: tf.Tensor) -> dict[str, Any]:
-        picture = augment(parse_record(record), tf.constant([0, 0], tf.int64), targets.preprocessing, parser)
+        picture = augment(
+            parse_record(record, targets.preprocessing), tf.constant([0, 0], tf.int64), targets.preprocessing, parser
+        )
         return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
     return [tf.nest.map_structure(lambda x: x.numpy(), make(tf.constant(r))) for r in serialized]

@@ -73,7 +73,7 @@ def example(record: bytes, parser: Parser = PLAIN, seed: int = 0) -> dict[str, A
 
         @tf.function
         def make(record: tf.Tensor, seed: tf.Tensor) -> dict[str, Any]:
-            picture = augment(parse_record(record), seed, PREPROCESSING, parser)
+            picture = augment(parse_record(record, PREPROCESSING), seed, PREPROCESSING, parser)
             return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
         _graphs[parser] = make
@@ -119,7 +119,7 @@ def test_labels_are_those_of_the_panoptic_png(serialized: list[bytes], shapes_di
     pictures = {p.id: p for p in read_dataset(coco_files(shapes_dir, "train")).pictures}
     for record in serialized[:4]:
         picture = pictures[int(decode_example(record)[schema.IMAGE_SOURCE_ID][0])]
-        parsed = parse_record(tf.constant(record))
+        parsed = parse_record(tf.constant(record), PREPROCESSING)
         png = np.asarray(Image.open(shapes_dir / "panoptic_train2017" / f"{picture.id:012d}.png"), np.uint32)
         ids = png[..., 0] + 256 * png[..., 1] + 65536 * png[..., 2]
         expected = np.zeros(ids.shape, np.int32)

@@ -99,7 +99,7 @@ def make_example() -> Any:
     targets = models.training_targets(load_experiment("panoptic_fpn_shapes"), TABLE)
 
     def make_targets(record: tf.Tensor) -> dict[str, Any]:
-        picture = augment(parse_record(record), tf.constant([0, 0], tf.int64), PREPROCESSING, Parser())
+        picture = augment(parse_record(record, PREPROCESSING), tf.constant([0, 0], tf.int64), PREPROCESSING, Parser())
         return {"images": picture.image, **targets(picture)}
 
     make = naming(make_targets)
