@@ -139,7 +139,9 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
     known, shapes = coco_panoptic_categories(), read_categories(coco / "annotations" / "panoptic_val2017.json")
     pairs = [*zip(shapes.things, known.things, strict=False), *zip(shapes.stuff, known.stuff, strict=False)]
     renamed = {ours.id: theirs for ours, theirs in pairs}
-    for path in coco.glob("annotations/*_*2017.json"):  # the categories are COCO's, as the preset and published names expect
+    for path in coco.glob(
+        "annotations/*_*2017.json"
+    ):  # the categories are COCO's, as the preset and published names expect
         value = json.loads(path.read_text())
         for category in value["categories"]:
             category["name"], category["id"] = renamed[category["id"]].name, renamed[category["id"]].id

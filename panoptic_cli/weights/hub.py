@@ -6,6 +6,7 @@ Its variables have their usual meaning: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_T
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from panoptic_cli.weights.repository import Repository
 
 # A folder in Hugging Face's layout, without the pickles and the pictures that may lie beside it.
 _DESCRIPTION = ("config.json", "preprocessor_config.json")
-_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = ("model*.safetensors", _INDEX)
 _BYTES_BAR = "Reconstructing"  # how huggingface_hub begins to describe the bar of the bytes that are on the disk
 _BLOCK = 1 << 20
 
@@ -106,7 +108,13 @@ def _patterns(description_only: bool) -> list[str]:
 def _is_complete(folder: Path, description_only: bool) -> bool:
     if not (folder / "config.json").is_file():
         return False
-    return description_only or any(folder.glob("model*.safetensors"))
+    if description_only or (folder / "model.safetensors").is_file():
+        return True
+    try:
+        places = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return all((folder / name).is_file() for name in places)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return False
 
 
 def _fetch(repository: Repository, patterns: list[str]) -> str:

@@ -15,8 +15,11 @@ import pytest
 from hub_server import COMMIT, HubServer, hub_server
 from huggingface_hub import constants
 
+from panoptic_cli.coco.official_categories import coco_panoptic_categories
 from panoptic_cli.errors import TransferError, UsageError
 from panoptic_cli.weights import hub as module
+from panoptic_cli.weights.copies import describe_caches, describe_copy
+from panoptic_cli.weights.published import published_checkpoints
 from panoptic_cli.weights.repository import Repository, parse_repository
 from panoptic_cli.weights.sources import find_source
 
@@ -169,10 +172,58 @@ def test_a_repository_of_something_else(hub: HubServer) -> None:
     assert "is not in Hugging Face's layout: it has no config.json or no model.safetensors" in fails()
 
 
+def test_weights_in_several_files(hub: HubServer) -> None:
+    """Another program may have fetched some of them one by one; the library cannot tell that others are missing."""
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    del hub.files["model.safetensors"]
+    hub.files |= dict.fromkeys(names, b"weights")
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": names[0], "b": names[1]}}).encode()
+    for name in ("config.json", "model.safetensors.index.json", names[0]):
+        huggingface_hub.hf_hub_download(NAME, name)
+    assert module.cached_folder(Repository(NAME)) is None
+    folder = Path(module.fetch_repository(Repository(NAME), prefer_cache=True))
+    assert {path.name for path in folder.glob("*.safetensors")} == set(names)
+    assert module.cached_folder(Repository(NAME)) == str(folder)
+
+
 def test_a_small_disk_is_told_before(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "free_space", lambda path: 1000)
     assert "has 3.0 MB, but only 1.0 kB are free" in fails()
     assert "model.safetensors" not in dict(hub.contents_sent())
+
+
+def test_a_published_name_is_a_repository(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.name = "tue-mps/coco_panoptic_eomt_small_640_2x"
+    source = find_source("eomt_small_640")
+    assert source.cached() is None
+    folder = source.fetch()
+    assert {path.name for path in Path(folder).iterdir()} == WANTED
+    hub.seen.clear()
+    assert source.fetch() == source.cached() == folder
+    assert hub.seen == []  # once fetched, no network is used
+    described = describe_copy(published_checkpoints()["eomt_small_640"])
+    assert (described.place, described.bytes) == (folder, sum(len(FILES[name]) for name in WANTED))
+    assert describe_caches()["hugging_face_bytes"] == described.bytes
+    assert find_source("tue-mps/coco_panoptic_eomt_small_640_2x").fetch() == folder
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_an_eomt_loads_by_its_name(hub: HubServer, tmp_path: Path) -> None:
+    """The weights of the published architecture, with other values, come through the Hub's protocol into a network."""
+    from eomt_checkpoints import write_checkpoint
+
+    from panoptic_cli import models, weights
+    from panoptic_cli.runs.model_source import find_model
+
+    write_checkpoint("small", tmp_path / "folder")
+    hub.name = "tue-mps/coco_panoptic_eomt_small_640_2x"
+    hub.files = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    source = find_model(None, "eomt_small_640")
+    assert source.table == coco_panoptic_categories()
+    network = models.create_network(source.experiment, source.table)
+    loaded = weights.load_weights(network, source.fetch())
+    assert loaded.parameters == network.count_params() == published_checkpoints()["eomt_small_640"].parameters
 
 
 def _script(hub: HubServer, cache: Path, code: str, **variables: str) -> subprocess.Popen[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 from cloud_emulator import emulator
 from garden import BUCKET
@@ -188,6 +189,7 @@ def test_mistakes_do_not_import_tensorflow(photo: Path, tmp_path: Path, monkeypa
 def test_models_lists_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("PANOPTIC_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     (tmp_path / NAME).mkdir()
     for suffix in ("index", "data-00000-of-00001"):
         (tmp_path / NAME / f"ckpt-1.{suffix}").write_bytes(bytes(500))

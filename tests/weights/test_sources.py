@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from pydantic import ValidationError
 
 from panoptic_cli import config
 from panoptic_cli.coco.official_categories import coco_panoptic_categories
+from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.errors import UsageError
-from panoptic_cli.models import check_categories
+from panoptic_cli.models import check_categories, input_size
 from panoptic_cli.weights import published
 from panoptic_cli.weights.repository import Repository
 from panoptic_cli.weights.sources import Source, find_source, source_of
@@ -98,7 +101,7 @@ def test_an_entry_is_complete(name: str) -> None:
     if entry.experiment is None:
         return
     experiment = config.load_experiment(entry.experiment, schedule=entry.schedule)
-    assert tuple(experiment.task.model.input_size[:2]) == entry.input_size
+    assert input_size(experiment) == entry.input_size
     table = entry.table()
     assert table is not None
     check_categories(experiment, table)
@@ -115,12 +118,17 @@ def test_a_wrong_entry_is_refused(change: dict[str, Any]) -> None:
         published.read_table({"a": entry | change})
 
 
-def test_the_figures_are_those_of_the_presets_head() -> None:
+@pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if not entry.is_backbone])
+def test_the_figures_are_those_of_the_presets_head(name: str) -> None:
     """Two files say them; the README has its own test."""
-    head = (Path(config.__file__).parent / "presets" / "panoptic_fpn_coco.yaml").read_text()
-    for name in ("panoptic_fpn_r50_1x", "panoptic_fpn_r50_3x"):
-        entry = TABLE[name]
-        (line,) = [line for line in head.splitlines() if line.startswith(f"#   {entry.schedule} (")]
+    entry = TABLE[name]
+    text = (Path(config.__file__).parent / "presets" / f"{entry.experiment}.yaml").read_text()
+    head = re.sub(r"\s*\n#\s*", " ", text.partition("\nconfig:")[0])
+    if entry.schedule is None:
+        assert f"PQ {entry.pq} on val2017" in head
+        assert f"{entry.source.removeprefix('hf://')}, {entry.licence} licence" in head
+    else:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"#   {entry.schedule} (")]
         assert [float(number) for number in re.findall(r"\d+\.\d+", line)] == list(entry.figures.values())
 
 
@@ -140,13 +148,44 @@ def test_cocos_categories_are_those_of_its_annotations(coco100: Path) -> None:
         assert read_categories(coco100 / f"annotations/panoptic_{split}2017.json") == coco_panoptic_categories()
 
 
-def test_the_parameters_are_those_of_the_network() -> None:
+def test_the_parameters_are_those_of_panoptic_fpn() -> None:
     """The shapes of the reference's variables are among the figures of the conformance tests."""
-    import json
-    import math
-
     figures = Path(__file__).parents[1] / "conformance" / "reference" / "variables.json"
     shapes = json.loads(figures.read_text())["variables"]
     backbone = sum(math.prod(shape) for key, shape in shapes.items() if key.startswith("backbone/"))
     assert TABLE["panoptic_fpn_r50_1x"].parameters == sum(math.prod(shape) for shape in shapes.values())
     assert TABLE["resnet50_imagenet"].parameters == backbone
+
+
+def _parameters_of_eomt(settings: Eomt, classes: int) -> int:
+    """Counts the weights of the network that the paper describes, layer by layer."""
+    width, patch = settings.hidden_size, settings.patch_size
+
+    def dense(inputs: int, outputs: int) -> int:
+        return inputs * outputs + outputs
+
+    norm = 2 * width
+    tokens = (1 + settings.num_register_tokens + (settings.image_size // patch) ** 2 + settings.num_queries) * width
+    if settings.use_swiglu_ffn:
+        hidden = (int(width * settings.mlp_ratio * 2 / 3) + 7) // 8 * 8
+        mlp = dense(width, 2 * hidden) + dense(hidden, width)
+    else:
+        mlp = dense(width, 4 * width) + dense(4 * width, width)
+    block = 4 * dense(width, width) + 2 * norm + 2 * width + mlp  # with two scales
+    upscaling = settings.num_upscale_blocks * (dense(4 * width, width) + 9 * width + norm)
+    heads = dense(width, classes + 1) + 3 * dense(width, width)
+    return tokens + dense(3 * patch**2, width) + settings.num_hidden_layers * block + norm + upscaling + heads
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("eomt")])
+def test_the_parameters_are_those_of_eomt(name: str) -> None:
+    settings = config.load_experiment(str(TABLE[name].experiment)).task.model.eomt
+    assert TABLE[name].parameters == _parameters_of_eomt(settings, classes=133)
+
+
+@pytest.mark.shared
+def test_the_parameters_are_those_of_a_file(shared: Path) -> None:
+    described = json.loads((shared / "conformance/eomt/forward/small/variables.json").read_text())
+    buffers = ("attn_mask_probs", "criterion.empty_weight")
+    counts = [math.prod(shape) for key, shape in described["shapes"].items() if key not in buffers]
+    assert TABLE["eomt_small_640"].parameters == sum(counts)
