@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from panoptic_cli import models, storage
 from panoptic_cli.errors import UsageError
 from panoptic_cli.runs.model_source import ModelSource
-from panoptic_cli.startup import import_tensorflow
+from panoptic_cli.startup import import_tensorflow, require_tensorflow
 
 FileFormat: TypeAlias = Literal["saved_model", "tflite", "onnx"]
 InputType: TypeAlias = Literal["image_tensor", "image_bytes", "tf_example"]
@@ -84,6 +84,8 @@ def export_model(
     Raises:
         PanopticError: the model cannot be loaded, or the output cannot be written.
     """
+    require_tensorflow()
+    checkpoint = source.fetch()
     import_tensorflow()
     from panoptic_cli.export import output as output_files
     from panoptic_cli.export import portable_model, saved_model
@@ -94,7 +96,7 @@ def export_model(
     else:
         portable_model.check_packages(file_format)
         output_files.check_file(output)
-    model = load_model(source.experiment, source.table, source.checkpoint)
+    model = load_model(source.experiment, source.table, checkpoint)
     if file_format == "saved_model":
         return saved_model.export_saved_model(model, output, input_type=input_type, batch_size=batch_size)
     return portable_model.export_portable(model, output, file_format)
