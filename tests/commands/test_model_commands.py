@@ -93,6 +93,12 @@ def test_evaluate_prints_one_object_of_the_contracts_shape(evaluated: Evaluated)
     assert result["images"] == 4
     assert result["images_per_second"] > 0.0
     assert result["step"] == 3
+    assert result["per_class"].keys() == result["panoptic"]["per_class"].keys()
+    for kind in ("box", "mask"):  # AP is the mean of that of its categories
+        found = [entry[f"{kind}_AP"] for entry in result["per_class"].values()]
+        measured = [ap for ap in found if ap is not None]
+        assert len(measured) == 3
+        assert result[kind]["AP"] == pytest.approx(np.mean(measured), abs=1e-12)
     assert json.loads((evaluated.folder / "metrics.json").read_text()) == result
 
 
