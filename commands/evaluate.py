@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import INTERRUPTED, UsageError
+from panoptic_cli.errors import INTERRUPTED, UsageError, counted
 
 from . import options as o
 from .model_loading import load, refuse_cluster
@@ -290,8 +290,10 @@ def _print_plan(source: ModelSource, data: EvaluationData) -> int:
         "limit": data.limit,
         "images": data.images,
     }
-    images = "" if data.images is None else f", {data.images:,} images"
-    console.result(plan, f"Would evaluate {source.checkpoint} on {data.pattern} ({len(data.files)} shards{images}).")
+    images = "" if data.images is None else f", {counted(data.images, 'images')}"
+    console.result(
+        plan, f"Would evaluate {source.checkpoint} on {data.pattern} ({counted(len(data.files), 'shards')}{images})."
+    )
     return 0
 
 
@@ -311,7 +313,7 @@ def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
     mean_iou = result.semantic["mIoU"] if result.semantic else None
     shown.show(
         data,
-        f"{'interrupted after ' if result.partial else ''}{result.images} images",
+        f"{'interrupted after ' if result.partial else ''}{counted(result.images, 'images')}",
         f"{result.images_per_second:.2f} images/s",
         f"semantic mIoU {100 * mean_iou:.1f}" if mean_iou is not None else "",
         f"step {result.step}" if result.step is not None else "",
@@ -352,7 +354,7 @@ def _score_file(
     written = shown.write(str(predictions), data, scores.report)
     shown.show(
         data,
-        f"{scores.images} images",
+        counted(scores.images, "images"),
         f"{scores.images_per_second:.1f} images/s",
         f"report in {shown.report}" if shown.report and written else "",
     )

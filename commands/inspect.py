@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import UsageError, counted
 
 from . import custom_data as custom
 from . import options as o
@@ -100,7 +100,7 @@ def inspect(
     if draw and output is not None:
         drawn = (examples or found).draw(draw, output)
         value["drawn"] = [str(path) for path in drawn]
-        shown.append(f"{len(drawn)} samples drawn in {output}")
+        shown.append(f"{counted(len(drawn), 'samples')} drawn in {output}")
     console.result(value, *shown)
     if found.errors:
         raise typer.Exit(1)

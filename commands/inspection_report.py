@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from panoptic_cli import console
+from panoptic_cli.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,9 +94,9 @@ def _record_lines(data: str, report: RecordReport) -> list[Any]:
     return shown
 
 
-def _categories(title: str, counted: str, rows: list[list[str]], total: int) -> list[Any]:
+def _categories(title: str, what: str, rows: list[list[str]], total: int) -> list[Any]:
     title += f", the first {len(rows)} of {total}" if len(rows) < total else ""
-    return [console.table(title, ["category", "id", "pictures", counted, "pixels %"], rows), ""]
+    return [console.table(title, ["category", "id", "pictures", what, "pixels %"], rows), ""]
 
 
 def _percent(share: float) -> str:
@@ -111,16 +112,12 @@ def problem_lines(name: str, findings: Findings) -> list[str]:
     if not findings.by_kind:
         return [f"{name}: no problems."]
     errors, warnings = findings.errors, findings.count("warning")
-    lines = [f"{name}: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}"]
+    lines = [f"{name}: {counted(errors, 'errors')}, {counted(warnings, 'warnings')}"]
     for finding in findings.ordered():
         remedy = f": {finding.remedy}" if finding.remedy else ""
         lines.append(f"  {finding.severity}: {finding.kind} ({finding.count:,}){remedy}")
         lines += [f"      {line}" for line in _examples(finding)]
     return lines
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _examples(finding: Finding) -> list[str]:

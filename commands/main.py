@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -170,4 +171,10 @@ def _origin(error: BaseException) -> str:
 def main() -> None:
     """Entry point of the console script."""
     own_process()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first one is handled
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends the process at once, not with a traceback
+    sys.exit(code)

@@ -184,25 +184,26 @@ def _show_summaries(summaries: list[CompositionSummary]) -> None:
 
 
 def _notes(summary: CompositionSummary) -> list[str]:
-    from panoptic_cli.errors import listed
+    from panoptic_cli.errors import counted, listed
 
     lines = []
     if summary.kept_pictures:
-        lines.append(f"{summary.kept_pictures:,} pictures were made already")
+        lines.append(f"{counted(summary.kept_pictures, 'pictures were')} made already")
     hidden = summary.partly_hidden + summary.mostly_hidden
     if hidden:
-        lines.append(f"{hidden:,} things are partly hidden by others, {summary.mostly_hidden:,} by more than half")
+        lines.append(
+            f"{counted(hidden, 'things are')} partly hidden by others, {summary.mostly_hidden:,} by more than half"
+        )
     if summary.wholly_hidden:
         rest = summary.wholly_hidden - _SHOWN
         shown = listed(summary.vanished[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
-        lines.append(f"{summary.wholly_hidden:,} things are wholly hidden by others and left out: {shown}")
+        lines.append(f"{counted(summary.wholly_hidden, 'things are')} wholly hidden by others and left out: {shown}")
     if summary.empty:
-        lines.append(f"{summary.empty:,} annotations without outline or without pixels are left out")
+        lines.append(f"left out {counted(summary.empty, 'annotations without outline or without pixels')}")
     if summary.reshaped:
-        lines.append(
-            f"{summary.reshaped:,} annotations have polygons in another form than COCO's; they are read as meant"
-        )
+        found = counted(summary.reshaped, "annotations have")
+        lines.append(f"{found} polygons in another form than COCO's; they are read as meant")
     if summary.without_segments:
-        lines.append(f"{summary.without_segments:,} pictures have no segment: they are unlabelled as a whole")
-    lines += [f"skipped {count:,} pictures: {reason}" for reason, count in summary.skipped_pictures.items()]
+        lines.append(f"{counted(summary.without_segments, 'pictures have')} no segment: unlabelled as a whole")
+    lines += [f"skipped {counted(count, 'pictures')}: {reason}" for reason, count in summary.skipped_pictures.items()]
     return [f"{summary.name}: {line}" for line in lines]

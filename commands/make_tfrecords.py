@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import UsageError, counted
 
 from . import custom_data
 from .options import DATA, DEFAULT_DATA_DIR, AnnotatedExif, DataDir, DryRun, Json, MaxPixels
@@ -208,13 +208,15 @@ def _show_summaries(target: Path, summaries: list[ConversionSummary]) -> None:
         ]
         for s in summaries
     ]
-    lines = [f"{s.prefix}: {s.kept_shards} shards were complete already" for s in summaries if s.kept_shards]
+    lines = [
+        f"{s.prefix}: {counted(s.kept_shards, 'shards were')} complete already" for s in summaries if s.kept_shards
+    ]
     lines += [
-        f"{s.prefix}: skipped {count:,} {what}: {reason}"
+        f"{s.prefix}: skipped {counted(count, what)}: {reason}"
         for s in summaries
         for what, reasons in (("objects", s.skipped_objects), ("pictures", s.skipped_pictures))
         for reason, count in reasons.items()
     ]
-    lines += [f"{s.prefix}: {count:,} {note}" for s in summaries for note, count in s.notes.items()]
+    lines += [f"{s.prefix}: {counted(count, note)}" for s in summaries for note, count in s.notes.items()]
     table = console.table(f"Records in {target}", columns, rows)
     console.result({"output_dir": str(target), "splits": [asdict(s) for s in summaries]}, table, *lines)

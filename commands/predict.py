@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from panoptic_cli import console
-from panoptic_cli.errors import DataError, UsageError
+from panoptic_cli.errors import DataError, UsageError, counted
 
 from . import options as o
 from .model_loading import load, refuse_cluster
@@ -248,7 +248,7 @@ def _print_plan(model: str, wanted: WantedPictures, output: Path, archive: Path 
     }
     console.result(
         plan,
-        f"Would predict {len(wanted.files):,} pictures with {model} into {output}.",
+        f"Would predict {counted(len(wanted.files), 'pictures')} with {model} into {output}.",
         *([f"Would write {archive}."] if archive is not None else []),
     )
     return 0
@@ -271,14 +271,14 @@ def _print_result(
             "notes": dict(summary.notes),
             "step": step,
         },
-        f"{done} pictures in {output}: {', '.join(written)}"
+        f"{counted(done, 'pictures')} in {output}: {', '.join(written)}"
         if done
         else f"No picture can be read; {output} is as it was.",
         *([f"For COCO's server: {summary.submission}"] if summary.submission is not None else []),
-        *(f"{count:,} {note}" for note, count in summary.notes.items()),
+        *(counted(count, note) for note, count in summary.notes.items()),
     )
     if failed and done:
-        console.warn(f"{failed} of {done + failed} pictures cannot be read; the others are done.")
+        console.warn(f"{failed:,} of {counted(done + failed, 'pictures')} cannot be read; the others are done.")
         if archive is not None:
             console.warn(f"{archive} is not written: COCO's server takes only predictions of all pictures.")
     return 1 if failed else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_SINGULAR_VERBS = {"are": "is", "were": "was", "have": "has", "do": "does", "differ": "differs"}
 INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT, as in a shell
 
 
@@ -88,6 +89,32 @@ def listed(names: Sequence[object], limit: int = 10) -> str:
     """
     rest = len(names) - limit
     return ", ".join(str(name) for name in names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def counted(count: int, phrase: str) -> str:
+    """Returns a number with what it counts, in the singular for 1: "1 picture", "2,000 pictures".
+
+    Args:
+        count: the number.
+        phrase: a noun in the plural, with words around it: "bad pictures that are left out". The noun is the first word
+            that ends in "s". "are", "were", "have", "do" and "differ" right after it are changed, too.
+    """
+    if count != 1:
+        return f"{count:,} {phrase}"
+    words = phrase.split(" ")
+    for place, word in enumerate(words):
+        noun = word.rstrip(",.:;")
+        if noun.endswith("s") and not noun.endswith(("ss", "us", "is")):
+            words[place] = _singular(noun) + word[len(noun) :]
+            words[place + 1 : place + 2] = [_SINGULAR_VERBS.get(verb, verb) for verb in words[place + 1 : place + 2]]
+            break
+    return f"1 {' '.join(words)}"
+
+
+def _singular(noun: str) -> str:
+    if noun.endswith("ies"):
+        return f"{noun[:-3]}y"
+    return noun[:-2] if noun.endswith(("sses", "xes", "shes", "ches")) else noun[:-1]
 
 
 def one_line(error: object, limit: int = 300) -> str:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 BACKSLASHES = "file names with a backslash: it separates folders"
-OTHER_FORM = "file names that differ from the disk in case or Unicode form: the files are used"
+OTHER_FORM = "file names in another case or Unicode form than on the disk: the files are used"
 
 
 def find_file(folder: Path, name: str) -> tuple[Path, str | None]:

@@ -13,7 +13,7 @@ from panoptic_cli.categories import whole_number
 from panoptic_cli.coco.category_names import category_names
 from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.image_ids import ImageId, image_key
-from panoptic_cli.errors import DataError, listed
+from panoptic_cli.errors import DataError, counted, listed
 from panoptic_cli.files import read_json
 
 _SHOWN = 3
@@ -116,8 +116,8 @@ def find_listed(info: ImageInfo, image_dir: Path) -> dict[Path, ListedPicture]:
     if missing:
         everything = len(missing) == len(info.pictures)
         raise DataError(
-            f"{image_dir} has {'none' if everything else 'not all'} of the {len(info.pictures):,} pictures of "
-            f"{info.path}; {len(missing):,} are missing: {listed(missing, _SHOWN)}.",
+            f"{image_dir} lacks {len(missing):,} of the {counted(len(info.pictures), 'pictures')} of {info.path}: "
+            f"{listed(missing, _SHOWN)}.",
             "Give --image-dir the folder of its pictures."
             if everything
             else f"A submission needs every picture. To predict only those that exist, give {image_dir} as PICTURE "
@@ -126,7 +126,7 @@ def find_listed(info: ImageInfo, image_dir: Path) -> dict[Path, ListedPicture]:
     if twice:
         raise DataError(f"{info.path} lists files twice: {listed(twice, _SHOWN)}.", "Each file can have one id.")
     for note, count in notes.items():
-        console.info(f"{info.path}: {count:,} {note}.")
+        console.info(f"{info.path}: {counted(count, note)}.")
     return found
 
 

@@ -182,5 +182,5 @@ def _without_copies(index: JsonIndex, rows: Rows, notes: Notes) -> Rows:
     if copies:
         notes.add("object annotations are there twice", "the copies are left out", copies)
     if count > copies:
-        notes.add("annotation ids are missing or occur again", "they are not used", count - copies)
+        notes.add("annotation ids are missing or repeated", "they are not used", count - copies)
     return rows.select(keep)

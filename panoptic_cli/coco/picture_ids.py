@@ -7,7 +7,7 @@ from pathlib import Path
 
 from panoptic_cli.coco.image_info import read_image_info
 from panoptic_cli.coco.image_names import NameIndex
-from panoptic_cli.errors import DataError, listed
+from panoptic_cli.errors import DataError, counted, listed
 
 
 def image_ids(pictures: Sequence[Path], image_info: Path | None = None) -> dict[Path, int | str]:
@@ -40,7 +40,8 @@ def _listed_ids(pictures: Sequence[Path], image_info: Path) -> dict[Path, int | 
     ids = {path: identifier for path, identifier in found.items() if identifier is not None}
     if missing:
         raise DataError(
-            f"{image_info} does not list {len(missing)} of {len(pictures)} pictures: {listed(missing, 3)}.",
+            f"{image_info} does not list {len(missing):,} of {counted(len(pictures), 'pictures')}: "
+            f"{listed(missing, 3)}.",
             "Predict only pictures that it lists, or omit --image-info.",
         )
     if len(set(ids.values())) < len(ids):

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from panoptic_cli.errors import counted
+
 _SHOWN = 3  # problems of each kind
 
 
@@ -41,7 +43,7 @@ class Note:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count:,} {self.kind}: {self.detail}"
+        return f"{counted(self.count, self.kind)}: {self.detail}"
 
 
 class Notes:

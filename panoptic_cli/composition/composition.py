@@ -19,7 +19,7 @@ from panoptic_cli.composition.journal import journal_line, read_journal, still_v
 from panoptic_cli.composition.pictures import MadePicture, make_picture
 from panoptic_cli.composition.plans import JOURNAL, CompositionPlan
 from panoptic_cli.composition.preparation import Composition, prepare
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, counted
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
@@ -131,7 +131,7 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
                 lines.writelines(journal_line(composition, place, picture) for place, picture in pictures.items())
                 lines.flush()
     except KeyboardInterrupt:
-        console.warn(f"{len(made):,} of {len(source):,} pictures are made; the same command makes the others")
+        console.warn(f"{len(made):,} of {counted(len(source), 'pictures')} are made; the same command makes the others")
         raise
     for name in {picture.png for _, picture in former.values()} - {picture.png for picture in made.values()}:
         remove(plan.masks_dir / name)

@@ -16,7 +16,7 @@ from panoptic_cli.coco.json_fields import flag, relative_path
 from panoptic_cli.coco.json_index import JsonFile, JsonIndex
 from panoptic_cli.coco.json_kinds import INSTANCES, index_kind
 from panoptic_cli.composition.vocabulary import CategoryList, plain_number
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,9 @@ def _read_owners(index: JsonIndex, places: dict[str, int], pictures: int, *, is_
     if len(known) and not known.any():
         raise DataError(f"No annotation of {index.file.path} belongs to a picture.", "Compare image_id with images.")
     if not known.all():
-        console.warn(f"{np.count_nonzero(~known):,} annotations of {index.file.path} belong to no picture in images")
+        console.warn(
+            f"{index.file.path}: {counted(int(np.count_nonzero(~known)), 'annotations')} of no picture in images"
+        )
     order = np.argsort(owners[known], kind="stable")  # keeps the file's order within a picture
     offsets = np.searchsorted(owners[known][order], np.arange(pictures + 1))
     return Outlines(index.file, is_stuff, frozenset(categories), begins[known][order], offsets)

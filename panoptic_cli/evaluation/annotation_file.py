@@ -13,7 +13,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.category_names import category_names, map_categories
 from panoptic_cli.coco.image_ids import ImageId, image_key
 from panoptic_cli.coco.image_names import pair_images
-from panoptic_cli.errors import DataError, listed, summarize
+from panoptic_cli.errors import DataError, counted, listed, summarize
 from panoptic_cli.evaluation.object_entries import BadObjectError, CheckedObject, Entry, Picture, check_entry
 from panoptic_cli.files import read_json
 from panoptic_cli.records.headers import RecordHeader
@@ -100,7 +100,7 @@ def read_annotation_file(path: Path, table: CategoryTable, pictures: Sequence[Re
             if isinstance(entry.category_id, str):
                 counts.add("have numbers written as text", entry)
             if category not in things:
-                counts.add("are stuff in the model and do not count: average precision is of things", entry)
+                counts.add("are stuff in the model: not counted, because average precision is of things", entry)
                 continue
             checked = check_entry(entry, picture, category, counts.add)
         except BadObjectError as error:
@@ -110,7 +110,7 @@ def read_annotation_file(path: Path, table: CategoryTable, pictures: Sequence[Re
             objects.append(checked)
     if problems:
         raise DataError(
-            f"{len(problems)} objects of {path} cannot be used: {summarize(problems, _SHOWN)}.",
+            f"{counted(len(problems), 'objects')} of {path} cannot be used: {summarize(problems, _SHOWN)}.",
             "Correct them, or omit --annotation-file: records have objects of their own.",
         )
     if not objects:
@@ -131,7 +131,10 @@ class _Counts:
         self._found[kind] = count + 1, first
 
     def lines(self) -> list[str]:
-        return [f"{n} objects of {self.path} {kind} (first: {first})." for kind, (n, first) in self._found.items()]
+        return [
+            f"{self.path}: {counted(n, f'objects {kind}')} (first: {first})."
+            for kind, (n, first) in self._found.items()
+        ]
 
 
 def _decode(path: Path) -> _File:
@@ -198,7 +201,9 @@ def _pair(
             "Its boxes and outlines are those of other pictures: " + _GIVE[0].lower() + _GIVE[1:],
         )
     if without_size:
-        notes.append(f"{path} has no sizes for {len(without_size)} pictures: they are taken from the records.")
+        notes.append(
+            f"{path} has no sizes for {counted(len(without_size), 'pictures')}: they are taken from the records."
+        )
     found = {}
     for ours, theirs in pairing.pairs.items():
         header = headers[ours]
@@ -224,7 +229,7 @@ def _of_pictures(
         if key is not None and (picture := images.get(key)) is not None:
             found.append((place, entry, picture))
         elif key not in known:
-            counts.add("belong to no image of the file and do not count", entry)
+            counts.add("of no image of the file: not counted", entry)
     return found
 
 

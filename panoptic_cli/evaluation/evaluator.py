@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from panoptic_cli import console, weights
-from panoptic_cli.errors import DataError, PanopticError, summarize
+from panoptic_cli.errors import DataError, PanopticError, counted, summarize
 from panoptic_cli.evaluation.category_figures import category_figures
 from panoptic_cli.evaluation.coco_ap import AveragePrecision
 from panoptic_cli.evaluation.evaluation_data import EvaluationData, read_data
@@ -224,7 +224,7 @@ class Evaluator:
         except KeyboardInterrupt:
             if not keep_partial or not scores.images:
                 raise
-            console.warn(f"Interrupted: the figures are only those of the first {len(scores.images)} pictures.")
+            console.warn(f"Interrupted: only {counted(len(scores.images), 'pictures are')} scored.")
             partial = True
         unusable.extend(explain() for explain in unread)
         if not scores.images:
@@ -237,16 +237,18 @@ class Evaluator:
             count = len(unusable) + len(scores.images)
             described = " ".join(error.message for error in unusable[:_SHOWN])
             more = f" And {len(unusable) - _SHOWN} more." if len(unusable) > _SHOWN else ""
-            console.warn(f"{len(unusable)} of {count} records cannot be used and do not count: {described}{more}")
+            console.warn(
+                f"{len(unusable):,} of {counted(count, 'records')} cannot be used and do not count: {described}{more}"
+            )
         if scores.without_crowds:
             console.warn(
-                f"{scores.without_crowds} records do not mark crowds, so PQ counts crowds as segments; the records of "
-                "panoptic make-tfrecords mark them."
+                f"{counted(scores.without_crowds, 'records do')} not mark crowds, so PQ counts crowds as segments; the "
+                "records of panoptic make-tfrecords mark them."
             )
         if scores.recounted:
             console.warn(
-                f"{scores.recounted} objects of the records state an area of another class of size than their masks "
-                "have: their pixels are counted."
+                f"The pixels of {counted(scores.recounted, 'objects')} of the records are counted, because the stated "
+                "area is of another class of size."
             )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from panoptic_cli import console, processes
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.errors import DataError, PanopticError, summarize
+from panoptic_cli.errors import DataError, PanopticError, counted, summarize
 from panoptic_cli.evaluation.category_figures import category_figures
 from panoptic_cli.evaluation.pair_scoring import PartialScores, score_pairs, translated
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
@@ -96,11 +96,11 @@ def score_files(files: ResultFiles, workers: int = 2, for_report: bool = False) 
     if problems:
         hint = next((problem.hint for problem in problems if problem.hint), None)
         raise DataError(summarize([problem.message for problem in problems]), hint)
-    warnings = [*results.warnings, *(f"{count} {note}." for note, count in notes.items())]
+    warnings = [*results.warnings, *(f"{counted(count, note)}." for note, count in notes.items())]
     if quality.area_differences:
         warnings.append(
-            f"{quality.area_differences} areas in {files.annotations} differ from the pixel counts, which are used "
-            f"here ({quality.area_notes[0]}); panopticapi uses the JSON's areas, so its figures may differ."
+            f"{files.annotations}: {counted(quality.area_differences, 'areas differ')} from the pixel counts, which "
+            f"are used here ({quality.area_notes[0]}); panopticapi uses the JSON's areas, so its figures may differ."
         )
     seconds = time.monotonic() - begun
     if report is not None:

@@ -109,7 +109,7 @@ def check_entry(entry: Entry, picture: Picture, category: int, note: Note) -> Ch
     if type(box) is not list or len(box) != 4 or not all(type(x) is float or type(x) is int for x in box):
         box = _box(entry, picture, outline, note)
         if box is None:
-            note("have neither a box nor an outline and do not count", entry)
+            note("have neither a box nor an outline: not counted", entry)
             return None
     if crowd not in (0, 1):
         crowd = _crowd(crowd)
@@ -118,7 +118,7 @@ def check_entry(entry: Entry, picture: Picture, category: int, note: Note) -> Ch
     elif is_doubtful(area, box[2], box[3]) and outline is not None:
         pixels = float(mask_utils.area(_mask(outline, picture)))
         if is_wrong(area, pixels):
-            note("state an area of another class of size than their outlines have: their pixels are counted", entry)
+            note("have an area of another class of size than the outline: pixels are counted", entry)
             area = pixels
     return CheckedObject(picture, category, box, area, int(crowd), outline)
 
@@ -151,7 +151,7 @@ def _outline(entry: Entry, picture: Picture, note: Note) -> Outline:
         raise BadObjectError("its segmentation is neither a list of polygons nor a run-length mask")
     kept = _polygons(value or [], entry, note)
     if not kept:
-        note("have no outline: box AP counts them, mask AP does not", entry)
+        note("have no outline: counted in box AP, not in mask AP", entry)
     return kept or None
 
 
@@ -159,7 +159,7 @@ def _polygons(value: list[Any], entry: Entry, note: Note) -> list[list[float]]:
     """Returns the polygons that have three or more points."""
     value, reshaped = listed_polygons(value)
     if reshaped is not None:
-        note(f"have {reshaped}; they are taken as they are meant", entry)
+        note(f"have {reshaped}; taken as meant", entry)
     for polygon in value:
         if not isinstance(polygon, list) or not all(type(x) in (int, float) and abs(x) <= _FAR for x in polygon):
             raise BadObjectError("a polygon is not a list of numbers")
@@ -181,7 +181,7 @@ def _box(entry: Entry, picture: Picture, outline: Outline, note: Note) -> list[f
             return known
     if outline is None:
         return None
-    note("have no box of four numbers: that of their outlines is taken", entry)
+    note("have no box of four numbers: that of the outline is taken", entry)
     return [float(x) for x in mask_utils.toBbox(_mask(outline, picture))]
 
 
@@ -200,9 +200,9 @@ def _area(entry: Entry, picture: Picture, outline: Outline, box: list[float], no
         note("have numbers written as text", entry)
         return stated
     if outline is None:
-        note("have no area: that of their boxes is taken", entry)
+        note("have no area: that of the box is taken", entry)
         return abs(box[2] * box[3])
-    note("have no area: their pixels are counted", entry)
+    note("have no area: pixels are counted", entry)
     return float(mask_utils.area(_mask(outline, picture)))
 
 

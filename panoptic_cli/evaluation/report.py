@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli.categories import Category, CategoryTable
+from panoptic_cli.errors import counted
 from panoptic_cli.evaluation.report_data import ReportData, ShownPicture
 from panoptic_cli.files import write_text
 
@@ -34,7 +35,7 @@ def write_report(path: Path, subject: str, figures: Mapping[str, Any], data: Rep
 def report_html(subject: str, figures: Mapping[str, Any], data: ReportData) -> str:
     """Returns the page; the arguments are those of `write_report`."""
     panoptic = figures["panoptic"]
-    note = f"{figures['images']:,} images" + (f" · step {figures['step']:,}" if figures.get("step") else "")
+    note = counted(figures["images"], "images") + (f" · step {figures['step']:,}" if figures.get("step") else "")
     sections = [
         f"<header><h1>Panoptic evaluation</h1><p><code>{escape(subject)}</code> · {note}</p></header>",
         _section("Panoptic quality", _tiles(panoptic) + _quality_table(panoptic)),
@@ -119,7 +120,8 @@ def _precision_table(box: Mapping[str, Any], mask: Mapping[str, Any]) -> str:
 
 def _semantic(semantic: Mapping[str, Any]) -> str:
     return (
-        f"<p>Mean IoU <b>{_percent(semantic['mIoU'])}</b> over {semantic['n']} classes, with all things as one class; "
+        f"<p>Mean IoU <b>{_percent(semantic['mIoU'])}</b> over {counted(semantic['n'], 'classes')}, with all things as "
+        "one class; "
         f"<b>{_percent(semantic['pixel_accuracy'])}</b> % of the labelled pixels are correct.</p>"
     )
 
@@ -141,7 +143,7 @@ def _class_table(
             row += [_percent(precision[identifier][key], 1) if category.isthing else "" for key in _CLASS_AP]
         rows.append([*row, *(str(figures[key]) for key in ("tp", "fp", "fn"))])
     absent = len(quality) - len(found)
-    note = f"<p>{absent} categories do not occur in these pictures.</p>" if absent else ""
+    note = f"<p>{counted(absent, 'categories do')} not occur in these pictures.</p>" if absent else ""
     if has_precision:
         note = "<p>AP is of things only; n/a if there is no object to find.</p>" + note
     head = ("category", "kind", "", "PQ", "SQ", "RQ", *(_CLASS_AP.values() if has_precision else ()))
@@ -183,7 +185,11 @@ def _pictures(shown: Sequence[ShownPicture], data: ReportData) -> str:
     if not shown:
         return "<p>None.</p>"
     cards = "\n".join(_card(picture) for picture in shown)
-    note = f" {data.unscored} pictures without any segment have no PQ." if data.unscored else ""
+    note = (
+        f" {counted(data.unscored, 'pictures')} without any segment {'has' if data.unscored == 1 else 'have'} no PQ."
+        if data.unscored
+        else ""
+    )
     return (
         f'<div class="cards">{cards}</div><p>The PQ of a picture is over all of its segments together, '
         f"not averaged over categories.{note}</p>"

@@ -13,7 +13,7 @@ from panoptic_cli.coco.category_names import category_names, map_categories
 from panoptic_cli.coco.image_ids import ImageId, image_key
 from panoptic_cli.coco.image_names import pair_images
 from panoptic_cli.coco.tables import added_to_ids, raised
-from panoptic_cli.errors import DataError, listed
+from panoptic_cli.errors import DataError, counted, listed
 from panoptic_cli.files import read_json
 from panoptic_cli.results.coco_files import TURNED
 
@@ -83,12 +83,12 @@ def read_results(files: ResultFiles) -> PairedResults:
     turned = [entry["file_name"] for entry in predicted["annotations"] if entry.get(TURNED)]
     if turned:
         warnings.append(
-            f"{len(turned):,} predicted pictures were turned as their EXIF orientation says: {listed(turned, 3)}. If "
-            "the ground truth fits the stored pixels, predict with --exif ignore."
+            f"{counted(len(turned), 'predicted pictures were')} turned as the EXIF orientation says: "
+            f"{listed(turned, 3)}. If the ground truth fits the stored pixels, predict with --exif ignore."
         )
     for content, path in ((truth, files.annotations), (predicted, files.predictions)):
         if count := _read_numbers(content["annotations"]):
-            warnings.append(f"{path}: {count:,} ids of segments are written as text; they are read as numbers.")
+            warnings.append(f"{path}: {counted(count, 'segment ids are')} written as text and read as numbers.")
     warnings += _stuff_in_several(pairs, table, (own, categories), files)
     return PairedResults(
         table=table,
@@ -159,15 +159,16 @@ def _pair_up(truth: dict[str, Any], predicted: dict[str, Any], files: ResultFile
     )
     if pairing.missing:
         raise DataError(
-            f"{files.predictions} has no prediction for {len(pairing.missing)} of the {len(truth_by_id)} images of "
-            f"{files.annotations}: {listed(pairing.missing)}.",
+            f"{files.predictions} has no prediction for {len(pairing.missing):,} of the "
+            f"{counted(len(truth_by_id), 'images')} of {files.annotations}: {listed(pairing.missing)}.",
             "Every picture of the ground truth needs a prediction; it may be void everywhere.",
         )
     warnings = [pairing.note] if pairing.note else []
     used = set(pairing.pairs.values())
     if surplus := [i for i in predicted_by_id if i not in used]:
         warnings.append(
-            f"{len(surplus)} predicted images are not in {files.annotations} and do not count: {listed(surplus)}."
+            f"{counted(len(surplus), 'predicted images are')} not in {files.annotations} and not counted: "
+            f"{listed(surplus)}."
         )
     return [(entry, predicted_by_id[pairing.pairs[i]]) for i, entry in truth_by_id.items()], warnings
 
@@ -212,8 +213,8 @@ def _stuff_in_several(
             count += len(set(kept)) < len(kept)
         if count:
             warnings.append(
-                f"{count:,} pictures of {path} have several segments of one stuff category, each of which counts: PQ "
-                "expects one."
+                f"{path}: {counted(count, 'pictures have')} several segments of one stuff category, each of which "
+                "counts: PQ expects one."
             )
     return warnings
 

@@ -31,9 +31,9 @@ _EXIF = b"Exif\0\0"
 _DEEP = 16  # bits a sample of a PNG
 
 _EXIF_NOTES = {  # by whether the picture is turned, and whether the annotations fit both ways
-    (True, False): "pictures turned as their EXIF orientation says: the annotations fit only so",
+    (True, False): "pictures turned as the EXIF orientation says: the annotations fit only so",
     (False, False): "pictures with an EXIF orientation left as stored: the annotations fit only so",
-    (True, True): "pictures turned as their EXIF orientation says: the annotations fit both ways (see --exif)",
+    (True, True): "pictures turned as the EXIF orientation says: the annotations fit both ways (see --exif)",
     (False, True): "pictures with an EXIF orientation left as stored: the annotations fit both ways (see --exif)",
 }
 

@@ -21,7 +21,7 @@ SUFFIXES = frozenset(
     f".{name}"
     for name in "jpg jpeg jfif png bmp webp tif tiff gif jp2 avif ppm pgm tga".split()  # noqa: SIM905
 )
-TURNED_NOTE = "pictures turned as their EXIF orientation says (--exif ignore leaves them as stored)"
+TURNED_NOTE = "pictures turned as the EXIF orientation says (--exif ignore leaves them as stored)"
 
 
 def read_list(source: str) -> list[str]:

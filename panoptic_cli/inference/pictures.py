@@ -15,7 +15,7 @@ import numpy as np
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.image_info import ListedPicture
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, counted
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import TURNED_NOTE, read_picture
@@ -88,7 +88,7 @@ def predict_pictures(
         source: names the model, so that another one does not go on with what this one did.
         batch_size: pictures that the network takes at once.
         alpha: opacity of the overlay, 0..1.
-        exif: whether pictures are turned as their EXIF orientation says.
+        exif: whether pictures are turned as the EXIF orientation says.
         overlays: whether to write overlay/*.png.
         listed: {file: its entry in a list}, which gives the file names in pred.json and the sizes that pictures must
             have; `exif` then only counts where both ways give that size. None for the files' paths, and any size.
@@ -116,7 +116,7 @@ def predict_pictures(
     except BaseException:
         if writer.done and writer.is_open:
             console.warn(
-                f"{len(writer.done)} of {len(pictures)} pictures are done and kept in {writer.keep()}. "
+                f"{len(writer.done):,} of {counted(len(pictures), 'pictures')} are done and kept in {writer.keep()}. "
                 "Run the same command again to go on."
             )
         raise
@@ -161,7 +161,7 @@ def _predict(
     failed: dict[str, str] = {}
     done = set(writer.done)
     if done:
-        console.info(f"Going on after {len(done)} of {len(work)} pictures.")
+        console.info(f"Going on after {len(done):,} of {counted(len(work), 'pictures')}.")
     rest = [item for item in work if item.name not in done]
     waiting: list[tuple[_Work, np.ndarray, bool]] = []
     with console.progress("Predicting", len(work), start=len(done)) as advance:

@@ -22,7 +22,7 @@ from panoptic_cli.categories import MAX_CATEGORY_ID
 from panoptic_cli.coco.dataset import PanopticDataset, Pictures, read_dataset, require_sound
 from panoptic_cli.coco.orientations import settle_exif
 from panoptic_cli.coco.tables import conflicts
-from panoptic_cli.errors import DataError, listed
+from panoptic_cli.errors import DataError, counted, listed
 from panoptic_cli.files import atomic_path, remove
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
@@ -169,7 +169,7 @@ def _convert(
         remove_partial(plan)  # left by a worker that was killed
         if isinstance(error, KeyboardInterrupt):
             console.warn(
-                f"{len(entries)} of {plan.shards} shards of {plan.files.name} are complete; "
+                f"{len(entries):,} of {counted(plan.shards, 'shards')} of {plan.files.name} are complete; "
                 "the same command makes the others"
             )
         raise

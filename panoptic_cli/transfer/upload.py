@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from panoptic_cli import console
-from panoptic_cli.errors import DataError, TransferError, summarize
+from panoptic_cli.errors import DataError, TransferError, counted, summarize
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.sizes import human_size
@@ -48,7 +48,7 @@ class UploadError(TransferError):
         problems = [f"{failure.item.path}: {failure.message}" for failure in failures]
         count = sum(item.action != "unchanged" for item in files)
         super().__init__(
-            f"{len(failures)} of {count} files did not reach {destination} (the others did): "
+            f"{len(failures):,} of {counted(count, 'files')} did not reach {destination} (the others did): "
             f"{summarize(problems, len(problems))}.",
             failures[0].hint,
         )
@@ -194,8 +194,8 @@ def run_uploads(bucket: Any, planned: list[Upload], destination: Destination, wo
             stop.set()  # the workers stop after their current request
             size = human_size(sum(item.size for item in arrived))
             console.warn(
-                f"stopped. {len(arrived)} of {len(work)} files ({size}) arrived in {destination} and were verified. "
-                "Run the same command again to send the others."
+                f"stopped. {len(arrived):,} of {counted(len(work), 'files')} ({size}) arrived in {destination} "
+                "and were verified. Run the same command again to send the others."
             )
             raise
         finally:

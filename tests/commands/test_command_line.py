@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from panoptic_cli.commands import main
 from panoptic_cli.commands.main import app, run
 
 from panoptic_cli import diagnostics
@@ -138,3 +140,21 @@ def test_python_dash_m() -> None:
         [sys.executable, "-m", "panoptic_cli", "--version"], capture_output=True, text=True, check=True
     )
     assert process.stdout.startswith("panoptic ")
+
+
+def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "own_process", lambda: None)
+    monkeypatch.setattr(main.console, "warn", interrupt)
+    monkeypatch.setattr(main, "app", interrupt)
+    monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert ended.value.code == 130
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

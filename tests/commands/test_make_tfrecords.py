@@ -89,9 +89,9 @@ def test_skipped_and_changed_objects_and_pictures_are_reported(dataset: Path, ca
     assert split["notes"] == {"boxes cut at the picture's edge": 1}
     assert run([*arguments, "--on-bad-data", "skip"]) == 0  # all shards are kept and counted again
     shown = capsys.readouterr().out
-    assert "skipped 1 objects: empty mask" in shown
-    assert "skipped 1 pictures: picture missing" in shown
-    assert "1 boxes cut at the picture's edge" in shown
+    assert "skipped 1 object: empty mask" in shown
+    assert "skipped 1 picture: picture missing" in shown
+    assert "1 box cut at the picture's edge" in shown
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_what_becomes_of_an_orientation_is_told(dataset: Path, capsys: Out, opti
         opened.save(picture, exif=exif)
     words = ["--data-dir", str(dataset), "--split", "val", "--workers", "1", *option]
     (split,) = _json(capsys, "make-tfrecords", *words)["splits"]
-    used = "left as stored" if "ignore" in option else "turned as their EXIF orientation says"
+    used = "left as stored" if "ignore" in option else "turned as the EXIF orientation says"
     ((note, count),) = split["notes"].items()
     assert used in note
     assert "(see --exif)" in note

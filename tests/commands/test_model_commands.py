@@ -263,7 +263,7 @@ def test_submission_usage(tiny_run: Path, shapes_dir: Path, tmp_path: Path) -> N
     assert "name all pictures" in fails(2, *words, *info, *folder, shapes_dir / "val2017")
     assert "--submission-name needs" in fails(2, *words, shapes_dir / "val2017", "--submission-name", "x")
     error = fails(1, *words, *info, "--image-dir", shapes_dir / "train2017")
-    assert "has none of the 4 pictures" in error
+    assert "lacks 4 of the 4 pictures" in error
     named = panoptic(*words, *info, *folder, "--submission-name", "Our net", "--dry-run", "--json")
     assert json.loads(named.out)["submission"] == str(tmp_path / "out" / "panoptic_val2017_Our-net_results.zip")
     assert list(tmp_path.iterdir()) == []

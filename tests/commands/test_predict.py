@@ -147,7 +147,7 @@ def test_the_exif_orientation_is_applied_and_told(
         pixels = np.asarray(stored)
     words = ["predict", "turned.png", "--model-dir", str(tiny_run), "--output", "out", "--alpha", "0"]
     assert run(words) == 0
-    assert "1 pictures turned as their EXIF orientation says (--exif ignore" in capsys.readouterr().out
+    assert "1 picture turned as the EXIF orientation says (--exif ignore" in capsys.readouterr().out
     np.testing.assert_array_equal(np.asarray(Image.open("out/overlay/turned.png")), np.rot90(pixels, -1))
     assert run([*words, "--exif", "ignore"]) == 0
     assert "EXIF" not in capsys.readouterr().out

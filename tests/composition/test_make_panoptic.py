@@ -201,9 +201,9 @@ def test_overlaps_and_what_vanishes_are_told(tmp_path: Path, capsys: Out) -> Non
     arguments = ["make-panoptic", "--object-annotations", str(path), "--overlaps", "later-on-top"]
     assert run(arguments) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "panoptic: 1 things are partly hidden by others, 0 by more than half" in shown
-    assert "panoptic: 1 things are wholly hidden by others and left out: car 0 of a.jpg" in shown
-    assert "panoptic: 1 annotations without outline or without pixels are left out" in shown
+    assert "panoptic: 1 thing is partly hidden by others, 0 by more than half" in shown
+    assert "panoptic: 1 thing is wholly hidden by others and left out: car 0 of a.jpg" in shown
+    assert "panoptic: left out 1 annotation without outline or without pixels" in shown
     ids, segments = _ids(output)
     assert [s["area"] for s in segments] == [12, 12]
     assert np.count_nonzero(ids == 0) == 48 - 24
@@ -240,7 +240,7 @@ def test_a_stuff_json_numbers_pictures_and_categories_in_its_own_way(tmp_path: P
     told = " ".join(capsys.readouterr().err.split())
     assert "'other' (183)" in told
     assert "get other ids: sky 1 -> 3." in told
-    assert "1 annotations of" in told
+    assert "1 annotation of" in told
     ids, segments = _ids(tmp_path / "panoptic.json")
     assert [(s["category_id"], s["area"]) for s in segments] == [(1, 4), (3, 20)]
     assert np.count_nonzero(ids[3:]) == 0
@@ -351,7 +351,7 @@ def test_only_what_changed_is_made_again(separate: Path, capsys: Out) -> None:
     instances = separate / "annotations" / "instances_val2017.json"
     _change(instances, lambda value: value["images"].pop(0))
     assert run(arguments) == 0
-    assert "belong to no picture in images" in capsys.readouterr().err
+    assert "annotations of no picture in images" in capsys.readouterr().err
     assert len(list(masks.glob("*.png"))) == 5
 
 

@@ -167,7 +167,7 @@ def test_ctrl_c_gives_the_figures_of_what_was_done(
     result = run(FakePredictor(interrupt_at(6)), keep_partial=True, output_dir=tmp_path / "out")
     assert result.partial
     assert 0 < result.images <= 6
-    assert f"only those of the first {result.images} pictures" in capsys.readouterr().err
+    assert f"only {result.images} pictures are scored" in capsys.readouterr().err
     # The same as of so many pictures, and older predictions were left alone.
     limited = figures(run(FakePredictor(), limit=result.images))
     assert figures(result) == {**limited, "partial": True}

@@ -108,7 +108,7 @@ def test_predictions_of_other_pictures_are_ignored_as_by_panopticapi(
     assert scores.panoptic["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
     assert scores.images == 3
     (warning,) = scores.warnings
-    assert "1 predicted images are not in" in warning
+    assert "1 predicted image is not in" in warning
     assert warning.endswith(": 77.")
 
 
@@ -158,7 +158,7 @@ def test_ids_of_segments_may_be_text_and_that_is_told(files: Callable[..., tuple
 
     scores = score(files(change))
     assert scores.panoptic["All"]["pq"] == 1.0
-    assert "ids of segments are written as text; they are read as numbers" in scores.warnings[0]
+    assert "segment ids are written as text and read as numbers" in scores.warnings[0]
 
 
 def test_categories_are_paired_by_name(files: Callable[..., tuple[Path, Path]]) -> None:
@@ -178,7 +178,7 @@ def test_turned_pictures_are_told(files: Callable[..., tuple[Path, Path]]) -> No
         pred["annotations"][1]["exif_applied"] = True
 
     (warning,) = score(files(change)).warnings
-    assert "1 predicted pictures were turned as their EXIF orientation says: 2.png. If the ground truth" in warning
+    assert "1 predicted picture was turned as the EXIF orientation says: 2.png. If the ground truth" in warning
 
 
 def test_stuff_in_several_segments_is_told(files: Callable[..., tuple[Path, Path]]) -> None:
@@ -187,7 +187,7 @@ def test_stuff_in_several_segments_is_told(files: Callable[..., tuple[Path, Path
             annotation["segments_info"][1]["category_id"] = 190
 
     (warning,) = score(files(change)).warnings
-    assert "2 pictures of " in warning
+    assert "2 pictures have several segments of one stuff category" in warning
     assert "pred.json have several segments of one stuff category" in warning
 
 

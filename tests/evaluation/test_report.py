@@ -137,7 +137,7 @@ def test_the_page_of_a_model() -> None:
     assert "n/a" in page.text
     assert re.search(r"cat\s+thing\s+[\d. ]+ 12\.5\s+37\.5\s", page.text)  # after PQ, SQ and RQ
     assert re.search(r"dog & <b>\s+thing\s+[\d. ]+ n/a\s+n/a\s", page.text)
-    assert "1 categories do not occur in these pictures" in page.text  # sky
+    assert "1 category does not occur in these pictures" in page.text  # sky
     assert [i["alt"] for i in page.images] == [
         f"{view} of image {image_id}" for image_id in (0, 1) for view in ("picture", "ground truth", "prediction")
     ]

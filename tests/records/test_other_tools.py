@@ -137,7 +137,7 @@ SAME: dict[str, tuple[Callable[[JSONS], Any], str]] = {
     "flags as booleans": (lambda j: _each(j, lambda s: s.update(iscrowd=bool(s["iscrowd"]))), ""),
     "sizes missing": (_without_sizes(None), "images without width and height"),
     "sizes -1": (_without_sizes(-1), "images without width and height"),
-    "annotation ids restart": (_annotation_ids_restart, "annotation ids are missing or occur again"),
+    "annotation ids restart": (_annotation_ids_restart, "annotation ids are missing or repeated"),
     "annotation ids missing": (lambda j: _each(j, lambda o: o.pop("id"), segments=False), "annotation ids are missing"),
     "object twice": (
         lambda j: j["instances"]["annotations"].append(j["instances"]["annotations"][0]),
@@ -186,7 +186,7 @@ SAME: dict[str, tuple[Callable[[JSONS], Any], str]] = {
     ),
     "names in capitals": (
         lambda j: [i.update(file_name=i["file_name"].upper()) for k in j for i in j[k]["images"]],
-        "file names that differ from the disk in case",
+        "file names in another case",
     ),
 }
 
