@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,14 +44,24 @@ class Eomt(PanopticNetwork):
         config: `task.model.eomt` of the configuration.
         table: the categories; class i is the i-th of them.
         train_steps: length of the training, for the decay of masked attention.
+        recompute: whether the gradient computes the blocks again, instead of keeping what is inside them.
         embeddings, blocks, norm: the transformer, which is the backbone.
         queries, heads: the other parts.
         rotary_positions: the positions of patches if they rotate queries and keys; None if `embeddings` adds them.
     """
 
-    def __init__(self, config: EomtConfig, table: CategoryTable, train_steps: int = 1, name: str = "eomt") -> None:
+    def __init__(
+        self,
+        config: EomtConfig,
+        table: CategoryTable,
+        train_steps: int = 1,
+        *,
+        recompute: bool = False,
+        name: str = "eomt",
+    ) -> None:
         super().__init__(name=name)
         self.train_steps = train_steps
+        self.recompute = recompute
         self.config = config
         self.table = table
         self.max_detections = config.num_queries
@@ -134,14 +145,15 @@ class Eomt(PanopticNetwork):
                 else:
                     draw = draws[place]
                 opened = open_patches(found[-1], self._grid(images), probabilities[place], draw)
-            x = block(
-                x,
+            compute = functools.partial(
+                block.__call__,
                 rotation=rotation,
                 open_patches=opened,
                 seed=seeds[number] if training else None,
                 platform=platform,
                 training=training,
             )
+            x = tf.recompute_grad(compute)(x) if self.recompute and training else compute(x)
         return [*found, self._predict(x, images, platform, training)]
 
     def losses(
