@@ -122,6 +122,10 @@ def example_drawer(experiment: Experiment, table: CategoryTable) -> Callable[[Ma
     Raises:
         ConfigError: see `check_categories`.
     """
+    if experiment.task.model.type == "eomt":
+        from panoptic_cli.models.eomt import drawing
+
+        return drawing.ExampleDrawer(experiment.task.model.eomt, table)
     from panoptic_cli.models.panoptic_fpn.drawing import ExampleDrawer
 
     return ExampleDrawer(experiment.task, label_space_of(experiment, table))

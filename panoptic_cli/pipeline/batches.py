@@ -25,11 +25,13 @@ class Targets(Protocol):
 
     Attributes:
         preprocessing: how the family prepares pictures.
-        accepts: which crops it can use, see `augmentation.augment`; None: all.
     """
 
     preprocessing: Preprocessing
-    accepts: Callable[[AnnotatedPicture, Resizing, tf.Tensor], tf.Tensor] | None
+
+    @property
+    def accepts(self) -> Callable[[AnnotatedPicture, Resizing, tf.Tensor], tf.Tensor] | None:
+        """Which crops it can use, see `augmentation.augment`; None: all."""
 
     def __call__(self, picture: AugmentedPicture) -> dict[str, Any]:
         """Computes a picture's training targets: tensors of static shapes, in any structure."""

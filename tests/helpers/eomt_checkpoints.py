@@ -11,10 +11,16 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config.hugging_face import described_network, read_config
+
+if TYPE_CHECKING:
+    from panoptic_cli.models.eomt.network import Eomt
 
 FORWARD = Path(__file__).resolve().parents[3] / "shared" / "conformance" / "eomt" / "forward"
 
@@ -98,3 +104,15 @@ def write_checkpoint(name: str, folder: Path, shards: int = 1) -> Path:
     """Writes the checkpoint of a network of the shared folder, such as tiny_gelu or small, and returns its folder."""
     config = json.loads((FORWARD / name / "config.json").read_text())
     return write_folder(folder, config, tensors(name), shards)
+
+
+def load_network(folder: Path, table: CategoryTable) -> Eomt:
+    """Returns the network of a folder, with its weights."""
+    from panoptic_cli import weights
+    from panoptic_cli.models.eomt.network import Eomt
+
+    config = read_config(str(folder))
+    assert config is not None
+    network = Eomt(described_network(config, str(folder)).model, table)
+    weights.load_weights(network, str(folder))
+    return network

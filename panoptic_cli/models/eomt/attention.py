@@ -67,7 +67,8 @@ class Attention(keras.layers.Layer):
             if present
         }
         bias = "zeros" if config.proj_bias else None
-        self.projection = Linear(width, width, kernel=truncated_normal(config), bias=bias, name="projection")
+        with keras.name_scope(self.name, caller=self):  # for the paths of variables
+            self.projection = Linear(width, width, kernel=truncated_normal(config), bias=bias, name="projection")
         self.built = True
 
     def call(
@@ -171,18 +172,21 @@ def _ranges(start: int, stop: int, most: int) -> list[tuple[int, int]]:
     return [(place, min(place + step, stop)) for place in range(start, stop, step)]
 
 
-def _probabilities(rows: _Rows, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [batch, heads, rows, tokens]."""
-    scores = tf.cast(tf.matmul(rows.of(queries), keys, transpose_b=True), tf.float32)
-    return tf.nn.softmax(scores if rows.bias is None else scores + rows.bias)
+def _probabilities(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """Returns float32 [batch, heads, rows, tokens], given the queries of the rows and what is added to the scores."""
+    scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
+    return tf.nn.softmax(scores if bias is None else scores + bias)
 
 
 def _attend(chunks: list[_Rows], queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     parts: list[tf.Tensor] = []
     for rows in chunks:
-        with tf.control_dependencies(parts[-1:]):  # or TensorFlow computes the scores of all of them first
-            found = tf.cast(_probabilities(rows, queries, keys), values.dtype)
-            parts.append(tf.matmul(found, values))
+        # Without the dependencies, TensorFlow would compute the scores of all chunks first. The rows are taken outside,
+        # or only they would wait, and not the product.
+        part = rows.of(queries)
+        with tf.control_dependencies(parts[-1:]):
+            found = _probabilities(part, keys, rows.bias)
+            parts.append(tf.matmul(tf.cast(found, values.dtype), values))
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
 
 
@@ -193,14 +197,14 @@ def _gradient(
     to_queries: list[tf.Tensor] = []
     totals: list[tf.Tensor] = []
     for rows in chunks:
+        part, above = rows.of(queries), rows.of(upstream)
         with tf.control_dependencies(to_queries[-1:] + totals):
-            above = rows.of(upstream)
-            found = _probabilities(rows, queries, keys)
+            found = _probabilities(part, keys, rows.bias)
             to_found = tf.cast(tf.matmul(above, values, transpose_b=True), tf.float32)
             to_scores = found * (to_found - tf.reduce_sum(found * to_found, axis=-1, keepdims=True))
             to_scores = tf.cast(to_scores, queries.dtype)
             to_queries.append(tf.matmul(to_scores, keys))
-            to_keys = tf.matmul(to_scores, rows.of(queries), transpose_a=True)
+            to_keys = tf.matmul(to_scores, part, transpose_a=True)
             to_values = tf.matmul(tf.cast(found, values.dtype), above, transpose_a=True)
             totals = [to_keys, to_values] if not totals else [totals[0] + to_keys, totals[1] + to_values]
     return tf.concat(to_queries, axis=2), *totals

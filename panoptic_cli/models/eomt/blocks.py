@@ -26,9 +26,10 @@ class MLP(keras.layers.Layer):
             act = None if function is None else activation(function)
             return Linear(inputs, outputs, kernel=truncated_normal(config), bias=bias, activation=act, name=name)
 
-        self.gate = layer(width, inner, config.gate_activation, "gate") if config.gated else None
-        self.up = layer(width, inner, None if config.gated else config.hidden_act, "up")
-        self.down = layer(inner, width, None, "down")
+        with keras.name_scope(self.name, caller=self):  # for the paths of variables
+            self.gate = layer(width, inner, config.gate_activation, "gate") if config.gated else None
+            self.up = layer(width, inner, None if config.gated else config.hidden_act, "up")
+            self.down = layer(inner, width, None, "down")
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -57,12 +58,13 @@ class Block(keras.layers.Layer):
     def __init__(self, config: Eomt, **options: Any) -> None:
         super().__init__(**options)
         self.drop_path_rate = config.drop_path_rate
-        self.norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps, name="norm1")
-        self.attention = Attention(config, name="attention")
-        self.scale1 = LayerScale(config, name="scale1")
-        self.norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps, name="norm2")
-        self.mlp = MLP(config, name="mlp")
-        self.scale2 = LayerScale(config, name="scale2")
+        with keras.name_scope(self.name, caller=self):
+            self.norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps, name="norm1")
+            self.attention = Attention(config, name="attention")
+            self.scale1 = LayerScale(config, name="scale1")
+            self.norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps, name="norm2")
+            self.mlp = MLP(config, name="mlp")
+            self.scale2 = LayerScale(config, name="scale2")
         self.built = True
 
     def call(

@@ -43,10 +43,11 @@ class MaskHead(keras.layers.Layer):
     def __init__(self, config: Eomt, **options: Any) -> None:
         super().__init__(**options)
         width, function = config.hidden_size, activation(config.hidden_act)
-        self.linears = [
-            Linear(width, width, kernel=uniform(width), bias=uniform(width), activation=act, name=f"linear{number}")
-            for number, act in enumerate((function, function, None), start=1)
-        ]
+        with keras.name_scope(self.name, caller=self):  # for the paths of variables
+            self.linears = [
+                Linear(width, width, kernel=uniform(width), bias=uniform(width), activation=act, name=f"linear{number}")
+                for number, act in enumerate((function, function, None), start=1)
+            ]
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -73,7 +74,8 @@ class UpscaleBlock(keras.layers.Layer):
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer=uniform(4 * width))
         self.bias = self.add_weight(name="bias", shape=(width,), initializer=uniform(4 * width))
         self.depthwise = self.add_weight(name="depthwise_kernel", shape=(3, 3, width, 1), initializer=uniform(9))
-        self.norm = LayerNorm(width, 1e-6, name="norm")
+        with keras.name_scope(self.name, caller=self):
+            self.norm = LayerNorm(width, 1e-6, name="norm")
         self.built = True
 
     def call(self, x: tf.Tensor, platform: Platform = "cpu", training: bool = False) -> tf.Tensor:
@@ -98,12 +100,13 @@ class Heads(keras.layers.Layer):
         super().__init__(**options)
         width = config.hidden_size
         self.queries = config.num_queries
-        # In float32 whatever the policy: it costs nothing, and scores are compared with thresholds.
-        self.classes = Linear(
-            width, num_classes + 1, kernel=uniform(width), bias=uniform(width), dtype="float32", name="classes"
-        )
-        self.masks = MaskHead(config, name="masks")
-        self.upscale = [UpscaleBlock(config, name=f"upscale{n}") for n in range(1, config.num_upscale_blocks + 1)]
+        with keras.name_scope(self.name, caller=self):
+            # In float32 whatever the policy: it costs nothing, and scores are compared with thresholds.
+            self.classes = Linear(
+                width, num_classes + 1, kernel=uniform(width), bias=uniform(width), dtype="float32", name="classes"
+            )
+            self.masks = MaskHead(config, name="masks")
+            self.upscale = [UpscaleBlock(config, name=f"upscale{n}") for n in range(1, config.num_upscale_blocks + 1)]
         self.built = True
 
     def call(

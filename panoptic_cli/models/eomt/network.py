@@ -54,12 +54,13 @@ class Eomt(PanopticNetwork):
         self.config = config
         self.table = table
         self.max_detections = config.num_queries
-        self.embeddings = Embeddings(config, name="embeddings")
         self.rotary_positions = RotaryPositions(config) if config.rotary else None
-        self.blocks = [Block(config, name=f"block{number}") for number in range(config.num_hidden_layers)]
-        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, name="norm")
-        self.queries = Queries(config, name="queries")
-        self.heads = Heads(config, len(table.categories), name="heads")
+        with keras.name_scope(self.name, caller=self):  # for the paths of variables
+            self.embeddings = Embeddings(config, name="embeddings")
+            self.blocks = [Block(config, name=f"block{number}") for number in range(config.num_hidden_layers)]
+            self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, name="norm")
+            self.queries = Queries(config, name="queries")
+            self.heads = Heads(config, len(table.categories), name="heads")
         self.built = True
 
     def freeze_backbone(self) -> None:
