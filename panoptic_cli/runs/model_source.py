@@ -11,10 +11,11 @@ from panoptic_cli import config, storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import UsageError
+from panoptic_cli.errors import PanopticError, UsageError
 from panoptic_cli.records.files import first_folder
 from panoptic_cli.runs import run_directory
 from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.runs.described_model import DescribedModel, find_described
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.weights.sources import Source, find_source
 
@@ -87,19 +88,24 @@ def find_model(
     if source is not None and published is None and model_dir is None and experiment is None and config_file is None:
         model_dir = run_of(source.description())
     if source is not None and model_dir is None:
-        preset, schedule = experiment or config.DEFAULT_EXPERIMENT, None
+        described = find_described(source.description()) if published is None else None
+        preset = experiment or (described.preset if described is not None else config.DEFAULT_EXPERIMENT)
+        schedule = None
         if published is not None and experiment in (None, published.experiment):
             preset, schedule = published.experiment or preset, published.schedule
         effective = config.load_experiment(
             preset,
             schedule=schedule,
+            described=described.settings() if described is not None else None,
             config_file=config_file,
             params_override=assignments,
             settings=settings or (),
             options=options,
         )
         own_table = None if published is None else published.table()
-        if own_table is None:
+        if described is not None:
+            table = own_table = _categories_of(described, effective, records_dir)
+        elif own_table is None:
             table = own_table = _find_categories(effective, records_dir)
         else:
             table = own_table if effective.task.categories_file is None else _replace_categories(effective, own_table)
@@ -127,6 +133,21 @@ def find_model(
             table = _replace_categories(effective, table)
     source = source or Source(str(directory))
     return ModelSource(effective, table, source.text, own_table, source)
+
+
+def _categories_of(described: DescribedModel, experiment: Experiment, records_dir: str | Path | None) -> CategoryTable:
+    """Returns the categories of a network that a config.json describes, in the order of its classes."""
+    given = experiment.task.categories_file
+    coco = described.coco_categories()
+    if given is None and coco is not None:
+        return coco
+    try:
+        table = _find_categories(experiment, records_dir)
+    except PanopticError:
+        if given is not None:
+            raise
+        raise described.without_categories() from None
+    return described.ordered(table, given or "The data set")
 
 
 def run_of(checkpoint: str) -> Path | None:
