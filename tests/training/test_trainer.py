@@ -200,7 +200,12 @@ def test_initial_weights_may_be_a_published_name(tmp_path: Path, monkeypatch: py
     from panoptic_cli import weights
 
     calls: list[str] = []
-    monkeypatch.setattr(weights, "initialize", lambda network, checkpoint: calls.append(checkpoint) or "Initialised.")
+
+    def initialize(network: Any, checkpoint: str) -> str:
+        calls.append(checkpoint)
+        return "Initialised."
+
+    monkeypatch.setattr(weights, "initialize", initialize)
     monkeypatch.setenv("PANOPTIC_CACHE", str(tmp_path / "cache"))
     copy = tmp_path / "cache" / "resnet50_imagenet"
     copy.mkdir(parents=True)
