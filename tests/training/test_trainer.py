@@ -319,7 +319,7 @@ def train_on_pictures(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any], Any
             self.dense = keras.layers.Dense(1, use_bias=False)
             self.dense.build((None, 2))
 
-        def losses(self, batch: dict[str, Any], seed: Any, platform: str) -> dict[str, Any]:
+        def losses(self, batch: dict[str, Any], seed: Any, step: Any, platform: str) -> dict[str, Any]:
             return {"total_loss": loss(tf.reduce_mean(batch["images"])) + 0.0 * tf.reduce_sum(self.dense.kernel.value)}
 
     monkeypatch.undo()
