@@ -1,0 +1,1 @@
+"""The model family EoMT (arXiv 2503.19108)."""
