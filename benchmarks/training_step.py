@@ -107,12 +107,12 @@ def main(precision: str) -> None:
 
     @tf.function
     def forward(data: dict[str, Any]) -> tf.Tensor:
-        return model.network.losses(data, seed, target)["total_loss"]
+        return model.network.losses(data, seed, tf.constant(0), target)["total_loss"]
 
     @tf.function
     def gradients(data: dict[str, Any]) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = model.network.losses(data, seed, target)["total_loss"]
+            loss = model.network.losses(data, seed, tf.constant(0), target)["total_loss"]
         return tf.linalg.global_norm(tape.gradient(loss, [v.value for v in variables]))
 
     step = tf.function(model.train_step)

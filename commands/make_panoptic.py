@@ -198,6 +198,10 @@ def _notes(summary: CompositionSummary) -> list[str]:
         lines.append(f"{summary.wholly_hidden:,} things are wholly hidden by others and left out: {shown}")
     if summary.empty:
         lines.append(f"{summary.empty:,} annotations without outline or without pixels are left out")
+    if summary.reshaped:
+        lines.append(
+            f"{summary.reshaped:,} annotations have polygons in another form than COCO's; they are read as meant"
+        )
     if summary.without_segments:
         lines.append(f"{summary.without_segments:,} pictures have no segment: they are unlabelled as a whole")
     lines += [f"skipped {count:,} pictures: {reason}" for reason, count in summary.skipped_pictures.items()]

@@ -48,6 +48,7 @@ class CompositionSummary:
         wholly_hidden: number of things and crowds that others hide wholly; they have no segment.
         vanished: the first of these, one line each.
         empty: number of annotations without outline or without pixels.
+        reshaped: number of annotations whose polygons are not in COCO's form, but clear.
         without_segments: number of pictures that are unlabelled as a whole.
         unlabelled_share: share of the pixels that are unlabelled, 0..1.
         skipped_pictures: number of skipped pictures by reason.
@@ -67,6 +68,7 @@ class CompositionSummary:
     wholly_hidden: int = 0
     vanished: list[str] = field(default_factory=list)
     empty: int = 0
+    reshaped: int = 0
     without_segments: int = 0
     unlabelled_share: float = 0.0
     skipped_pictures: dict[str, int] = field(default_factory=dict)
@@ -202,6 +204,7 @@ def _summarize(plan: CompositionPlan, made: dict[int, MadePicture], skipped: Cou
         wholly_hidden=counts["wholly"],
         vanished=vanished,
         empty=counts["empty"],
+        reshaped=counts["reshaped"],
         without_segments=sum(picture.counts["pixels"] == picture.counts["unlabelled"] for picture in made.values()),
         unlabelled_share=counts["unlabelled"] / max(counts["pixels"], 1),
         skipped_pictures=dict(sorted(skipped.items())),

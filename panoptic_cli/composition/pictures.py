@@ -38,7 +38,7 @@ class MadePicture:
         state: what it was made from, see `state_of`.
         png_state: size and modification time of the PNG.
         counts: "things", "crowds", "stuff" (segments); "partly", "mostly", "wholly" (hidden things and crowds); "empty"
-            (annotations without pixels); "pixels", "unlabelled".
+            (annotations without pixels); "reshaped" (polygons not in COCO's form); "pixels", "unlabelled".
         vanished: the things and crowds that are hidden wholly, one line each.
     """
 
@@ -129,8 +129,10 @@ def _layers(
         category = ids.get(outline.category_id)
         if category is None:  # dropped or left unlabelled
             continue
+        segmentation, reshaped = masks.listed_polygons(outline.segmentation)
+        counts["reshaped"] += reshaped is not None
         try:
-            mask = None if outline.segmentation is None else masks.draw_segmentation(outline.segmentation, *size)
+            mask = None if segmentation is None else masks.draw_segmentation(segmentation, *size)
         except ValueError as error:
             raise PictureError("malformed segmentation", f"annotation {outline.id}: {error}") from None
         if mask is None:

@@ -67,7 +67,8 @@ def scale_schedule(
 
     optimizer = effective.trainer.optimizer_config
     kind = optimizer.learning_rate.type
-    stepwise, cosine, linear = kind == "stepwise", kind == "cosine", optimizer.warmup.type == "linear"
+    stepwise, cosine, polynomial = (kind == name for name in ("stepwise", "cosine", "polynomial"))
+    linear, two_stage = (optimizer.warmup.type == name for name in ("linear", "two_stage"))
     # (key, how to scale it, whether the chosen schedule uses it; if not, the summary omits it)
     rows: list[tuple[str, Callable[[Any], Any], bool]] = [
         ("trainer.train_steps", all_steps, True),
@@ -75,8 +76,13 @@ def scale_schedule(
         (f"{_PREFIX}.learning_rate.stepwise.boundaries", increasing, stepwise),
         (f"{_PREFIX}.learning_rate.cosine.initial_learning_rate", times, cosine),
         (f"{_PREFIX}.learning_rate.cosine.decay_steps", steps, cosine),
+        (f"{_PREFIX}.learning_rate.polynomial.initial_learning_rate", times, polynomial),
+        (f"{_PREFIX}.learning_rate.polynomial.end_learning_rate", times, polynomial),
+        (f"{_PREFIX}.learning_rate.polynomial.decay_steps", steps, polynomial),
         (f"{_PREFIX}.warmup.linear.warmup_learning_rate", times, linear),
         (f"{_PREFIX}.warmup.linear.warmup_steps", steps, linear),
+        (f"{_PREFIX}.warmup.two_stage.head_steps", steps, two_stage),
+        (f"{_PREFIX}.warmup.two_stage.backbone_steps", steps, two_stage),
     ]
     for key, fit, used in rows:
         read = attrgetter(key)

@@ -6,18 +6,29 @@ overrides written for it work here. The defaults are those of its experiment `pa
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.config.panoptic_fpn import PanopticFPNLosses, PanopticFPNModel, PanopticFPNTargetSettings
 from panoptic_cli.config.section import Fraction, NonNegative, Positive, Section
 
 
 class Model(PanopticFPNModel):
-    """The network: its family and the fields of that family."""
+    """The network: its family and the fields of that family.
 
-    type: Literal["panoptic_fpn"] = "panoptic_fpn"
+    The fields of Panoptic FPN stand here, where the reference has them; those of EoMT in a section of their own. Only
+    those of the chosen type are used, and written.
+    """
+
+    type: Literal["panoptic_fpn", "eomt"] = "panoptic_fpn"
+    eomt: Eomt = Eomt()
+
+    @model_serializer(mode="wrap")
+    def _of_the_type(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        used = {"type", "eomt"} if self.type == "eomt" else type(self).model_fields.keys() - {"eomt"}
+        return {key: value for key, value in serialize(self).items() if key in used}
 
 
 class Parser(PanopticFPNTargetSettings):
@@ -79,6 +90,7 @@ class AdamW(Section):
 
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.999
+    epsilon: Annotated[float, Field(gt=0)] = 1e-7
     weight_decay_rate: Annotated[float, Field(ge=0)] = 0.0
     global_clipnorm: Annotated[float, Field(gt=0)] | None = None
 
@@ -114,10 +126,20 @@ class Cosine(Section):
     alpha: Fraction = 0.0
 
 
+class Polynomial(Section):
+    """Decay from the initial to the last rate over decay_steps (None: all steps): (1 - step / decay_steps)^power."""
+
+    initial_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    decay_steps: Positive | None = None
+    end_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    power: Annotated[float, Field(gt=0)] = 1.0
+
+
 class LearningRate(Section):
     """The learning rate schedule; only the section of the chosen type is used."""
 
-    type: Literal["stepwise", "cosine"] = "stepwise"
+    type: Literal["stepwise", "cosine", "polynomial"] = "stepwise"
+    polynomial: Polynomial = Polynomial()
     stepwise: Stepwise = Stepwise()
     cosine: Cosine = Cosine()
 
@@ -129,11 +151,26 @@ class Linear(Section):
     warmup_learning_rate: Annotated[float, Field(ge=0)] = 0.0067
 
 
-class Warmup(Section):
-    """The warm-up."""
+class TwoStage(Section):
+    """Linear warm-up from 0, first of the heads, while the backbone rests, then of the backbone; decay comes after."""
 
-    type: Literal["linear"] | None = "linear"
+    head_steps: NonNegative = 500
+    backbone_steps: NonNegative = 1000
+
+
+class Warmup(Section):
+    """The warm-up; only the section of the chosen type is used."""
+
+    type: Literal["linear", "two_stage"] | None = "linear"
     linear: Linear = Linear()
+    two_stage: TwoStage = TwoStage()
+
+
+class LayerDecay(Section):
+    """Smaller learning rates for the first layers of the backbone (arXiv 2106.08254, appendix): rate^(layers above)."""
+
+    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    full_rate_layers: NonNegative = 0  # the last layers, which keep the whole rate
 
 
 class EMA(Section):
@@ -151,6 +188,20 @@ class OptimizerConfig(Section):
     ema: EMA = EMA()
     learning_rate: LearningRate = LearningRate()
     warmup: Warmup = Warmup()
+    layer_decay: LayerDecay = LayerDecay()
+
+    @property
+    def by_group(self) -> bool:
+        """Whether the rate differs between the variables."""
+        return self.layer_decay.rate < 1 or self.warmup.type == "two_stage"
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> OptimizerConfig:
+        if self.by_group and self.optimizer.type != "adamw":
+            raise ValueError("layer_decay and a warmup of type two_stage need optimizer.type adamw")
+        if self.warmup.type == "two_stage" and self.learning_rate.type != "polynomial":
+            raise ValueError("a warmup of type two_stage needs learning_rate.type polynomial")
+        return self
 
 
 class Trainer(Section):
@@ -158,6 +209,7 @@ class Trainer(Section):
 
     train_steps: Positive = 22500
     steps_per_loop: Positive = 1  # steps per call into TensorFlow
+    recompute: bool = False  # computes the blocks of a transformer again for the gradient: less memory, more time
     summary_interval: Positive = 20
     checkpoint_interval: Positive = 1000
     max_to_keep: Positive = 5
@@ -186,6 +238,12 @@ class Experiment(Section):
     task: Task = Task()
     trainer: Trainer = Trainer()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _recompute_applies(self) -> Experiment:
+        if self.trainer.recompute and self.task.model.type != "eomt":
+            raise ValueError("trainer.recompute applies to networks with task.model.type eomt only")
+        return self
 
     @property
     def data_seed(self) -> int:

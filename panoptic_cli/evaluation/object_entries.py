@@ -11,6 +11,7 @@ import msgspec
 from pycocotools import mask as mask_utils
 
 from panoptic_cli.evaluation.object_areas import is_doubtful, is_wrong
+from panoptic_cli.images.masks import listed_polygons
 from panoptic_cli.images.run_lengths import runs_of
 
 _FAR = 1e6  # pixels: pycocotools walks along every edge of a polygon
@@ -156,12 +157,9 @@ def _outline(entry: Entry, picture: Picture, note: Note) -> Outline:
 
 def _polygons(value: list[Any], entry: Entry, note: Note) -> list[list[float]]:
     """Returns the polygons that have three or more points."""
-    if value and all(type(x) in (int, float) for x in value):
-        note("have a polygon that is not in a list of polygons; it is taken as one", entry)
-        value = [value]
-    elif len(value) > 2 and all(isinstance(x, list) and len(x) == 2 for x in value):
-        note("have a polygon of x, y pairs; it is taken as one", entry)
-        value = [[x for pair in value for x in pair]]
+    value, reshaped = listed_polygons(value)
+    if reshaped is not None:
+        note(f"have {reshaped}; they are taken as they are meant", entry)
     for polygon in value:
         if not isinstance(polygon, list) or not all(type(x) in (int, float) and abs(x) <= _FAR for x in polygon):
             raise BadObjectError("a polygon is not a list of numbers")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import CategoryTable, whole_number
 from panoptic_cli.coco.category_names import category_names, map_categories
 from panoptic_cli.coco.image_ids import ImageId, image_key
 from panoptic_cli.coco.image_names import pair_images
@@ -86,6 +86,9 @@ def read_results(files: ResultFiles) -> PairedResults:
             f"{len(turned):,} predicted pictures were turned as their EXIF orientation says: {listed(turned, 3)}. If "
             "the ground truth fits the stored pixels, predict with --exif ignore."
         )
+    for content, path in ((truth, files.annotations), (predicted, files.predictions)):
+        if count := _read_numbers(content["annotations"]):
+            warnings.append(f"{path}: {count:,} ids of segments are written as text; they are read as numbers.")
     warnings += _stuff_in_several(pairs, table, (own, categories), files)
     return PairedResults(
         table=table,
@@ -118,6 +121,19 @@ def _read_panoptic_json(path: Path, what: str) -> dict[str, Any]:
             if valid(entry[key]) is None:
                 raise DataError(f"annotations[{place}] of {path} has an invalid {key}: {entry[key]!r}.")
     return dict(content)
+
+
+def _read_numbers(annotations: list[dict[str, Any]]) -> int:
+    """Turns ids that are written as text into numbers; returns how many there are."""
+    count = 0
+    for annotation in annotations:
+        infos = annotation["segments_info"]
+        for segment in infos if isinstance(infos, list) else []:
+            for key in ("id", "category_id") if isinstance(segment, dict) else ():
+                if isinstance(segment.get(key), str) and (number := whole_number(segment[key])) is not None:
+                    segment[key] = number
+                    count += 1
+    return count
 
 
 def _folder(given: Path | None, json_path: Path, option: str) -> Path:

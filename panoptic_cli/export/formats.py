@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from panoptic_cli import storage
+from panoptic_cli import models, storage
 from panoptic_cli.errors import UsageError
 from panoptic_cli.runs.model_source import ModelSource
-from panoptic_cli.startup import import_tensorflow
+from panoptic_cli.startup import import_tensorflow, require_tensorflow
 
 FileFormat: TypeAlias = Literal["saved_model", "tflite", "onnx"]
 InputType: TypeAlias = Literal["image_tensor", "image_bytes", "tf_example"]
@@ -33,18 +34,19 @@ def check_options(
         )
 
 
-def parse_image_size(text: str) -> list[int]:
-    """Parses HEIGHT,WIDTH or one number for both; returns `task.model.input_size`.
+def with_image_size(source: ModelSource, text: str) -> ModelSource:
+    """Returns a model whose network has another input size: HEIGHT,WIDTH in pixels, or one number for both.
 
     Raises:
         UsageError: the text is neither.
+        ConfigError: the network cannot have this size.
     """
     parts = text.replace("x", ",").split(",")
     if len(parts) == 1:
         parts *= 2
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--image-size '{text}' is not HEIGHT,WIDTH.", "For example: --image-size 512,512.")
-    return [int(parts[0]), int(parts[1]), 3]
+    return replace(source, experiment=models.with_input_size(source.experiment, int(parts[0]), int(parts[1])))
 
 
 def default_output(model_dir: Path | None, checkpoint: str | None, source: ModelSource, file_format: FileFormat) -> str:
@@ -82,6 +84,8 @@ def export_model(
     Raises:
         PanopticError: the model cannot be loaded, or the output cannot be written.
     """
+    require_tensorflow()
+    checkpoint = source.fetch()
     import_tensorflow()
     from panoptic_cli.export import output as output_files
     from panoptic_cli.export import portable_model, saved_model
@@ -92,7 +96,7 @@ def export_model(
     else:
         portable_model.check_packages(file_format)
         output_files.check_file(output)
-    model = load_model(source.experiment, source.table, source.checkpoint)
+    model = load_model(source.experiment, source.table, checkpoint)
     if file_format == "saved_model":
         return saved_model.export_saved_model(model, output, input_type=input_type, batch_size=batch_size)
     return portable_model.export_portable(model, output, file_format)

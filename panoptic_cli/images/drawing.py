@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,16 @@ from panoptic_cli.images.fonts import label
 _MIN_FONT, _MAX_FONT = 7, 40  # pixels
 _UNKNOWN_COLOR = (160, 160, 160)
 _GRID = 48  # label positions are searched on masks of about this size
+_NEIGHBOURS = ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1]))
+_STRIP = 1 << 20  # pixels that are blended at once: the floats of a large picture would need gigabytes
 
 
 @dataclass(frozen=True)
 class _Region:
     """One segment to draw."""
 
-    mask: np.ndarray  # bool [h, w], within its bounding box
+    places: np.ndarray  # [h, w], the part of the map of places within its bounding box
+    place: int  # its own place
     top: int
     left: int
     area: int
@@ -78,8 +81,11 @@ def draw_panoptic(
         return Image.fromarray(image)
     places, regions = _regions(category_map, instance_map, table)
     colors = np.array([(0, 0, 0), *(r.color for r in regions)], np.float32)
-    opacity = np.array([0.0] + [alpha] * len(regions), np.float32)[places][..., None]
-    canvas = np.rint(image * (1 - opacity) + colors[places] * opacity).astype(np.uint8)
+    opacities = np.array([0.0] + [alpha] * len(regions), np.float32)
+    canvas = np.empty_like(image)
+    for rows in _strips(height, width):
+        opacity = opacities[places[rows]][..., None]
+        canvas[rows] = np.rint(image[rows] * (1 - opacity) + colors[places[rows]] * opacity)
     if outlines:
         _outline(canvas, places, regions)
     picture = Image.fromarray(canvas)
@@ -107,45 +113,76 @@ def instance_color(color: tuple[int, int, int], rank: int) -> tuple[int, int, in
 def _regions(
     category_map: np.ndarray, instance_map: np.ndarray, table: CategoryTable
 ) -> tuple[np.ndarray, list[_Region]]:
-    """Returns the 1-based place of each pixel's region, int64 [H, W], 0 for void, and the regions."""
-    category, instance = category_map.astype(np.int64), instance_map.astype(np.int64)
-    span = int(instance.max(initial=0)) + 1
-    keys, places = np.unique(np.where(category > 0, category * span + instance, 0), return_inverse=True)
-    places = places.reshape(category.shape)
-    if not keys.size or keys[0] != 0:
-        places = places + 1
-        keys = np.concatenate(([0], keys))
+    """Returns the 1-based place of each pixel's region, [H, W], 0 for void, and the regions."""
+    height, width = category_map.shape
+    span = int(instance_map.max(initial=0)) + 1
+
+    def keys_of(rows: slice) -> np.ndarray:
+        category = category_map[rows].astype(np.int64)
+        return np.where(category > 0, category * span + instance_map[rows], 0)
+
+    found = {0}
+    for rows in _strips(height, width):
+        keys = keys_of(rows)
+        starts = np.flatnonzero(np.diff(keys.reshape(-1), prepend=-1))  # sorting runs, not pixels
+        found.update(np.unique(keys.reshape(-1)[starts]).tolist())
+    known = np.array(sorted(found), np.int64)
+    places = np.empty((height, width), np.uint16 if len(known) < 1 << 16 else np.int32)
+    in_rows = np.zeros((len(known), height), bool)
+    in_columns = np.zeros((len(known), width), bool)
+    areas = np.zeros(len(known), np.int64)
+    for rows in _strips(height, width):
+        strip = np.searchsorted(known, keys_of(rows))
+        places[rows] = strip
+        areas += np.bincount(strip.reshape(-1), minlength=len(known))
+        in_rows[strip, np.arange(rows.start, rows.stop)[:, None]] = True
+        in_columns[strip, np.arange(width)] = True
     ranks: dict[int, int] = {}
     regions = []
-    for place, key in enumerate(keys[1:].tolist(), start=1):
+    for place, key in enumerate(known[1:].tolist(), start=1):
         category_id, number = divmod(key, span)
-        known = table.by_id.get(category_id)
-        color = known.color if known else _UNKNOWN_COLOR
+        category = table.by_id.get(category_id)
+        color = category.color if category else _UNKNOWN_COLOR
         if number:
             rank = ranks.setdefault(category_id, 0)
             ranks[category_id] += 1
             color = instance_color(color, rank)
-        mask = places == place
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        regions.append(_Region(box, int(rows[0]), int(columns[0]), int(box.sum()), category_id, number, color))
+        y, x = np.flatnonzero(in_rows[place]), np.flatnonzero(in_columns[place])
+        box = places[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
+        regions.append(_Region(box, place, int(y[0]), int(x[0]), int(areas[place]), category_id, number, color))
     return places, regions
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """Yields the rows of a picture, as many at once as `_STRIP` allows."""
+    step = max(1, _STRIP // max(width, 1))
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
 
 
 def _outline(canvas: np.ndarray, places: np.ndarray, regions: list[_Region]) -> None:
     """Draws a line along the inner side of every instance's boundary, in a contrasting tone."""
-    edge = np.zeros(places.shape, bool)
-    for _ in range(max(1, round(min(places.shape) / 400))):
-        # A pixel is on the edge if a neighbour belongs to another region or is on the edge already.
-        inner = np.where(edge, -1, places)
-        for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-            differs = inner[near] != inner[far]
-            edge[near] |= differs
-            edge[far] |= differs
+    height, width = places.shape
+    thickness = max(1, round(min(height, width) / 400))
     is_thing = np.array([False, *(r.instance > 0 for r in regions)])
     tones = np.array([(0, 0, 0), *(_tone(r.color) for r in regions)], np.uint8)
-    edge &= is_thing[places]
-    canvas[edge] = tones[places[edge]]
+    for rows in _strips(height, width):
+        first = max(rows.start - thickness, 0)
+        part = places[first : rows.stop + thickness]
+        edge = np.zeros(part.shape, bool)
+        for near, far in _NEIGHBOURS:
+            differs = part[near] != part[far]
+            edge[near] |= differs
+            edge[far] |= differs
+        for _ in range(thickness - 1):
+            thicker = edge.copy()
+            for near, far in _NEIGHBOURS:
+                thicker[near] |= edge[far]
+                thicker[far] |= edge[near]
+            edge = thicker
+        inside = places[rows]
+        drawn = edge[rows.start - first : rows.stop - first] & is_thing[inside]
+        canvas[rows][drawn] = tones[inside[drawn]]
 
 
 def _tone(color: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -183,21 +220,21 @@ def _label(picture: Image.Image, regions: list[_Region], table: CategoryTable, s
 
 def _spots(region: _Region, width: int, height: int, picture_size: tuple[int, int]) -> list[tuple[int, int]]:
     """Returns top-left corners to try for a label, best first: inside the region, then above and below it."""
-    row, column = _inside(region.mask)
+    row, column = _inside(region.places, region.place)
     x, y = region.left + column - width // 2, region.top + row - height // 2
     spots = [(x, y), (x, y - height), (x, y + height)]
     if region.instance:
-        spots += [(region.left, region.top - height), (region.left, region.top + region.mask.shape[0])]
+        spots += [(region.left, region.top - height), (region.left, region.top + region.places.shape[0])]
     right, bottom = picture_size[0] - width, picture_size[1] - height
     return [(min(max(x, 0), right), min(max(y, 0), bottom)) for x, y in spots]
 
 
-def _inside(mask: np.ndarray) -> tuple[int, int]:
-    """Returns a pixel of the mask far from its border, found by erosion on a coarse grid."""
-    step = max(1, -(-max(mask.shape) // _GRID))
-    left = np.pad(mask[::step, ::step], 1)
+def _inside(places: np.ndarray, place: int) -> tuple[int, int]:
+    """Returns a pixel of a region far from its border, found by erosion on a coarse grid."""
+    step = max(1, -(-max(places.shape) // _GRID))
+    left = np.pad(places[::step, ::step] == place, 1)
     if not left.any():  # thinner than the grid
-        step, left = 1, np.pad(mask, 1)
+        step, left = 1, np.pad(places == place, 1)
     while True:
         core = left[1:-1, 1:-1] & left[:-2, 1:-1] & left[2:, 1:-1] & left[1:-1, :-2] & left[1:-1, 2:]
         if not core.any():

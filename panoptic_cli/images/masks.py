@@ -208,19 +208,32 @@ def is_astray(mask: CroppedMask, labels: np.ndarray, label: int) -> bool:
 
 
 def listed_polygons(segmentation: Any) -> tuple[Any, str | None]:
-    """Returns a COCO segmentation with one polygon that is not in COCO's form as a list of polygons.
+    """Returns a COCO segmentation whose polygons are not in COCO's form as a list of lists of numbers.
 
     Returns:
-        The segmentation; and what was put right, for a polygon [x0, y0, x1, y1, ...] without a list around it, and for
-        one of pairs [[x0, y0], [x1, y1], ...].
+        The segmentation; and what was put right, for a polygon [x0, y0, x1, y1, ...] without a list around it, for one
+        of pairs [[x0, y0], [x1, y1], ...], and for coordinates that are written as text.
     """
-    if not isinstance(segmentation, list) or len(segmentation) < _TRIANGLE // 2:
+    if not isinstance(segmentation, list):
+        return segmentation, None
+    if any(isinstance(x, str) or (isinstance(x, list) and str in map(type, x)) for x in segmentation):
+        numbers = _as_numbers(segmentation)
+        return (segmentation, None) if numbers is None else (listed_polygons(numbers)[0], "coordinates written as text")
+    if len(segmentation) < _TRIANGLE // 2:
         return segmentation, None
     if all(type(number) in (int, float) for number in segmentation):
         return [segmentation], "polygons that are not in a list"
     if all(isinstance(pair, list) and len(pair) == 2 for pair in segmentation):
         return [[number for pair in segmentation for number in pair]], "polygons of x, y pairs"
     return segmentation, None
+
+
+def _as_numbers(value: list[Any]) -> list[Any] | None:
+    """Returns nested lists with numbers in place of text; None if a text is no number."""
+    try:
+        return [[float(x) for x in part] if isinstance(part, list) else float(part) for part in value]
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def short_polygons(segmentation: Any) -> int:

@@ -78,7 +78,8 @@ class SplitReport:
 
     def sample(self) -> DataSample:
         """Returns what decides whether a configuration fits."""
-        return DataSample(self.contents.objects.at(1.0), self.contents.stuff_areas.values())
+        contents = self.contents
+        return DataSample(contents.objects.at(1.0), contents.separate.at(1.0), contents.stuff_areas.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as --json prints it."""

@@ -42,6 +42,7 @@ class PictureCounts(Counts):
         pictures_with: number of pictures by category id.
         widths: widths of the pictures in the JSON.
         heights: heights of the pictures in the JSON.
+        separate: number of segments in each picture that are no crowds.
         objects: number of objects in each picture: annotations of the instances JSON, or thing segments without one.
         stuff_areas: pixels of each stuff segment.
         names: how often the JSON names each picture file.
@@ -54,6 +55,7 @@ class PictureCounts(Counts):
     pictures_with: Counter[int] = field(default_factory=Counter)
     widths: Spread = field(default_factory=Spread)
     heights: Spread = field(default_factory=Spread)
+    separate: Spread = field(default_factory=Spread)
     objects: Spread = field(default_factory=Spread)
     stuff_areas: Spread = field(default_factory=Spread)
     names: Counter[str] = field(default_factory=Counter)
@@ -133,6 +135,7 @@ def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> N
     objects = things if picture.objects is None else len(picture.objects)
     contents.counts["objects"] += objects
     contents.objects.add(objects)
+    contents.separate.add(sum(not segment.is_crowd for segment in picture.segments))
     contents.pictures_with.update({segment.category_id for segment in picture.segments})
 
 

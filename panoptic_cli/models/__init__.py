@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from panoptic_cli import config
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.schema import Experiment
-from panoptic_cli.models.panoptic_fpn import limits
+from panoptic_cli.errors import ConfigError
+from panoptic_cli.models.eomt import limits as eomt_limits
+from panoptic_cli.models.panoptic_fpn import limits as panoptic_fpn_limits
 from panoptic_cli.models.panoptic_fpn.label_space import derive_classes, label_space_of
 from panoptic_cli.models.platform import Platform
 from panoptic_cli.records.sample import DataSample
@@ -27,9 +30,36 @@ __all__ = [
     "create_network",
     "data_warnings",
     "example_drawer",
+    "input_size",
     "training_targets",
     "with_derived_classes",
+    "with_input_size",
 ]
+
+
+def input_size(experiment: Experiment) -> tuple[int, int]:
+    """Returns (height, width) of the network's input in pixels."""
+    model = experiment.task.model
+    return (model.eomt.image_size,) * 2 if model.type == "eomt" else model.input_size[:2]
+
+
+def input_size_key(experiment: Experiment) -> str:
+    """Returns the key of the configuration that has the size of the network's input."""
+    return "task.model.eomt.image_size" if experiment.task.model.type == "eomt" else "task.model.input_size"
+
+
+def with_input_size(experiment: Experiment, height: int, width: int) -> Experiment:
+    """Returns the configuration with another size of the network's input, in pixels.
+
+    Raises:
+        ConfigError: the network cannot have it.
+    """
+    tree = experiment.model_dump(mode="json")
+    if experiment.task.model.type == "eomt" and height != width:
+        raise ConfigError(f"The input of this network is a square, not {height} x {width}.", "Give one number.")
+    value = height if experiment.task.model.type == "eomt" else [height, width, 3]
+    config.set_key(tree, input_size_key(experiment), value)
+    return config.validate(tree, f"an input of {height} x {width}")
 
 
 def check_categories(experiment: Experiment, table: CategoryTable) -> None:
@@ -38,16 +68,21 @@ def check_categories(experiment: Experiment, table: CategoryTable) -> None:
     Raises:
         ConfigError: categories have no class; lists all of them.
     """
+    if experiment.task.model.type == "eomt":
+        return  # a class for each category, in the order of the table
     label_space_of(experiment, table)
 
 
 def data_warnings(experiment: Experiment, sample: DataSample) -> list[str]:
     """Returns what the configuration cannot hold of the sampled pictures, a sentence each, with the keys to change."""
+    limits = eomt_limits if experiment.task.model.type == "eomt" else panoptic_fpn_limits
     return limits.data_warnings(experiment, sample)
 
 
 def with_derived_classes(experiment: Experiment) -> Experiment:
     """Returns the configuration with a network that takes its classes from the category table, whatever that is."""
+    if experiment.task.model.type == "eomt":
+        return experiment
     return experiment.model_copy(update={"task": derive_classes(experiment.task)})
 
 
@@ -57,6 +92,11 @@ def create_network(experiment: Experiment, table: CategoryTable) -> PanopticNetw
     Raises:
         ConfigError: see `check_categories`.
     """
+    if experiment.task.model.type == "eomt":
+        from panoptic_cli.models.eomt.network import Eomt
+
+        trainer = experiment.trainer
+        return Eomt(experiment.task.model.eomt, table, trainer.train_steps, recompute=trainer.recompute)
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     return PanopticFPN(experiment.task, label_space_of(experiment, table))
@@ -68,6 +108,10 @@ def training_targets(experiment: Experiment, table: CategoryTable) -> Targets:
     Raises:
         ConfigError: see `check_categories`.
     """
+    if experiment.task.model.type == "eomt":
+        from panoptic_cli.models.eomt.targets import EomtTargets
+
+        return EomtTargets(experiment.task, table)
     from panoptic_cli.models.panoptic_fpn.targets import PanopticFPNTargets
 
     return PanopticFPNTargets(experiment.task, label_space_of(experiment, table))
@@ -79,6 +123,10 @@ def example_drawer(experiment: Experiment, table: CategoryTable) -> Callable[[Ma
     Raises:
         ConfigError: see `check_categories`.
     """
+    if experiment.task.model.type == "eomt":
+        from panoptic_cli.models.eomt import drawing
+
+        return drawing.ExampleDrawer(experiment.task.model.eomt, table)
     from panoptic_cli.models.panoptic_fpn.drawing import ExampleDrawer
 
     return ExampleDrawer(experiment.task, label_space_of(experiment, table))

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from panoptic_cli.errors import RunError
 from panoptic_cli.models.platform import Platform
 from panoptic_cli.models.segments import Segments
+from panoptic_cli.models.stored import StoredNetwork
 from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
 
 
@@ -53,12 +55,15 @@ class PanopticNetwork(keras.Model):
         """
         raise NotImplementedError
 
-    def losses(self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform) -> dict[str, tf.Tensor]:
+    def losses(
+        self, batch: Mapping[str, Any], seed: tf.Tensor, step: tf.Tensor, platform: Platform
+    ) -> dict[str, tf.Tensor]:
         """Runs the network in training mode.
 
         Args:
             batch: one batch of the training pipeline.
             seed: int32 [2], the seed of this step's random numbers; the same on every replica.
+            step: int32 scalar, the optimizer steps that are done.
             platform: what the graph is traced for: cpu, gpu or xla.
 
         Returns:
@@ -99,9 +104,25 @@ class PanopticNetwork(keras.Model):
         """Excludes the backbone from training."""
         raise NotImplementedError
 
+    def backbone_layers(self) -> list[list[keras.Variable]]:
+        """Returns the variables of the backbone by layer, the first layer first."""
+        raise NotImplementedError
+
     def model_garden_variables(self) -> dict[str, dict[str, Any]]:
         """Maps each part of the network to {path in a checkpoint of tensorflow/models: variable}.
 
         Families that the Model Garden has include a part "backbone"; other families return an empty dictionary.
         """
         return {}
+
+    def hugging_face_variables(self, config: Mapping[str, Any], source: str) -> StoredNetwork:
+        """Returns the variables of the network in a folder of Hugging Face's layout.
+
+        Args:
+            config: the content of the folder's config.json.
+            source: its path, for messages.
+
+        Raises:
+            RunError: the folder does not fit the network, or Hugging Face does not have this family.
+        """
+        raise RunError(f"{source} does not describe a network of the configured type.", "Check task.model.type.")

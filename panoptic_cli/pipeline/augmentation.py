@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from panoptic_cli.config.schema import Parser
 from panoptic_cli.pipeline.parsing import AnnotatedPicture
 from panoptic_cli.pipeline.preprocessing import Preprocessing, Resizing
 
+_ATTEMPTS = 100  # to crop a picture so that the crop can be used
 # Independent random streams of one picture. The targets of a model family may use those from FREE_STREAM on.
 _FLIP, _SCALE, _OFFSET, FREE_STREAM = range(4)
 
@@ -26,6 +28,8 @@ class AugmentedPicture(NamedTuple):
         masks: string [n], PNGs of 0 and 1, as stored: neither flipped nor resized.
         labels: string, PNG of each pixel's label, as stored; see `AnnotatedPicture`.
         label_ids: int32 [k], see `AnnotatedPicture`.
+        label_is_crowd: bool [k], likewise.
+        instances: string, likewise.
         seed: int32 [2], see `random_stream`.
     """
 
@@ -37,6 +41,8 @@ class AugmentedPicture(NamedTuple):
     masks: tf.Tensor
     labels: tf.Tensor
     label_ids: tf.Tensor
+    label_is_crowd: tf.Tensor
+    instances: tf.Tensor
     seed: tf.Tensor
 
     @property
@@ -55,7 +61,11 @@ def random_stream(seed: tf.Tensor, number: int) -> tf.Tensor:
 
 
 def augment(
-    record: AnnotatedPicture, seed: tf.Tensor, preprocessing: Preprocessing, parser: Parser
+    record: AnnotatedPicture,
+    seed: tf.Tensor,
+    preprocessing: Preprocessing,
+    parser: Parser,
+    accepts: Callable[[AnnotatedPicture, Resizing, tf.Tensor], tf.Tensor] | None = None,
 ) -> AugmentedPicture:
     """Flips a picture, jitters its scale, crops and pads it.
 
@@ -64,6 +74,8 @@ def augment(
         seed: int64 [2], the seed of the picture; equal seeds give equal results.
         preprocessing: the preprocessing of the model family.
         parser: which augmentations to make, and whether to drop crowds.
+        accepts: whether a crop of the record can be used, a bool scalar; the last argument is whether it is mirrored.
+            Others are drawn again, up to 100 times. None: all can be.
     """
     seed = tf.cast(seed, tf.int32)
     image, boxes, category_ids, masks = record.image, record.boxes, record.category_ids, record.masks
@@ -77,12 +89,12 @@ def augment(
         image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         boxes = tf.where(mirrored, _mirror(boxes), boxes)
 
-    scale = offset = None
+    size = tf.shape(image)[:2]
+    resizing = preprocessing.plan(size)
     if parser.aug_scale_min != 1.0 or parser.aug_scale_max != 1.0:
-        limits = parser.aug_scale_min, parser.aug_scale_max
-        scale = tf.random.stateless_uniform([], random_stream(seed, _SCALE), *limits)
-        offset = tf.random.stateless_uniform([2], random_stream(seed, _OFFSET))
-    resizing = preprocessing.plan(tf.shape(image)[:2], scale, offset)
+        resizing = _jitter(size, seed, preprocessing, parser)
+        if accepts is not None:
+            resizing = _accepted(record, resizing, mirrored, seed, preprocessing, parser, accepts)
 
     boxes = _to_input(boxes, resizing, preprocessing.input_size)
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -96,8 +108,40 @@ def augment(
         masks=masks,
         labels=record.labels,
         label_ids=record.label_ids,
+        label_is_crowd=record.label_is_crowd,
+        instances=record.instances,
         seed=seed,
     )
+
+
+def _jitter(size: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing, parser: Parser) -> Resizing:
+    """Draws a scale and a crop for a picture of a size, int32 [2]."""
+    limits = parser.aug_scale_min, parser.aug_scale_max
+    scale = tf.random.stateless_uniform([], random_stream(seed, _SCALE), *limits)
+    return preprocessing.plan(size, scale, tf.random.stateless_uniform([2], random_stream(seed, _OFFSET)))
+
+
+def _accepted(
+    record: AnnotatedPicture,
+    first: Resizing,
+    mirrored: tf.Tensor,
+    seed: tf.Tensor,
+    preprocessing: Preprocessing,
+    parser: Parser,
+    accepts: Callable[[AnnotatedPicture, Resizing, tf.Tensor], tf.Tensor],
+) -> Resizing:
+    """Returns the first crop that can be used, or the last that was tried."""
+
+    def again(attempt: tf.Tensor, _: tf.Tensor, __: Resizing) -> tuple[tf.Tensor, tf.Tensor, Resizing]:
+        drawn = _jitter(tf.shape(record.image)[:2], seed + tf.stack([attempt, 0]), preprocessing, parser)
+        return attempt + 1, accepts(record, drawn, mirrored), drawn
+
+    _, _, resizing = tf.while_loop(
+        lambda attempt, accepted, _: ~accepted & (attempt < _ATTEMPTS),
+        again,
+        (tf.constant(1), accepts(record, first, mirrored), first),
+    )
+    return resizing
 
 
 def _to_input(boxes: tf.Tensor, resizing: Resizing, input_size: tuple[int, int]) -> tf.Tensor:

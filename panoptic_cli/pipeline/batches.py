@@ -11,8 +11,8 @@ import tensorflow as tf
 from panoptic_cli.config.schema import Experiment
 from panoptic_cli.errors import PanopticError
 from panoptic_cli.pipeline.augmentation import AugmentedPicture, augment
-from panoptic_cli.pipeline.parsing import parse_record
-from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
+from panoptic_cli.pipeline.parsing import AnnotatedPicture, parse_record
+from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing, Resizing
 from panoptic_cli.pipeline.record_errors import dropping, naming, unusable_record
 from panoptic_cli.pipeline.stream import TrainingStream
 from panoptic_cli.records import schema
@@ -28,6 +28,10 @@ class Targets(Protocol):
     """
 
     preprocessing: Preprocessing
+
+    @property
+    def accepts(self) -> Callable[[AnnotatedPicture, Resizing, tf.Tensor], tf.Tensor] | None:
+        """Which crops it can use, see `augmentation.augment`; None: all."""
 
     def __call__(self, picture: AugmentedPicture) -> dict[str, Any]:
         """Computes a picture's training targets: tensors of static shapes, in any structure."""
@@ -70,8 +74,8 @@ def training_dataset(
     @naming
     def make(place: tf.Tensor, serialized: tf.Tensor) -> dict[str, Any]:
         picture_seed = tf.stack([tf.constant(seed, tf.int64), place])
-        preprocessing = targets.preprocessing
-        picture = augment(parse_record(serialized, preprocessing), picture_seed, preprocessing, data.parser)
+        record = parse_record(serialized, targets.preprocessing)
+        picture = augment(record, picture_seed, targets.preprocessing, data.parser, targets.accepts)
         return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}
 
     dataset = places_and_records.map(

@@ -25,6 +25,8 @@ class AnnotatedPicture(NamedTuple):
         labels: string, a greyscale PNG that gives each pixel a label; see `decode_label_png`.
         label_ids: int32 [k], the category id of each label, 0 for void. Records that contain only semantic classes
             (feature image/segmentation/class/encoded) have the negative class instead.
+        label_is_crowd: bool [k], whether the label is a crowd; False where the record does not say.
+        instances: string, a greyscale PNG that tells the things of a category apart, "" where each has its own label.
     """
 
     image: tf.Tensor
@@ -34,6 +36,8 @@ class AnnotatedPicture(NamedTuple):
     masks: tf.Tensor
     labels: tf.Tensor
     label_ids: tf.Tensor
+    label_is_crowd: tf.Tensor
+    instances: tf.Tensor
 
 
 def parse_record(serialized: tf.Tensor, preprocessing: Preprocessing) -> AnnotatedPicture:
@@ -55,7 +59,9 @@ def parse_record(serialized: tf.Tensor, preprocessing: Preprocessing) -> Annotat
             schema.OBJECT_MASK: strings,
             schema.SEGMENT_MASK: optional,
             schema.SEGMENT_CATEGORY: integers,
+            schema.SEGMENT_IS_CROWD: integers,
             schema.CATEGORY_MASK: optional,
+            schema.INSTANCE_MASK: optional,
             schema.SEMANTIC_MASK: optional,
         },
     )
@@ -67,7 +73,7 @@ def parse_record(serialized: tf.Tensor, preprocessing: Preprocessing) -> Annotat
         lambda: parsed[schema.OBJECT_IS_CROWD] > 0,
         lambda: tf.zeros_like(category_ids, tf.bool),
     )
-    labels, label_ids = _labels(parsed)
+    labels, label_ids, label_is_crowd, instances = _labels(parsed)
     return AnnotatedPicture(
         image=preprocessing.decode(parsed[schema.IMAGE_ENCODED]),
         boxes=tf.stack([parsed[edge] for edge in edges], axis=-1),
@@ -76,21 +82,27 @@ def parse_record(serialized: tf.Tensor, preprocessing: Preprocessing) -> Annotat
         masks=parsed[schema.OBJECT_MASK],
         labels=labels,
         label_ids=label_ids,
+        label_is_crowd=label_is_crowd,
+        instances=instances,
     )
 
 
-def _labels(parsed: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the PNG of our segments, or of the reference's categories or semantic classes, and its label ids."""
+def _labels(parsed: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+    """Returns the fields about labels, for our segments, or the reference's categories or semantic classes."""
 
-    def segments() -> tuple[tf.Tensor, tf.Tensor]:
+    def segments() -> tuple[tf.Tensor, ...]:
         ids = tf.cast(parsed[schema.SEGMENT_CATEGORY], tf.int32)
-        return parsed[schema.SEGMENT_MASK], tf.concat([[0], ids], axis=0)
+        crowds = parsed[schema.SEGMENT_IS_CROWD] > 0
+        missing = tf.maximum(tf.size(ids) - tf.size(crowds), 0)
+        crowds = tf.pad(crowds[: tf.size(ids)], [[1, missing]])
+        return parsed[schema.SEGMENT_MASK], tf.concat([[0], ids], axis=0), crowds, tf.constant("")
 
-    def categories() -> tuple[tf.Tensor, tf.Tensor]:
-        return parsed[schema.CATEGORY_MASK], tf.range(_LABELS)
+    def categories() -> tuple[tf.Tensor, ...]:
+        mask, ids = parsed[schema.CATEGORY_MASK], tf.range(_LABELS)
+        return mask, ids, tf.zeros([_LABELS], tf.bool), parsed[schema.INSTANCE_MASK]
 
-    def semantic() -> tuple[tf.Tensor, tf.Tensor]:
-        return parsed[schema.SEMANTIC_MASK], -tf.range(_LABELS)
+    def semantic() -> tuple[tf.Tensor, ...]:
+        return parsed[schema.SEMANTIC_MASK], -tf.range(_LABELS), tf.zeros([_LABELS], tf.bool), tf.constant("")
 
     def present(key: str) -> tf.Tensor:
         return tf.strings.length(parsed[key]) > 0

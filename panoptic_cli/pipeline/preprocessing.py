@@ -190,6 +190,7 @@ def resize_labels(
     padding: int,
     classes: tf.Tensor,
     mirrored: tf.Tensor | bool = False,
+    truncated: bool = True,
 ) -> tf.Tensor:
     """Resizes a label map to the network's input with nearest neighbours, and looks up the classes.
 
@@ -200,13 +201,16 @@ def resize_labels(
         padding: class of the pixels outside the picture.
         classes: int32 [k], the class of each label.
         mirrored: bool scalar, whether to flip the map horizontally before it is resized.
+        truncated: whether the resized map has sides that are rounded down, as in the reference, although the picture's
+            are rounded. Otherwise its sides are the picture's.
 
     Returns:
         int32 [*input_size].
     """
     size = tf.shape(labels)[:2]
-    # The size is truncated, although that of the picture is rounded, so that labels agree with the reference's.
-    scaled = tf.maximum(tf.cast(resizing.geometry.scale * tf.cast(size, tf.float32), tf.int32), 1)
+    scaled = resizing.scaled_size
+    if truncated:
+        scaled = tf.maximum(tf.cast(resizing.geometry.scale * tf.cast(size, tf.float32), tf.int32), 1)
     step = tf.cast(size, tf.float32) / tf.cast(scaled, tf.float32)
 
     def sources(axis: int) -> tf.Tensor:

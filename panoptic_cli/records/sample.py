@@ -24,18 +24,20 @@ class DataSample:
 
     Attributes:
         most_objects: of a picture.
+        most_segments: of a picture, crowds left out.
         stuff_areas: int64, pixels of each stuff segment.
         mean_bytes: of a record; 0 if there are no records yet.
     """
 
     most_objects: int
+    most_segments: int
     stuff_areas: np.ndarray
     mean_bytes: float = 0.0
 
 
 def sample_records(files: Sequence[str], table: CategoryTable) -> DataSample | None:
     """Reads the first pictures of local record files; None if there are none, or if they are remote or damaged."""
-    objects, areas, sizes = [0], [np.zeros(0, np.int64)], []
+    objects, segments, areas, sizes = [0], [0], [np.zeros(0, np.int64)], []
     stuff = [c.id for c in table.stuff]
     for record in _first_records(files):
         try:
@@ -45,13 +47,14 @@ def sample_records(files: Sequence[str], table: CategoryTable) -> DataSample | N
         sizes.append(len(record))
         crowd = np.asarray(features.get(schema.OBJECT_IS_CROWD, []))
         objects.append(int(np.count_nonzero(crowd == 0)))
+        segments.append(int(np.count_nonzero(np.asarray(features.get(schema.SEGMENT_IS_CROWD, [])) == 0)))
         categories = np.asarray(features.get(schema.SEGMENT_CATEGORY, []))
         pixels = np.asarray(features.get(schema.SEGMENT_AREA, []), np.int64)
         if len(categories) == len(pixels):
             areas.append(pixels[np.isin(categories, stuff)])
     if not sizes:
         return None
-    return DataSample(max(objects), np.concatenate(areas), float(np.mean(sizes)))
+    return DataSample(max(objects), max(segments), np.concatenate(areas), float(np.mean(sizes)))
 
 
 def _first_records(files: Sequence[str]) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from panoptic_cli import models
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import PanopticError, TrainingError, one_line
 from panoptic_cli.pipeline.record_errors import record_error
@@ -40,11 +41,12 @@ def explained(experiment: Experiment, workers: int = 1) -> Iterator[None]:
     except PanopticError:
         raise
     except tf.errors.ResourceExhaustedError as error:
-        size = experiment.task.model.input_size
+        height, width = models.input_size(experiment)
+        key = models.input_size_key(experiment)
         raise TrainingError(
             f"There is not enough memory for {experiment.task.train_data.global_batch_size} images of "
-            f"{size[0]} x {size[1]} per step.",
-            "Give a smaller --batch-size or task.model.input_size, more devices, or --precision bfloat16.",
+            f"{height} x {width} per step.",
+            f"Give a smaller --batch-size or {key}, more devices, or --precision bfloat16.",
         ) from error
     except tf.errors.OpError as error:
         explanation = record_error(error, experiment.task.train_data.input_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
 from keras import ops
 
-from panoptic_cli.config.schema import LearningRate, OptimizerConfig
+from panoptic_cli.config.schema import LearningRate, OptimizerConfig, Polynomial
+from panoptic_cli.training.parameter_groups import GroupedAdamW, ParameterGroup, SummedGradients
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 
@@ -42,6 +44,32 @@ class LinearWarmup(Schedule):
         return ops.where(position < self.warmup_steps, line, self.schedule(step))
 
 
+class StagedWarmup(Schedule):
+    """A rate of 0, then a linear warm-up from 0, then the polynomial decay over the steps that are left.
+
+    Args:
+        config: has the decay.
+        train_steps: length of the training, for a decay without `decay_steps`.
+        rest: the steps with a rate of 0.
+        length: the steps of the warm-up.
+    """
+
+    def __init__(self, config: OptimizerConfig, train_steps: int, rest: int, length: int) -> None:
+        super().__init__()
+        polynomial = config.learning_rate.polynomial
+        self.rest = rest
+        self.length = length
+        self.highest = polynomial.initial_learning_rate
+        total = polynomial.decay_steps or train_steps
+        self.decay = _polynomial(polynomial, max(total - rest - length, 1))
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the float32 rate at `step`, a scalar."""
+        position = ops.cast(step, "float32") - self.rest
+        line = self.highest * ops.maximum(position, 0.0) / max(self.length, 1)
+        return ops.where(position < self.length, line, self.decay(ops.maximum(position - self.length, 0.0)))
+
+
 def clip_norm(config: OptimizerConfig) -> float | None:
     """Returns the largest allowed norm of the gradient of all weights; None: no clipping."""
     return (
@@ -61,11 +89,21 @@ def build_schedule(config: OptimizerConfig, train_steps: int) -> Schedule:
     Returns:
         The schedule. A stepwise rate holds up to and including its boundary.
     """
+    if config.warmup.type == "two_stage":
+        return StagedWarmup(config, train_steps, 0, config.warmup.two_stage.head_steps)
     schedule = _decay(config.learning_rate, train_steps)
     linear = config.warmup.linear
     if config.warmup.type == "linear" and linear.warmup_steps:
         return LinearWarmup(schedule, linear.warmup_steps, linear.warmup_learning_rate)
     return schedule
+
+
+def backbone_schedule(config: OptimizerConfig, train_steps: int) -> Schedule:
+    """Builds the rate of the backbone, which is that of everything else but for a warm-up in two stages."""
+    stages = config.warmup.two_stage
+    if config.warmup.type == "two_stage":
+        return StagedWarmup(config, train_steps, stages.head_steps, stages.backbone_steps)
+    return build_schedule(config, train_steps)
 
 
 def _decay(config: LearningRate, train_steps: int) -> Schedule:
@@ -74,33 +112,33 @@ def _decay(config: LearningRate, train_steps: int) -> Schedule:
         return keras.optimizers.schedules.CosineDecay(
             cosine.initial_learning_rate, cosine.decay_steps or train_steps, alpha=cosine.alpha
         )
+    if config.type == "polynomial":
+        return _polynomial(config.polynomial, config.polynomial.decay_steps or train_steps)
     boundaries, values = list(config.stepwise.boundaries), list(config.stepwise.values)
     if not boundaries:  # Keras needs one: the rate is the same on both sides of it
         boundaries, values = [1], values * 2
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
 
 
-class _SummedGradients:
-    """An optimizer whose gradients are already summed over the replicas.
-
-    Keras sums them too, but only after each replica has clipped its own and looked for infinities. The training step
-    needs the sum before both.
-    """
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> list[Any]:
-        return list(grads_and_vars)
+def _polynomial(config: Polynomial, decay_steps: int) -> Schedule:
+    return keras.optimizers.schedules.PolynomialDecay(
+        config.initial_learning_rate, decay_steps, config.end_learning_rate, config.power
+    )
 
 
-class _SGD(_SummedGradients, keras.optimizers.SGD):
+class _SGD(SummedGradients, keras.optimizers.SGD):
     pass
 
 
-class _AdamW(_SummedGradients, keras.optimizers.AdamW):
+class _AdamW(SummedGradients, keras.optimizers.AdamW):
     pass
 
 
 def build_optimizer(
-    config: OptimizerConfig, train_steps: int, precision: str = "float32"
+    config: OptimizerConfig,
+    train_steps: int,
+    precision: str = "float32",
+    groups: Sequence[ParameterGroup] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer. Call it in the scope of the distribution strategy.
 
@@ -108,6 +146,7 @@ def build_optimizer(
         config: optimizer, rate and warm-up.
         train_steps: length of the training in optimizer steps.
         precision: "float32", "bfloat16" or "float16", which uses dynamic loss scaling (arXiv 1710.03740).
+        groups: the group of each trainable variable, in their order; None: the same rate for all.
 
     Returns:
         SGD with momentum or AdamW (arXiv 1711.05101). Its name is fixed, so that the names of its variables do not
@@ -124,6 +163,10 @@ def build_optimizer(
             nesterov=sgd.nesterov,
             name="sgd",
         )
+    elif groups is not None:
+        optimizer = GroupedAdamW(
+            config.optimizer.adamw, schedule, backbone_schedule(config, train_steps), groups, name="adamw"
+        )
     else:
         adamw = config.optimizer.adamw
         optimizer = _AdamW(
@@ -131,6 +174,7 @@ def build_optimizer(
             weight_decay=adamw.weight_decay_rate,
             beta_1=adamw.beta_1,
             beta_2=adamw.beta_2,
+            epsilon=adamw.epsilon,
             name="adamw",
         )
     if precision == "float16":

@@ -90,6 +90,7 @@ def prepare(
             fit.
     """
     checked = inputs.check(experiment, model_dir, table)
+    initial = None if checked.initial is None else checked.initial.fetch()
     import_tensorflow()
     import keras
 
@@ -109,8 +110,8 @@ def prepare(
     with strategy.scope(), explained(experiment, workers.count):
         model, checkpoints = _build(experiment, checked.table, run, strategy, chief)
         start = checkpoints.restore_latest()
-        if start == 0 and experiment.task.init_checkpoint is not None:
-            console.info(_initialize(model.network, experiment.task.init_checkpoint))
+        if start == 0 and initial is not None:
+            console.info(_initialize(model.network, initial))
         steps = workers.gather(start)
     if len(set(steps)) > 1:
         raise RunError(
@@ -128,6 +129,7 @@ def _build(
     experiment: Experiment, table: CategoryTable, run: RunDirectory, strategy: tf.distribute.Strategy, chief: bool
 ) -> tuple[TrainingModel, Checkpoints]:
     """Builds the compiled model with all its variables, and its checkpoints. Call it in the strategy's scope."""
+    from panoptic_cli.training.parameter_groups import parameter_groups
     from panoptic_cli.training.schedules import build_optimizer
     from panoptic_cli.training.step import TrainingModel
     from panoptic_cli.weights.checkpoints import Checkpoints
@@ -137,7 +139,9 @@ def _build(
     if experiment.task.freeze_backbone:
         network.freeze_backbone()  # first, because averages and optimizer follow the trainable variables
     model = TrainingModel(network, experiment, _platform(experiment, strategy))
-    optimizer = build_optimizer(trainer.optimizer_config, trainer.train_steps, experiment.runtime.mixed_precision_dtype)
+    config, precision = trainer.optimizer_config, experiment.runtime.mixed_precision_dtype
+    groups = parameter_groups(network, config.layer_decay) if config.by_group else None
+    optimizer = build_optimizer(config, trainer.train_steps, precision, groups)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer, auto_scale_loss=False)
     checkpoints = Checkpoints(run.checkpoints, model, optimizer, max_to_keep=trainer.max_to_keep, chief=chief)

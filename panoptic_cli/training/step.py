@@ -63,7 +63,7 @@ class TrainingModel(keras.Model):
         context = tf.distribute.get_replica_context()
         seed = tf.stack([self._seed, number])
         with tf.GradientTape() as tape:
-            losses = self.network.losses(data, seed, self._platform)
+            losses = self.network.losses(data, seed, number, self._platform)
             # Gradients are summed over the replicas, so that each replica contributes its share of the mean.
             loss = losses["total_loss"] / context.num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss)

@@ -1,9 +1,10 @@
-"""Loading weights into a network, from our own checkpoints and from those of tensorflow/models."""
+"""Loading weights into a network: our own checkpoints, those of tensorflow/models, and Hugging Face's folders."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from panoptic_cli.config.hugging_face import find_folder
 from panoptic_cli.weights.loaded import Loaded
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ def load_weights(network: PanopticNetwork, source: str) -> Loaded:
 
     Args:
         network: the built network.
-        source: a run directory, a folder of checkpoints, or a checkpoint's prefix; local or gs://.
+        source: a run directory, a folder of checkpoints, or a checkpoint's prefix, local or gs://; or a local folder in
+            Hugging Face's layout.
 
     Returns:
         What was loaded.
@@ -29,7 +31,7 @@ def load_weights(network: PanopticNetwork, source: str) -> Loaded:
 
 
 def initialize(network: PanopticNetwork, source: str) -> Loaded:
-    """Loads the initial weights for training: all of them, or those of the backbone from a classifier's checkpoint.
+    """Loads the initial weights for training: all of them, or those of the backbone from a checkpoint of it alone.
 
     Args:
         network: the built network.
@@ -47,6 +49,11 @@ def initialize(network: PanopticNetwork, source: str) -> Loaded:
 def _load(network: PanopticNetwork, source: str, *, allow_backbone_only: bool) -> Loaded:
     from panoptic_cli.weights import checkpoints, model_garden
 
+    folder = find_folder(source)
+    if folder is not None:
+        from panoptic_cli.weights.hugging_face import load_hugging_face
+
+        return load_hugging_face(network, folder, allow_backbone_only=allow_backbone_only)
     prefix = checkpoints.find_checkpoint(source)
     if checkpoints.is_own(prefix):
         step, averaged = checkpoints.load_network(network, prefix)

@@ -165,6 +165,33 @@ def _ids(output: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
     ]
 
 
+def test_polygons_in_other_forms_are_drawn_and_told(tmp_path: Path, capsys: Out) -> None:
+    annotations = [_box(1, 1, 2, 2), _box(3, 0, 3, 4), _box(0, 3, 2, 1)]
+    output = tmp_path / "panoptic.json"
+    command = ["make-panoptic", "--object-annotations", str(_own(tmp_path, annotations))]
+    _json(capsys, *command)
+    expected, segments = _ids(output)
+    for annotation, form in zip(annotations, (_as_text, _without_list, _as_pairs), strict=True):
+        annotation["segmentation"] = form(annotation["segmentation"][0])
+    _own(tmp_path, annotations)
+    (split,) = _json(capsys, *command)["splits"]
+    ids, after = _ids(output)
+    np.testing.assert_array_equal(ids, expected)
+    assert (after, split["reshaped"]) == (segments, 3)
+
+
+def _as_text(corners: list[float]) -> Any:
+    return [[str(x) for x in corners]]
+
+
+def _without_list(corners: list[float]) -> Any:
+    return corners
+
+
+def _as_pairs(corners: list[float]) -> Any:
+    return [list(pair) for pair in zip(corners[::2], corners[1::2], strict=True)]
+
+
 def test_overlaps_and_what_vanishes_are_told(tmp_path: Path, capsys: Out) -> None:
     annotations = [_box(1, 1, 2, 2), _box(0, 0, 4, 4), _box(3, 0, 3, 4), {"category_id": 1, "segmentation": []}]
     path = _own(tmp_path, annotations)

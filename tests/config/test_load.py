@@ -59,7 +59,7 @@ def test_all_problems_are_reported_at_once_with_keys_and_suggestions() -> None:
     ("arguments", "text"),
     [
         ({"settings": ["trainer.seed=1", "trainer.seed.deeper=1"]}, "trainer.seed, which is a value"),
-        ({"experiment": "resnet"}, "Choose one of: panoptic_fpn_coco"),
+        ({"experiment": "resnet"}, "panoptic_fpn_coco, panoptic_fpn_shapes"),
         ({"experiment": "panoptic_fpn_coc"}, "Did you mean panoptic_fpn_coco?"),
         ({"schedule": "9x"}, "1x, 3x"),
         ({"settings": ["trainer.seed=nan", "task.losses.mask_weight=.inf"]}, "mask_weight"),

@@ -150,6 +150,17 @@ def test_ids_may_be_written_otherwise(files: Callable[..., tuple[Path, Path]], f
     assert score(files(change)).panoptic["All"]["pq"] == 1.0
 
 
+def test_ids_of_segments_may_be_text_and_that_is_told(files: Callable[..., tuple[Path, Path]]) -> None:
+    def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
+        for annotation in pred["annotations"]:
+            for segment in annotation["segments_info"]:
+                segment["category_id"] = str(segment["category_id"])
+
+    scores = score(files(change))
+    assert scores.panoptic["All"]["pq"] == 1.0
+    assert "ids of segments are written as text; they are read as numbers" in scores.warnings[0]
+
+
 def test_categories_are_paired_by_name(files: Callable[..., tuple[Path, Path]]) -> None:
     def change(gt: dict[str, Any], pred: dict[str, Any]) -> None:
         pred["categories"] = [{**c, "id": 195 - int(str(c["id"]))} for c in CATEGORIES]  # exchanged

@@ -176,6 +176,10 @@ SAME: dict[str, tuple[Callable[[JSONS], Any], str]] = {
         lambda j: _reshape(j, lambda p: [list(pair) for pair in zip(p[::2], p[1::2], strict=True)]),
         "polygons of x, y pairs",
     ),
+    "coordinates as text": (
+        lambda j: _reshape(j, lambda p: [[str(x) for x in p]]),
+        "coordinates written as text",
+    ),
     "backslashes": (
         lambda j: [i.update(file_name=".\\" + i["file_name"]) for k in j for i in j[k]["images"]],
         "file names with a backslash",

@@ -98,7 +98,7 @@ def test_losses_add_up_and_are_finite_without_ground_truth(shapes_records: Path,
     @tf.function
     def run(data: Any) -> tuple[dict[str, tf.Tensor], list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
-            losses = model.network.losses(data, tf.constant([1, 2]), "cpu")
+            losses = model.network.losses(data, tf.constant([1, 2]), tf.constant(0), "cpu")
         gradients = tape.gradient(losses["total_loss"], [v.value for v in variables])
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         return losses, gradients, tf.linalg.global_norm(gradients)

@@ -13,10 +13,10 @@ from panoptic_cli.config.schema import Task
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.fonts import label
 from panoptic_cli.inspection.samples import Sample, enlarge
+from panoptic_cli.models.example_inputs import fill_padding, input_picture
 from panoptic_cli.models.panoptic_fpn.label_space import THING_CLASS, LabelSpace
-from panoptic_cli.pipeline.preprocessing import Geometry, Preprocessing
+from panoptic_cli.pipeline.preprocessing import Preprocessing
 
-_PADDING = (70, 70, 70)
 _THING = (255, 255, 255)
 _GAP = 8  # pixels between the two views
 _MASK_THRESHOLD = 127  # of 255
@@ -62,15 +62,7 @@ class ExampleDrawer:
 
 def read_example(batch: Mapping[str, Any], preprocessing: Preprocessing) -> Example:
     """Reads the only example of a batch of `training_dataset` and undoes the normalisation of its picture."""
-    normalized = batch["images"][0]
-    geometry = Geometry(*(value[0] for value in batch["geometry"]))
-    height, width = normalized.shape[:2]
-    mean, stddev = np.array(preprocessing.mean, np.float32), np.array(preprocessing.stddev, np.float32)
-    values = (normalized * stddev + mean) * np.float32(255)
-    rows, columns = np.rint(geometry.original_size * geometry.scale - geometry.offset).astype(int)
-    inside = np.zeros((height, width), bool)
-    inside[:rows, :columns] = True
-    image = np.where(inside[..., None], np.clip(np.rint(values), 0, 255), 0).astype(np.uint8)
+    image, inside = input_picture(batch, preprocessing)
     real = batch["gt_classes"][0] > 0
     return Example(
         image,
@@ -92,8 +84,7 @@ def draw_example(example: Example, label_space: LabelSpace) -> Image.Image:
     large = enlarge(Sample("", example.image, categories, instances))
     objects = draw_panoptic(large.image, large.category_map, large.instance_map, table, labels=False)
     scale = large.image.shape[0] // example.image.shape[0]
-    padding = np.kron(~example.inside, np.ones((scale, scale), bool))
-    objects = _fill(objects, padding)
+    objects = fill_padding(objects, example.inside)
     _draw_boxes(objects, example, label_space, scale)
 
     semantic = np.where(example.inside, example.semantic, 0)
@@ -105,7 +96,7 @@ def draw_example(example: Example, label_space: LabelSpace) -> Image.Image:
     labels = draw_panoptic(large.image, large.category_map, large.instance_map, table, alpha=0.7)
     tinted = np.asarray(labels).copy()
     tinted[things] = (0.4 * tinted[things] + 0.6 * np.array(_THING)).astype(np.uint8)
-    right = _fill(Image.fromarray(tinted), padding)
+    right = fill_padding(Image.fromarray(tinted), example.inside)
 
     sheet = Image.new("RGB", (objects.width * 2 + _GAP, objects.height))
     sheet.paste(objects, (0, 0))
@@ -157,9 +148,3 @@ def _draw_boxes(picture: Image.Image, example: Example, label_space: LabelSpace,
         x, y = min(x, picture.width - width), max(y - height, 0)
         draw.rectangle((x, y, x + width, y + height), fill=(0, 0, 0, 180))
         draw.text((x + 2 - left, y + 2 - top), text, fill=(255, 255, 255, 255), font=font)
-
-
-def _fill(picture: Image.Image, where: np.ndarray) -> Image.Image:
-    pixels = np.asarray(picture).copy()
-    pixels[where] = _PADDING
-    return Image.fromarray(pixels)

@@ -110,6 +110,12 @@ class PanopticFPN(PanopticNetwork):
         """Excludes the whole backbone from training."""
         self.backbone.freeze(5)
 
+    def backbone_layers(self) -> list[list[keras.Variable]]:
+        """Returns the variables of the backbone: the stem's, then those of each residual block."""
+        backbone = self.backbone
+        stem = [*backbone.stem_conv.variables, *backbone.stem_norm.variables]
+        return [stem, *(block.variables for block in backbone.blocks)]
+
     def pyramid(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
         """Computes {level: features} in the compute dtype from prepared images, float32 [batch, h, w, 3]."""
         images = tf.cast(images, self.compute_dtype)
@@ -198,12 +204,15 @@ class PanopticFPN(PanopticNetwork):
         """Maps each part to {path in a checkpoint of tensorflow/models: variable}."""
         return model_garden_variables(self)
 
-    def losses(self, batch: Mapping[str, Any], seed: tf.Tensor, platform: Platform) -> dict[str, tf.Tensor]:
+    def losses(
+        self, batch: Mapping[str, Any], seed: tf.Tensor, step: tf.Tensor, platform: Platform
+    ) -> dict[str, tf.Tensor]:
         """Runs the network in training mode and compares its outputs with the targets.
 
         Args:
             batch: "images", "geometry" and the targets of `PanopticFPNTargets`.
             seed: int32 [2], the seed of the ROI sampling.
+            step: not used.
             platform: cpu, gpu or xla.
 
         Returns:

@@ -37,6 +37,8 @@ class PanopticFPNTargets:
         preprocessing: how pictures are prepared.
     """
 
+    accepts = None  # a crop without objects is a picture of background
+
     def __init__(self, task: Task, label_space: LabelSpace) -> None:
         model = task.model
         self.preprocessing = Preprocessing(model.input_size[:2])

@@ -209,7 +209,7 @@ def test_heads_one_by_one_have_the_gradient_of_all_at_once(
 
     def run(data: dict[str, Any]) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            losses = network.losses(data, tf.constant([1, 2]), platform)
+            losses = network.losses(data, tf.constant([1, 2]), tf.constant(0), platform)
             scaled = 8.0 * losses["total_loss"]
         gradients = tape.gradient(scaled, [v.value for v in variables])
         return losses, [tf.convert_to_tensor(g) for g in gradients]

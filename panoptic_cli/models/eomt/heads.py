@@ -1,0 +1,128 @@
+"""The heads: classes and masks of the queries, and the features of the pixels that the masks are compared with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from panoptic_cli.config.eomt import Eomt
+from panoptic_cli.models.eomt.layers import LayerNorm, Linear, activation, uniform
+from panoptic_cli.models.platform import Platform
+
+
+class Prediction(NamedTuple):
+    """What the queries predict.
+
+    A training needs the mask logits of few queries, at few places: then they are not computed for all.
+
+    Attributes:
+        class_logits: float32 [batch, queries, classes + 1]; "no object" is the last.
+        embeddings: float [batch, queries, channels].
+        features: float [batch, height, width, channels], patch_size / 2^num_upscale_blocks pixels a cell. The logit of
+            a query at a cell is the product of both vectors.
+    """
+
+    class_logits: tf.Tensor
+    embeddings: tf.Tensor
+    features: tf.Tensor
+
+    @property
+    def mask_logits(self) -> tf.Tensor:
+        """float32 [batch, queries, height, width]."""
+        height, width, channels = self.features.shape[1:]
+        pixels = tf.reshape(self.features, [-1, height * width, channels])
+        masks = tf.matmul(self.embeddings, pixels, transpose_b=True)
+        return tf.reshape(tf.cast(masks, tf.float32), [-1, self.embeddings.shape[1], height, width])
+
+
+class MaskHead(keras.layers.Layer):
+    """Three linear layers, which turn a query into a vector that pixels are compared with."""
+
+    def __init__(self, config: Eomt, **options: Any) -> None:
+        super().__init__(**options)
+        width, function = config.hidden_size, activation(config.hidden_act)
+        with keras.name_scope(self.name, caller=self):  # for the paths of variables
+            self.linears = [
+                Linear(width, width, kernel=uniform(width), bias=uniform(width), activation=act, name=f"linear{number}")
+                for number, act in enumerate((function, function, None), start=1)
+            ]
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Computes [batch, queries, channels] of the same shape."""
+        for layer in self.linears:
+            x = layer(x)
+        return x
+
+
+class UpscaleBlock(keras.layers.Layer):
+    """Doubles the size: a transposed convolution, an activation, a depthwise convolution, and layer normalisation.
+
+    The transposed convolution has as many taps as strides, so it is a linear layer for each of the four pixels. It is
+    computed as two, for the pairs of pixels of the upper and of the lower row, because the results of a pair are in the
+    right order.
+    """
+
+    def __init__(self, config: Eomt, **options: Any) -> None:
+        super().__init__(**options)
+        width = config.hidden_size
+        self.width = width
+        self.activation = activation(config.hidden_act)
+        shape = (2, width, 2 * width)  # row of the pair, channels, columns of the pair times channels
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=uniform(4 * width))
+        self.bias = self.add_weight(name="bias", shape=(width,), initializer=uniform(4 * width))
+        self.depthwise = self.add_weight(name="depthwise_kernel", shape=(3, 3, width, 1), initializer=uniform(9))
+        with keras.name_scope(self.name, caller=self):
+            self.norm = LayerNorm(width, 1e-6, name="norm")
+        self.built = True
+
+    def call(self, x: tf.Tensor, platform: Platform = "cpu", training: bool = False) -> tf.Tensor:
+        """Computes [batch, 2 * height, 2 * width, channels] from [batch, height, width, channels]."""
+        height, width = x.shape[1:3]
+        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
+        pixels = tf.reshape(x, [-1, self.width])
+        pairs = tf.concat([bias, bias], axis=0)
+        rows = [self.activation(tf.nn.bias_add(tf.matmul(pixels, kernel[row]), pairs)) for row in (0, 1)]
+        y = tf.concat([tf.reshape(row, [-1, height, 2 * width * self.width]) for row in rows], axis=-1)
+        y = tf.reshape(y, [-1, 2 * height, 2 * width, self.width])
+        depthwise = tf.convert_to_tensor(self.depthwise)
+        y = tf.nn.depthwise_conv2d(y, depthwise, strides=[1, 1, 1, 1], padding="SAME")
+        y = self.norm(tf.reshape(y, [-1, 4 * height * width, self.width]), platform=platform, training=training)
+        return tf.reshape(y, [-1, 2 * height, 2 * width, self.width])
+
+
+class Heads(keras.layers.Layer):
+    """Classes and masks from normalised tokens."""
+
+    def __init__(self, config: Eomt, num_classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        width = config.hidden_size
+        self.queries = config.num_queries
+        with keras.name_scope(self.name, caller=self):
+            # In float32 whatever the policy: it costs nothing, and scores are compared with thresholds.
+            self.classes = Linear(
+                width, num_classes + 1, kernel=uniform(width), bias=uniform(width), dtype="float32", name="classes"
+            )
+            self.masks = MaskHead(config, name="masks")
+            self.upscale = [UpscaleBlock(config, name=f"upscale{n}") for n in range(1, config.num_upscale_blocks + 1)]
+        self.built = True
+
+    def call(
+        self, x: tf.Tensor, grid: tuple[int, int], platform: Platform = "cpu", training: bool = False
+    ) -> Prediction:
+        """Computes the predictions.
+
+        Args:
+            x: [batch, tokens, channels], normalised; the queries come first, the patches last.
+            grid: (height, width) of the picture in patches.
+            platform: what the graph is traced for.
+            training: whether gradients will be computed.
+        """
+        width = x.shape[-1]
+        queries = x[:, : self.queries]
+        pixels = tf.reshape(x[:, x.shape[1] - grid[0] * grid[1] :], [-1, *grid, width])
+        for block in self.upscale:
+            pixels = block(pixels, platform=platform, training=training)
+        return Prediction(self.classes(queries), self.masks(queries), tf.cast(pixels, self.compute_dtype))

@@ -1,0 +1,134 @@
+"""Linear layers, layer normalisation and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from panoptic_cli.config.eomt import Activation, Eomt
+from panoptic_cli.models.platform import Platform
+
+
+def activation(name: Activation) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns an activation function by its name in the configuration. gelu is the exact one."""
+    functions: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+        "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+        "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+        "silu": tf.nn.silu,
+        "relu": tf.nn.relu,
+    }
+    return functions[name]
+
+
+def uniform(fan_in: int) -> keras.initializers.Initializer:
+    """Random values in +-1 / sqrt(fan_in), for weights and biases of the heads, as PyTorch's layers begin."""
+    bound = fan_in**-0.5
+    return keras.initializers.RandomUniform(-bound, bound)
+
+
+def truncated_normal(config: Eomt) -> keras.initializers.Initializer:
+    """Returns an initializer for a kernel of the transformer. Kernels must not share one: it repeats its values."""
+    return keras.initializers.TruncatedNormal(stddev=config.initializer_range)
+
+
+class Linear(keras.layers.Layer):
+    """A linear layer as one product of matrices, whatever the rank: TensorFlow fuses it with bias and activation.
+
+    Args:
+        inputs: number of channels.
+        outputs: number of channels of the result.
+        kernel: how the kernel [inputs, outputs] begins.
+        bias: how the bias begins; None: there is none.
+        activation: applied to the result; None: nothing.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: Any,
+        bias: Any = "zeros",
+        activation: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.activation = activation
+        self.outputs = outputs
+        self.kernel = self.add_weight(name="kernel", shape=(inputs, outputs), initializer=kernel)
+        self.bias = None if bias is None else self.add_weight(name="bias", shape=(outputs,), initializer=bias)
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Computes [..., outputs] from [..., inputs]; all sizes but the first are static."""
+        return linear(x, self.kernel, self.bias, self.activation)
+
+
+def linear(
+    x: tf.Tensor, kernel: Any, bias: Any, activation: Callable[[tf.Tensor], tf.Tensor] | None = None
+) -> tf.Tensor:
+    """Computes activation(x @ kernel + bias) as one product of matrices.
+
+    Args:
+        x: [..., inputs]; all sizes but the first are static.
+        kernel: [inputs, outputs].
+        bias: [outputs] or None.
+        activation: None: nothing.
+    """
+    kernel = tf.convert_to_tensor(kernel)
+    y = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel)
+    if bias is not None:
+        y = tf.nn.bias_add(y, tf.convert_to_tensor(bias))
+    if activation is not None:
+        y = activation(y)
+    return tf.reshape(y, [-1, *x.shape[1:-1], kernel.shape[-1]])
+
+
+class LayerNorm(keras.layers.Layer):
+    """Layer normalisation over the channels, in float32 whatever the policy."""
+
+    def __init__(self, channels: int, epsilon: float, **options: Any) -> None:
+        super().__init__(dtype="float32", **options)
+        self.epsilon = epsilon
+        self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros")
+        self.built = True
+
+    def call(self, x: tf.Tensor, platform: Platform = "cpu", training: bool = False) -> tf.Tensor:
+        """Normalises [batch, tokens, channels]."""
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if platform == "cpu" and not training and _fuses_layer_norm() and not tf.executing_eagerly():
+            return _fused(x, gamma, beta, self.epsilon)
+        mean = tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axis=-1, keepdims=True)
+        return (x - mean) * (tf.math.rsqrt(variance + self.epsilon) * gamma) + beta
+
+
+def _fused(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """The form of layer normalisation that TensorFlow's graph optimizer turns into oneDNN's kernel.
+
+    It is batch normalisation in training mode with the rows as channels. Alone, it would be slow.
+    """
+    rows = tf.reduce_prod(tf.shape(x)[:-1])
+    channels = x.shape[-1]
+    y, *_ = tf.compat.v1.nn.fused_batch_norm(
+        tf.reshape(x, tf.stack([1, rows, channels, 1])),
+        tf.fill([rows], 1.0),
+        tf.fill([rows], 0.0),
+        epsilon=epsilon,
+        data_format="NCHW",
+        is_training=True,
+    )
+    return tf.ensure_shape(tf.reshape(y, tf.shape(x)), x.shape) * gamma + beta
+
+
+def _fuses_layer_norm() -> bool:
+    """Whether TensorFlow's CPU kernels are oneDNN's."""
+    try:
+        from tensorflow.python.util import _pywrap_util_port
+    except ImportError:  # not part of TensorFlow's interface
+        return False
+    return bool(_pywrap_util_port.IsMklEnabled())

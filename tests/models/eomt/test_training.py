@@ -1,0 +1,151 @@
+"""A training step of EoMT: the authors' figures of a whole network, and properties."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import eomt_checkpoints
+import numpy as np
+import pytest
+import tensorflow as tf
+from eomt_targets import in_order, injected, segment_targets
+
+from panoptic_cli.categories import Category, CategoryTable
+from panoptic_cli.config.hugging_face import described_network
+from panoptic_cli.models.eomt import training
+from panoptic_cli.models.eomt.losses import Points
+from panoptic_cli.models.eomt.network import Eomt
+from panoptic_cli.weights.hugging_face import load_hugging_face
+
+
+def table_of(count: int) -> CategoryTable:
+    return CategoryTable(
+        tuple(Category(id=i + 1, name=f"category {i}", isthing=i < 80, color=(i, 0, 0)) for i in range(count))
+    )
+
+
+@pytest.fixture(scope="module")
+def network(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Eomt:
+    folder = eomt_checkpoints.write_checkpoint("tiny_gelu", tmp_path_factory.mktemp("eomt") / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    described = described_network(config, str(folder)).model
+    made = Eomt(described.model_copy(update={"train_num_points": 112}), table_of(133))
+    load_hugging_face(made, str(folder))
+    return made
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    folder = shared / "conformance" / "eomt"
+    return json.loads((folder / "losses.json").read_text()), dict(np.load(folder / "losses.npz"))
+
+
+def test_losses_and_gradients_of_a_network(network: Eomt, golden: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+    facts, arrays = golden
+    images = tf.constant(eomt_checkpoints.pixels("tiny_gelu"))
+    targets = segment_targets(facts["targets"], facts["mask_size"], 5)
+    points = []
+    for number in range(3):
+        matched = np.full((2, 5), -1)
+        for picture in range(2):
+            matched[picture, arrays[f"network_cols_{number}_{picture}"]] = arrays[f"network_rows_{number}_{picture}"]
+        drawn = injected(facts["salt"], f"network/{number}", [3, 5], 5, facts["num_points"])
+        points.append(in_order(drawn, matched))
+    seed = tf.constant([0, 0])
+    with tf.GradientTape() as tape:
+        found = network.predictions(images, [1.0, 1.0], seed)
+        parts = training.training_losses(found, targets, points, seed, network.config, "cpu")
+    # The README's noise of the total is 6e-6; ten times that are allowed.
+    np.testing.assert_allclose(parts["total_loss"], facts["network"]["total"], rtol=6e-5)
+    expected = arrays["network_losses"].mean(axis=0)
+    names = ("cross_entropy_loss", "mask_loss", "dice_loss")
+    np.testing.assert_allclose([float(parts[name]) for name in names], expected, rtol=6e-5)
+    gradients = tape.gradient(parts["total_loss"], [v.value for v in network.trainable_variables])
+    # The bias of the keys has no gradient but rounding.
+    norm = tf.linalg.global_norm([tf.convert_to_tensor(g) for g in gradients])
+    np.testing.assert_allclose(norm, facts["network"]["gradient_norm"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["a", "b"])
+def test_the_annealing_of_the_authors(shared: Path, recipe: str) -> None:
+    from panoptic_cli.config.eomt import Eomt as Config
+
+    facts = json.loads((shared / "conformance" / "eomt" / "schedules.json").read_text())[recipe]
+    told = facts["recipe"]
+    config = Config(
+        num_blocks=told["num_blocks"],
+        attn_mask_annealing_start_steps=tuple(told["start"]),
+        attn_mask_annealing_end_steps=tuple(told["end"]),
+    )
+    found = [training.mask_probabilities(config, tf.constant(step), 1).numpy() for step in facts["annealing_steps"]]
+    np.testing.assert_allclose(found, facts["annealing"], rtol=1e-3, atol=1e-7)  # (1 - x)^0.9 near x = 1 in float32
+
+
+@pytest.mark.parametrize(
+    ("blocks", "total", "starts", "ends"),
+    [
+        (4, 88692, [14782, 29564, 44346, 59128], [29564, 44346, 59128, 73910]),
+        (3, 177384, [29564, 73910, 118256], [59128, 103474, 147820]),
+        (5, 88692, [14782, 25869, 36955, 48042, 59128], [29564, 40651, 51737, 62824, 73910]),
+    ],
+)
+def test_the_steps_of_the_authors_follow_from_the_length(
+    blocks: int, total: int, starts: list[int], ends: list[int]
+) -> None:
+    from panoptic_cli.config.eomt import Eomt as Config
+
+    assert training.annealing_steps(Config(num_blocks=blocks), total) == (starts, ends)
+
+
+def test_a_step_is_the_same_under_xla(network: Eomt, golden: tuple[dict[str, Any], Any]) -> None:
+    facts, _ = golden
+    targets = segment_targets(facts["targets"], facts["mask_size"], 9)
+    batch = {
+        "images": tf.constant(eomt_checkpoints.pixels("tiny_gelu")),
+        "segment_map": targets.segment_map,
+        "segment_classes": targets.classes,
+    }
+
+    def step(platform: Any) -> dict[str, tf.Tensor]:
+        return network.losses(batch, tf.constant([3, 5]), tf.constant(0), platform)
+
+    plain = tf.function(lambda: step("cpu"))()
+    compiled = tf.function(lambda: step("xla"), jit_compile=True)()
+    for name, value in plain.items():
+        np.testing.assert_allclose(compiled[name], value, rtol=1e-4, err_msg=name)  # float32, summed in another order
+
+
+def test_points_follow_from_the_seed_and_the_picture(network: Eomt) -> None:
+    seed = tf.constant([1, 2])
+    few = training.draw_points(network.config, 2, 3, seed)
+    more = training.draw_points(network.config, 3, 7, seed)
+    for one, other in zip(few, Points(*more), strict=True):
+        places = slice(None) if one.ndim == 3 else slice(0, 3)
+        np.testing.assert_array_equal(one, other[:2, places])
+
+
+def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[dict[str, Any], Any]) -> None:
+    facts, _ = golden
+    targets = segment_targets(facts["targets"], facts["mask_size"], 5)
+    batch = {
+        "images": tf.constant(eomt_checkpoints.pixels("tiny_gelu")),
+        "segment_map": targets.segment_map,
+        "segment_classes": targets.classes,
+    }
+
+    @tf.function
+    def gradients() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            total = network.losses(batch, tf.constant([3, 5]), tf.constant(0), "cpu")["total_loss"]
+        return [tf.convert_to_tensor(g) for g in tape.gradient(total, [v.value for v in network.trainable_variables])]
+
+    kept = gradients()
+    network.recompute = True
+    try:
+        again = tf.function(gradients.python_function)()
+    finally:
+        network.recompute = False
+    for variable, one, other in zip(network.trainable_variables, kept, again, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=variable.path)
