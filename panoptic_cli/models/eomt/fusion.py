@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -185,7 +185,10 @@ class Fusion:
         category_ids: [classes], the category of each class.
         is_thing: [classes], whether it is a thing.
         thresholds: of the panoptic map; None: the authors'.
-        num_detections: how many detections are listed.
+        num_detections: how many detections are listed, unless more things are in the map.
+
+    Attributes:
+        num_detections: see above.
     """
 
     def __init__(
@@ -198,7 +201,11 @@ class Fusion:
         self._category_ids = np.array(category_ids, np.int32)
         self._is_thing = np.array(is_thing, bool)
         self._thresholds = thresholds or Thresholds()
-        self._num_detections = num_detections
+        self.num_detections = num_detections
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings by name."""
+        return {**self._thresholds._asdict(), "num_detections": self.num_detections}
 
     def __call__(
         self,
@@ -223,7 +230,7 @@ class Fusion:
         pixels = tf.math.bincount(tf.reshape(owner, [-1]), minlength=count + 1, maxlength=count + 1)[:count]
         in_map = (pixels > 0) & tf.gather(tf.concat([is_thing, [False]], axis=0), fused.classes)
         logit = self._thresholds.mask_logit
-        found = detect(class_logits, mask_logits, geometry, is_thing, in_map, self._num_detections, logit)
+        found = detect(class_logits, mask_logits, geometry, is_thing, in_map, self.num_detections, logit)
 
         ids = tf.concat([tf.constant(self._category_ids), [0]], axis=0)
         category_ids = tf.gather(ids, found.classes)
