@@ -20,7 +20,7 @@ from panoptic_cli.weights.loaded import Loaded
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _COPY_AGAIN = "It may be incomplete or damaged: copy or download the folder again."
 # Pages of a mapped file count as memory of this process until it is closed.
-_MAPPED_BYTES = 256 << 20
+_MAPPED_BYTES = 64 << 20
 
 
 def load_hugging_face(network: PanopticNetwork, folder: str, *, allow_backbone_only: bool = False) -> Loaded:
