@@ -133,16 +133,16 @@ def test_maps_of_the_authors(shared: Path, compiled: bool) -> None:
     names = ("score_threshold", "mask_threshold", "overlap_threshold")
     thresholds = Thresholds(*(facts[name] for name in names))
 
-    def of_picture(*inputs: Any) -> FusedQueries:
-        return fuse(*inputs, is_thing, thresholds)
+    def of_picture(logits: tf.Tensor, masks: tf.Tensor, geometry: Geometry) -> FusedQueries:
+        return fuse(logits, masks, geometry, is_thing, thresholds)
 
     function = tf.function(of_picture, reduce_retracing=True, autograph=False) if compiled else of_picture
     for figure in facts["figures"]:
         key = figure["key"]
         edge, place = key.startswith("edge"), int(key.lstrip("pedg"))
         prefix, side = ("edge_", facts["edge_size"]) if edge else ("", facts["input_size"])
-        inputs = [arrays[f"{prefix}{kind}_logits"][place].astype(np.float32) for kind in ("class", "mask")]
-        found = function(*inputs, geometry_of(figure["picture"], side))
+        logits, masks = (arrays[f"{prefix}{kind}_logits"][place].astype(np.float32) for kind in ("class", "mask"))
+        found = function(logits, masks, geometry_of(figure["picture"], side))
         owner = found.owner.numpy()
         # Segments get their ids in the order of the queries.
         segment = np.where(owner < 0, -1, np.searchsorted(np.unique(owner[owner >= 0]), owner))
