@@ -16,8 +16,8 @@ from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.models.eomt.layers import Linear, linear, truncated_normal
 from panoptic_cli.models.platform import Platform
 
-# Bytes of the scores of a chunk. On a CPU, the size does not matter for the speed; elsewhere, larger ones keep the device
-# busy.
+# Bytes of the scores of a chunk. On a CPU, the size does not matter for the speed; elsewhere, larger ones keep the
+# device busy.
 CHUNK_BYTES: dict[Platform, int] = {
     "cpu": 16 << 20,
     "gpu": 512 << 20,
