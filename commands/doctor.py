@@ -40,8 +40,8 @@ def doctor(
 
 
 def environment_variables(root: Any) -> set[str]:
-    """Returns PANOPTIC_DEBUG and the variables that the options of all commands read."""
-    names = {"PANOPTIC_DEBUG"}
+    """Returns PANOPTIC_DEBUG, PANOPTIC_CACHE and the variables that the options of all commands read."""
+    names = {"PANOPTIC_DEBUG", "PANOPTIC_CACHE"}
     pending = [root]
     while pending:
         command = pending.pop()
@@ -76,7 +76,7 @@ def _cuda(build: dict[str, Any] | None, found: dict[str, Any]) -> str:
 
 
 def _text(report: dict[str, Any]) -> str:
-    machine, disk, found = report["machine"], report["disk"], report["devices"]
+    machine, disk, cache, found = report["machine"], report["disk"], report["cache"], report["devices"]
     memory = "unknown memory" if machine["memory_bytes"] is None else human_size(machine["memory_bytes"]) + " memory"
     exists = "" if disk["exists"] else " (does not exist yet)"
     rows = [
@@ -84,6 +84,11 @@ def _text(report: dict[str, Any]) -> str:
         ("python", f"{report['python']} on {report['platform']}"),
         ("machine", f"{machine['cores']} cores, {memory}"),
         ("data-dir", f"{disk['data_dir']}{exists}, {human_size(disk['free_bytes'])} free"),
+        ("cache", f"{cache['folder']}, {human_size(cache['bytes'])}; {human_size(cache['free_bytes'])} free"),
+        (
+            "  of hf://",
+            f"{cache['hugging_face_folder']}, {human_size(cache['hugging_face_bytes'])} of published weights",
+        ),
         *((f"  {name}", version or "NOT INSTALLED") for name, version in report["packages"].items()),
         ("devices", found["problem"] or ", ".join(found["listed"])),
         ("gpus", _cards(report["gpus"])),

@@ -187,7 +187,7 @@ def evaluate(
 
     eval_data, default_data = _validation_records(context, eval_data, data_dir)
     source = find_model(
-        model_dir,
+        o.run_directory(context, model_dir, checkpoint),
         checkpoint,
         experiment=experiment,
         config_file=config_file,

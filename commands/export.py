@@ -12,6 +12,7 @@ from . import options as o
 
 
 def export(
+    context: typer.Context,
     model_dir: o.ModelDir = None,
     checkpoint: o.Checkpoint = None,
     experiment: o.ExperimentName = None,
@@ -60,6 +61,7 @@ def export(
 
     Examples:
         panoptic export --model-dir runs/panoptic_fpn_coco --output exported
+        panoptic export --checkpoint panoptic_fpn_r50_3x --output exported
         panoptic export --format tflite --image-size 512,512 --output model.tflite
     """
     from panoptic_cli import storage
@@ -67,15 +69,16 @@ def export(
     from panoptic_cli.runs.model_source import find_model
 
     formats.check_options(file_format, input_type, batch_size, precision)
+    size = None if image_size is None else formats.parse_image_size(image_size)
     options: list[tuple[str, Any]] = o.given(
         ("task.categories_file", categories),
         ("runtime.mixed_precision_dtype", precision if file_format == "saved_model" else "float32"),
     )
+    model_dir = o.run_directory(context, model_dir, checkpoint)
     source = find_model(
         model_dir, checkpoint, experiment=experiment, config_file=config_file, settings=settings, options=options
     )
-    if image_size is not None:
-        source = formats.with_image_size(source, image_size)
+    source = formats.with_image_size(source, size)
     target = storage.normalize(output or formats.default_output(model_dir, checkpoint, source, file_format))
     input_type = input_type or "image_tensor"
     if dry_run:

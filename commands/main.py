@@ -16,7 +16,7 @@ from panoptic_cli import __version__, console
 from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line
 from panoptic_cli.startup import own_process
 
-from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, predict, train, upload
+from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, models, predict, train, upload
 from . import inspect as inspect_command
 
 # Typer keeps these line breaks; the leading newline keeps the indentation too.
@@ -90,6 +90,7 @@ _add("train", _MODEL, train.train)
 _add("evaluate", _MODEL, evaluate.evaluate)
 _add("export", _MODEL, export.export)
 _add("predict", _MODEL, predict.predict)
+_add("models", _MODEL, models.models)
 _add("demo", _HELP, demo.demo)
 _add("doctor", _HELP, doctor.doctor)
 

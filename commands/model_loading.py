@@ -28,11 +28,14 @@ def load(source: ModelSource, gpus: int | None) -> LoadedModel:
     Raises:
         DeviceError: there are fewer GPUs.
         RunError: the checkpoint is missing or does not fit the network.
+        TransferError: the checkpoint cannot be fetched.
     """
-    from panoptic_cli.startup import import_tensorflow
+    from panoptic_cli.startup import import_tensorflow, require_tensorflow
 
+    require_tensorflow()
+    checkpoint = source.fetch()
     import_tensorflow()
     from panoptic_cli.inference.predictor import inference_strategy, load_model
 
     strategy = inference_strategy(source.experiment, gpus)
-    return load_model(source.experiment, source.table, source.checkpoint, strategy)
+    return load_model(source.experiment, source.table, checkpoint, strategy)

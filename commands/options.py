@@ -56,8 +56,8 @@ Checkpoint = Annotated[
     str | None,
     typer.Option(
         "--checkpoint",
-        metavar="PATH",
-        help="A checkpoint (prefix or folder) instead of a run; with --experiment, --config or --set.",
+        metavar="NAME",
+        help="A published name, hf://OWNER/REPO or a path.",
         rich_help_panel=RUN,
     ),
 ]
@@ -197,6 +197,19 @@ Tpu = Annotated[
         "--tpu", metavar="NAME", help="Name or address of a TPU, or 'local' on a TPU VM.", rich_help_panel=DEVICES
     ),
 ]
+
+
+def run_directory(context: typer.Context, model_dir: Path | None, checkpoint: str | None) -> Path | None:
+    """Returns --model-dir; None if it is only in the environment while --checkpoint names something with its own.
+
+    Raises:
+        UsageError: the checkpoint names nothing.
+    """
+    if model_dir is None or checkpoint is None or typed(context, "model_dir"):
+        return model_dir
+    from panoptic_cli.weights.sources import find_source
+
+    return None if find_source(checkpoint, tell=lambda message: None).is_fetched else model_dir
 
 
 def typed(context: typer.Context, name: str) -> bool:

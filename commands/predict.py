@@ -116,6 +116,7 @@ def predict(
     After Ctrl-C, the same command goes on with the rest.
 
     Examples:
+        panoptic predict photo.jpg --checkpoint panoptic_fpn_r50_3x
         panoptic predict photos/ --model-dir runs/panoptic_fpn_coco --output out
         panoptic predict 'photos/*.jpg' --saved-model exported --output out
     """
@@ -137,7 +138,7 @@ def predict(
     else:
         refuse_cluster("predicts")
         source = find_model(
-            model_dir,
+            o.run_directory(context, model_dir, checkpoint),
             checkpoint,
             experiment=experiment,
             config_file=config_file,

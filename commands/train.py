@@ -54,9 +54,9 @@ def train(
         str | None,
         typer.Option(
             "--init-checkpoint",
-            metavar="PATH|none",
+            metavar="NAME",
             envvar="PANOPTIC_INIT_CHECKPOINT",
-            help="Initial weights of a new run; 'none' for random weights.",
+            help="Initial weights of a new run, as for evaluate --checkpoint; 'none' for random weights.",
             rich_help_panel=o.RUN,
         ),
     ] = None,

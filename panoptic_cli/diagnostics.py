@@ -18,6 +18,8 @@ from panoptic_cli import __version__, gpus, startup
 from panoptic_cli.errors import DeviceError, one_line
 from panoptic_cli.transfer.aria2c import find_aria2c
 from panoptic_cli.transfer.sizes import free_space
+from panoptic_cli.weights.cache import cache_folder
+from panoptic_cli.weights.copies import describe_caches
 
 # Variables of our dependencies that change what we do. Their values can contain passwords and host names, so only
 # their names are reported.
@@ -25,6 +27,11 @@ _OTHER_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "TF_CONFIG",
     "STORAGE_EMULATOR_HOST",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
     "http_proxy",
     "https_proxy",
     "no_proxy",
@@ -54,8 +61,9 @@ def diagnose(data_dir: Path, variables: Iterable[str], device_timeout: float | N
 
     Returns:
         Values for JSON: panoptic, python, platform, machine (cores, memory_bytes), disk (data_dir, exists,
-        free_bytes), packages, devices (listed, problem, build), gpus (cards, problem, missing_libraries), aria2c,
-        credentials, environment, unknown_variables and other_variables_set.
+        free_bytes), cache (folder, bytes, free_bytes, hugging_face_folder, hugging_face_bytes), packages, devices
+        (listed, problem, build), gpus (cards, problem, missing_libraries), aria2c, credentials, environment,
+        unknown_variables and other_variables_set.
     """
     known = sorted(variables)
     not_asked: dict[str, Any] = {"listed": [], "problem": "not asked (--no-devices)", "build": None}
@@ -66,6 +74,7 @@ def diagnose(data_dir: Path, variables: Iterable[str], device_timeout: float | N
         "platform": platform.platform(),
         "machine": {"cores": _cores(), "memory_bytes": _memory()},
         "disk": {"data_dir": str(data_dir), "exists": data_dir.is_dir(), "free_bytes": free_space(data_dir)},
+        "cache": describe_caches() | {"free_bytes": free_space(cache_folder())},
         "packages": package_versions(),
         "devices": devices,
         "gpus": nvidia_gpus(devices["listed"], devices["build"]),

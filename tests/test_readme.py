@@ -23,6 +23,8 @@ from pydantic import BaseModel
 
 from panoptic_cli import config, models
 from panoptic_cli.categories import read_categories
+from panoptic_cli.coco.official_categories import coco_panoptic_categories
+from panoptic_cli.weights.published import published_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,12 +136,18 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("readme")
     coco, mine = folder / "data" / "coco", folder / "mine"
     shutil.copytree(shapes_dir, coco)
-    for path in coco.glob("annotations/panoptic_*.json"):  # stuff gets ids like COCO's, as the preset expects
+    known, shapes = coco_panoptic_categories(), read_categories(coco / "annotations" / "panoptic_val2017.json")
+    pairs = [*zip(shapes.things, known.things, strict=False), *zip(shapes.stuff, known.stuff, strict=False)]
+    renamed = {ours.id: theirs for ours, theirs in pairs}
+    for path in coco.glob(
+        "annotations/*_*2017.json"
+    ):  # the categories are COCO's, as the preset and published names expect
         value = json.loads(path.read_text())
-        stuff = {c["id"] for c in value["categories"] if not c["isthing"]}
-        segments = [segment for annotation in value["annotations"] for segment in annotation["segments_info"]]
-        for owner, key in [*((c, "id") for c in value["categories"]), *((s, "category_id") for s in segments)]:
-            owner[key] += 100 if owner[key] in stuff else 0
+        for category in value["categories"]:
+            category["name"], category["id"] = renamed[category["id"]].name, renamed[category["id"]].id
+        for annotation in value["annotations"]:
+            for segment in annotation.get("segments_info", [annotation]):
+                segment["category_id"] = renamed[segment["category_id"]].id
         path.write_text(json.dumps(value))
     for files in find_splits(coco):
         convert(ConversionPlan(files, coco / "tfrecords", 1), read_dataset(files), workers=1)
@@ -150,6 +158,11 @@ def data(shapes_dir: Path, shapes_records: Path, tmp_path_factory: pytest.TempPa
         category["name"] = {"square": "truck", "triangle": "sky"}.get(category["name"], category["name"])
     (mine / "instances.json").write_text(json.dumps(instances))
     shutil.copytree(shapes_dir / "val2017", folder / "photos")
+    shutil.copy(next((folder / "photos").glob("*.jpg")), folder / "photo.jpg")
+    for name in published_checkpoints():  # as if they had been fetched
+        (folder / "cache" / name).mkdir(parents=True)
+        for suffix in ("index", "data-00000-of-00001"):
+            (folder / "cache" / name / f"ckpt-1.{suffix}").touch()
     for content in (content for language, content in _blocks(README) if language == "yaml"):
         (folder / content.split("\n")[0].removeprefix("# ")).write_text(content)
     own = ["--object-annotations", str(mine / "instances.json"), "--category-map", str(folder / "map.yaml")]
@@ -200,6 +213,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: list
     for name in [*VARIABLES, "TF_CONFIG"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PANOPTIC_INIT_CHECKPOINT", "none")  # the preset's weights are in a bucket: no network here
+    monkeypatch.setenv("PANOPTIC_CACHE", "cache")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     printed = io.StringIO()

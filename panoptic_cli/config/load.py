@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -53,6 +53,7 @@ def load_experiment(
     experiment: str = DEFAULT_EXPERIMENT,
     *,
     schedule: str | None = None,
+    described: Mapping[str, Any] | None = None,
     config_file: Path | None = None,
     params_override: Iterable[str] = (),
     settings: Iterable[str] = (),
@@ -63,6 +64,7 @@ def load_experiment(
     Args:
         experiment: name of a preset.
         schedule: name of one of the preset's schedules, e.g. "1x".
+        described: what the description beside a checkpoint says of the configuration.
         config_file: YAML file with any part of the configuration, or a copy of a preset.
         params_override: assignments `a.b=c` of --params-override.
         settings: assignments `a.b=c` of --set.
@@ -78,6 +80,8 @@ def load_experiment(
             known = listed(list(schedules)) or "none"
             raise ConfigError(f"Experiment {experiment} has no schedule '{schedule}'.", f"Its schedules: {known}.")
         merge(tree, schedules[schedule])
+    if described is not None:
+        merge(tree, described)
     if config_file is not None:
         merge(tree, _read_file(config_file))
         sources.append(str(config_file))

@@ -209,6 +209,7 @@ class Trainer(Section):
 
     train_steps: Positive = 22500
     steps_per_loop: Positive = 1  # steps per call into TensorFlow
+    recompute: bool = False  # computes the blocks of a transformer again for the gradient: less memory, more time
     summary_interval: Positive = 20
     checkpoint_interval: Positive = 1000
     max_to_keep: Positive = 5
@@ -237,6 +238,12 @@ class Experiment(Section):
     task: Task = Task()
     trainer: Trainer = Trainer()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _recompute_applies(self) -> Experiment:
+        if self.trainer.recompute and self.task.model.type != "eomt":
+            raise ValueError("trainer.recompute applies to networks with task.model.type eomt only")
+        return self
 
     @property
     def data_seed(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from panoptic_cli import models, storage
 from panoptic_cli.errors import UsageError
 from panoptic_cli.runs.model_source import ModelSource
-from panoptic_cli.startup import import_tensorflow
+from panoptic_cli.startup import import_tensorflow, require_tensorflow
 
 FileFormat: TypeAlias = Literal["saved_model", "tflite", "onnx"]
 InputType: TypeAlias = Literal["image_tensor", "image_bytes", "tf_example"]
@@ -34,19 +34,27 @@ def check_options(
         )
 
 
-def with_image_size(source: ModelSource, text: str) -> ModelSource:
-    """Returns a model whose network has another input size: HEIGHT,WIDTH in pixels, or one number for both.
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Parses HEIGHT,WIDTH or one number for both, in pixels.
 
     Raises:
         UsageError: the text is neither.
-        ConfigError: the network cannot have this size.
     """
     parts = text.replace("x", ",").split(",")
     if len(parts) == 1:
         parts *= 2
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--image-size '{text}' is not HEIGHT,WIDTH.", "For example: --image-size 512,512.")
-    return replace(source, experiment=models.with_input_size(source.experiment, int(parts[0]), int(parts[1])))
+    return int(parts[0]), int(parts[1])
+
+
+def with_image_size(source: ModelSource, size: tuple[int, int] | None) -> ModelSource:
+    """Returns a model whose network has another input size (height, width); the same model for None.
+
+    Raises:
+        ConfigError: the network cannot have this size.
+    """
+    return source if size is None else replace(source, experiment=models.with_input_size(source.experiment, *size))
 
 
 def default_output(model_dir: Path | None, checkpoint: str | None, source: ModelSource, file_format: FileFormat) -> str:
@@ -84,6 +92,8 @@ def export_model(
     Raises:
         PanopticError: the model cannot be loaded, or the output cannot be written.
     """
+    require_tensorflow()
+    checkpoint = source.fetch()
     import_tensorflow()
     from panoptic_cli.export import output as output_files
     from panoptic_cli.export import portable_model, saved_model
@@ -94,7 +104,7 @@ def export_model(
     else:
         portable_model.check_packages(file_format)
         output_files.check_file(output)
-    model = load_model(source.experiment, source.table, source.checkpoint)
+    model = load_model(source.experiment, source.table, checkpoint)
     if file_format == "saved_model":
         return saved_model.export_saved_model(model, output, input_type=input_type, batch_size=batch_size)
     return portable_model.export_portable(model, output, file_format)

@@ -95,7 +95,8 @@ def create_network(experiment: Experiment, table: CategoryTable) -> PanopticNetw
     if experiment.task.model.type == "eomt":
         from panoptic_cli.models.eomt.network import Eomt
 
-        return Eomt(experiment.task.model.eomt, table, experiment.trainer.train_steps)
+        trainer = experiment.trainer
+        return Eomt(experiment.task.model.eomt, table, trainer.train_steps, recompute=trainer.recompute)
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     return PanopticFPN(experiment.task, label_space_of(experiment, table))

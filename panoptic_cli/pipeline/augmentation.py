@@ -11,7 +11,7 @@ from panoptic_cli.config.schema import Parser
 from panoptic_cli.pipeline.parsing import AnnotatedPicture
 from panoptic_cli.pipeline.preprocessing import Preprocessing, Resizing
 
-_ATTEMPTS = 10  # to crop a picture so that the crop can be used
+_ATTEMPTS = 100  # to crop a picture so that the crop can be used
 # Independent random streams of one picture. The targets of a model family may use those from FREE_STREAM on.
 _FLIP, _SCALE, _OFFSET, FREE_STREAM = range(4)
 
@@ -75,7 +75,7 @@ def augment(
         preprocessing: the preprocessing of the model family.
         parser: which augmentations to make, and whether to drop crowds.
         accepts: whether a crop of the record can be used, a bool scalar; the last argument is whether it is mirrored.
-            Others are drawn again, a few times. None: all can be.
+            Others are drawn again, up to 100 times. None: all can be.
     """
     seed = tf.cast(seed, tf.int32)
     image, boxes, category_ids, masks = record.image, record.boxes, record.category_ids, record.masks

@@ -22,6 +22,7 @@ from panoptic_cli.records.sets import set_problems
 from panoptic_cli.runs.categories import load_categories
 from panoptic_cli.runs.model_source import run_of
 from panoptic_cli.runs.run_directory import RunDirectory
+from panoptic_cli.weights.sources import Source, find_source
 
 INIT_HINT = "Give a local copy with --init-checkpoint PATH, or start from random weights: --init-checkpoint none."
 _TIMEOUT = 10.0  # seconds
@@ -36,11 +37,13 @@ class TrainingInputs:
         record_files: the training records.
         table: the category table.
         changes: differences from the last start of the run.
+        initial: the initial weights; None: random ones, or those of the run's last checkpoint.
     """
 
     record_files: list[str]
     table: CategoryTable
     changes: list[config.Difference]
+    initial: Source | None = None
 
 
 def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | None = None) -> TrainingInputs:
@@ -68,11 +71,13 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
     if experiment.trainer.validation_interval:
         read_validation_data(experiment, table)
     changes = run.check(experiment, table)
+    initial = None
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
-        check_init_checkpoint(task.init_checkpoint)
-        _compare_categories(task.init_checkpoint, table)
+        initial = check_init_checkpoint(task.init_checkpoint)
+        if not initial.is_fetched:
+            _compare_categories(task.init_checkpoint, table)
     _warn_of_data(experiment, record_files, table)
-    return TrainingInputs(record_files, table, changes)
+    return TrainingInputs(record_files, table, changes, initial)
 
 
 def _warn_of_data(experiment: Experiment, record_files: list[str], table: CategoryTable) -> None:
@@ -150,26 +155,39 @@ def read_validation_data(
     return read_data(data.input_path, table, experiment.task.annotation_file, limit, tell=tell)
 
 
-def check_init_checkpoint(checkpoint: str) -> None:
-    """Checks that a local path to initial weights exists, or that its bucket answers.
+def check_init_checkpoint(checkpoint: str) -> Source:
+    """Checks that initial weights exist on this machine, or that their bucket answers.
 
     Without a network, TensorFlow retries access to a bucket for minutes before it fails.
 
     Args:
-        checkpoint: a prefix, file or folder, local or gs://.
+        checkpoint: a prefix, file or folder, local or gs://; a published name; a repository of Hugging Face.
+
+    Returns:
+        Where they come from.
 
     Raises:
-        RunError: it does not exist or cannot be reached.
+        UsageError: the text names nothing.
+        RunError: they do not exist or cannot be reached.
     """
-    if not storage.is_remote(checkpoint):
-        if not (os.path.exists(checkpoint) or glob.glob(glob.escape(checkpoint) + ".*")):
-            raise RunError(f"The initial weights {checkpoint} do not exist.", INIT_HINT)
-        return
+    source = find_source(checkpoint, option="--init-checkpoint")
+    if source.is_fetched:
+        if source.repository is None and source.published is not None and source.cached() is None:
+            _check_bucket(source.published.source)
+    elif storage.is_remote(checkpoint):
+        _check_bucket(checkpoint)
+    elif not (os.path.exists(checkpoint) or glob.glob(glob.escape(checkpoint) + ".*")):
+        raise RunError(f"The initial weights {checkpoint} do not exist.", INIT_HINT)
+    return source
+
+
+def _check_bucket(checkpoint: str) -> None:
     scheme, _, rest = checkpoint.partition("://")
     if scheme != "gs":
         return
     bucket = rest.partition("/")[0]
-    request = urllib.request.Request(f"https://storage.googleapis.com/{bucket}", method="HEAD")
+    host = os.environ.get("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com")
+    request = urllib.request.Request(f"{host}/{bucket}", method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=_TIMEOUT).close()
     except urllib.error.HTTPError:

@@ -90,6 +90,7 @@ def prepare(
             fit.
     """
     checked = inputs.check(experiment, model_dir, table)
+    initial = None if checked.initial is None else checked.initial.fetch()
     import_tensorflow()
     import keras
 
@@ -109,8 +110,8 @@ def prepare(
     with strategy.scope(), explained(experiment, workers.count):
         model, checkpoints = _build(experiment, checked.table, run, strategy, chief)
         start = checkpoints.restore_latest()
-        if start == 0 and experiment.task.init_checkpoint is not None:
-            console.info(_initialize(model.network, experiment.task.init_checkpoint))
+        if start == 0 and initial is not None:
+            console.info(_initialize(model.network, initial))
         steps = workers.gather(start)
     if len(set(steps)) > 1:
         raise RunError(

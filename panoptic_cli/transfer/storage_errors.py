@@ -45,18 +45,19 @@ def is_worth_resending(error: Exception) -> bool:
     )
 
 
-def as_transfer_error(error: Exception, bucket: str) -> TransferError:
+def as_transfer_error(error: Exception, bucket: str, *, reading: bool = False) -> TransferError:
     """Translates an error of the client library; see `explain`."""
-    message, hint = explain(error, bucket)
+    message, hint = explain(error, bucket, reading=reading)
     return TransferError(message[0].upper() + message[1:] + ".", hint)
 
 
-def explain(error: BaseException, bucket: str) -> tuple[str, str]:
+def explain(error: BaseException, bucket: str, *, reading: bool = False) -> tuple[str, str]:
     """Explains an error of the client library.
 
     Args:
         error: the error.
         bucket: the bucket's name; empty if no bucket was involved.
+        reading: whether objects were read, not written.
 
     Returns:
         (what is wrong, what to do). The first starts in lower case and has no final period.
@@ -70,6 +71,11 @@ def explain(error: BaseException, bucket: str) -> tuple[str, str]:
     from google.cloud.storage import exceptions as storage
 
     if isinstance(error, (ChecksumMismatchError, storage.DataCorruption)):
+        if reading:
+            return (
+                "the file that arrives does not have the object's size and CRC32C, even after several tries",
+                "Something changes the bytes in transit. Check proxies, then run the same command again.",
+            )
         return (
             "the object in the bucket does not have the file's CRC32C, even after several tries",
             "Something changes the bytes in transit. Check proxies, then run the same command again to replace it.",
@@ -81,16 +87,18 @@ def explain(error: BaseException, bucket: str) -> tuple[str, str]:
         )
     if isinstance(error, auth.DefaultCredentialsError):
         return "there are no Google Cloud credentials, or they cannot be read", _LOGIN
+    if isinstance(error, auth.InvalidOperation):
+        return f"gs://{bucket} cannot be read without a login", _LOGIN
     if isinstance(error, auth.TransportError):
         return "Google's sign-in server does not answer", _AGAIN
     if isinstance(error, auth.GoogleAuthError):
         return "the Google Cloud credentials have expired or been revoked", _LOGIN
     if isinstance(error, api.RetryError) and error.cause is not None:
-        return explain(error.cause, bucket)
+        return explain(error.cause, bucket, reading=reading)
     if isinstance(error, api.GoogleAPICallError):
-        return _of_status(int(error.code or 0), bucket, _sentence(error.response))
+        return _of_status(int(error.code or 0), bucket, _sentence(error.response), reading)
     if isinstance(error, storage.InvalidResponse):
-        return _of_status(int(getattr(error.response, "status_code", 0)), bucket, _sentence(error.response))
+        return _of_status(int(getattr(error.response, "status_code", 0)), bucket, _sentence(error.response), reading)
     if isinstance(error, requests.RequestException):
         return "Cloud Storage does not answer", _AGAIN
     if isinstance(error, OSError):
@@ -110,17 +118,22 @@ def _sentence(response: Any) -> str:
     return "" if any(word in text for word in _SECRET) else text
 
 
-def _of_status(status: int, bucket: str, sentence: str) -> tuple[str, str]:
+def _of_status(status: int, bucket: str, sentence: str, reading: bool) -> tuple[str, str]:
     said, lower = f': "{sentence}"' if sentence else "", sentence.lower()
     if "requester pays" in lower or "user project" in lower:
         return (
             f"gs://{bucket} is a requester-pays bucket{said}",
             "Name the project that pays: --user-project PROJECT.",
         )
+    if reading and status == http.HTTPStatus.UNAUTHORIZED:
+        return f"gs://{bucket} cannot be read without a login", _LOGIN
     if status == http.HTTPStatus.UNAUTHORIZED:
         return "Cloud Storage does not accept the credentials", _LOGIN
     if status == http.HTTPStatus.FORBIDDEN and sentence and not any(word in lower for word in _PERMISSION):
         return f"Cloud Storage refuses the request{said}", f"Ask the owner of gs://{bucket}."
+    if reading and status in (http.HTTPStatus.FORBIDDEN, http.HTTPStatus.NOT_FOUND):
+        problem = "no permission to read" if status == http.HTTPStatus.FORBIDDEN else "there is no such object in"
+        return f"{problem} gs://{bucket}", f"Check the address, or ask the owner of gs://{bucket}."
     if status == http.HTTPStatus.FORBIDDEN:
         return (
             f"no permission to list and write objects in gs://{bucket}",

@@ -41,7 +41,7 @@ def _run_all(lines: list[list[str]], folder: Path) -> list[tuple[int, bool]]:
 
 
 def test_there_are_exactly_the_commands_of_the_contract() -> None:
-    contract = "download inspect make-panoptic make-tfrecords upload train evaluate export predict demo doctor"
+    contract = "download inspect make-panoptic make-tfrecords upload train evaluate export predict models demo doctor"
     assert sorted(contract.split()) == COMMANDS
 
 

@@ -33,11 +33,25 @@ def test_every_variable_of_every_option_is_listed(
     declared = {MAX_PIXELS_VARIABLE}
     for source in Path(doctor.__file__).parent.glob("*.py"):  # found in another way: in the sources
         declared |= {part.split('"')[0] for part in source.read_text().split('envvar="')[1:]}
-    assert set(report["environment"]) == declared | {"PANOPTIC_DEBUG"}
+    assert set(report["environment"]) == declared | {"PANOPTIC_DEBUG", "PANOPTIC_CACHE"}
     assert report["environment"]["PANOPTIC_MODEL_DIR"] == "runs/here"
     assert report["environment"]["PANOPTIC_DEBUG"] is None
     assert report["unknown_variables"] == ["PANOPTIC_MODELDIR"]
     assert report["disk"]["data_dir"] == "data/there"
+
+
+def test_the_caches_are_told_with_their_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PANOPTIC_CACHE", str(tmp_path / "cache"))
+    copy = tmp_path / "cache" / "panoptic_fpn_r50_1x"
+    copy.mkdir(parents=True)
+    (copy / "ckpt-1.index").write_bytes(bytes(3000))
+    cache = _report(capsys)["cache"]
+    assert (cache["folder"], cache["bytes"]) == (str(tmp_path / "cache"), 3000)
+    assert cache["hugging_face_folder"].endswith("hub")
+    assert run(["doctor", "--no-devices"]) == 0
+    assert f"{tmp_path}/cache, 3.0 kB; " in capsys.readouterr().out
 
 
 def test_versions_are_the_installed_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,9 @@ def create_network(experiment: Experiment, table: CategoryTable, *, noise: bool 
         def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
             return self.last(self.drop(self.norm(self.first(x), training=training), training=training))
 
-        def losses(self, batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor, platform: str) -> dict[str, tf.Tensor]:
+        def losses(
+            self, batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor, step: tf.Tensor, platform: str
+        ) -> dict[str, tf.Tensor]:
             x, y = batch
             if noise:
                 x = x + 0.01 * keras.random.normal(tf.shape(x), seed=self.noise)

@@ -198,3 +198,20 @@ def test_figures_of_the_authors(shared: Path, coco100: Path) -> None:
         # Float64 sums of the same values in another order.
         np.testing.assert_allclose(result.mean((1, 2), np.float64), facts["mean"], rtol=1e-9)
         np.testing.assert_allclose(result.std((1, 2), np.float64), facts["std"], rtol=1e-9)
+
+
+def test_a_saved_model_prepares_files_alike(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(random_picture(50, 70)).save(stream, format="JPEG")
+    preprocessing = family(32)
+
+    def prepare(files: tf.Tensor) -> tf.Tensor:
+        spec = tf.TensorSpec([32, 32, 3], tf.float32)
+        return tf.map_fn(lambda x: preprocessing.prepare(preprocessing.decode(x))[0], files, fn_output_signature=spec)
+
+    module = tf.Module()
+    module.prepare = tf.function(prepare, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    found = tf.saved_model.load(str(tmp_path / "model")).prepare(tf.constant([stream.getvalue()]))
+    pixels = np.asarray(Image.open(stream).convert("RGB"))
+    np.testing.assert_array_equal(found[0], preprocessing.prepare(tf.constant(pixels))[0])

@@ -196,6 +196,26 @@ def test_init_checkpoint_is_read_for_a_new_run_only(tmp_path: Path, monkeypatch:
     assert calls == [str(tmp_path / "init")]
 
 
+def test_initial_weights_may_be_a_published_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from panoptic_cli import weights
+
+    calls: list[str] = []
+
+    def initialize(network: Any, checkpoint: str) -> str:
+        calls.append(checkpoint)
+        return "Initialised."
+
+    monkeypatch.setattr(weights, "initialize", initialize)
+    monkeypatch.setenv("PANOPTIC_CACHE", str(tmp_path / "cache"))
+    copy = tmp_path / "cache" / "resnet50_imagenet"
+    copy.mkdir(parents=True)
+    for suffix in ("index", "data-00000-of-00001"):
+        (copy / f"ckpt-28080.{suffix}").touch()
+    run(tiny_experiment(**{"task.init_checkpoint": "resnet50_imagenet"}, trainer__train_steps=1), tmp_path / "run")
+    assert calls == [str(copy / "ckpt-28080")]
+    assert "init_checkpoint: resnet50_imagenet" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_init_checkpoint_that_is_missing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="do not exist") as caught:
         run(tiny_experiment(**{"task.init_checkpoint": str(tmp_path / "no")}), tmp_path / "run")
@@ -299,7 +319,7 @@ def train_on_pictures(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any], Any
             self.dense = keras.layers.Dense(1, use_bias=False)
             self.dense.build((None, 2))
 
-        def losses(self, batch: dict[str, Any], seed: Any, platform: str) -> dict[str, Any]:
+        def losses(self, batch: dict[str, Any], seed: Any, step: Any, platform: str) -> dict[str, Any]:
             return {"total_loss": loss(tf.reduce_mean(batch["images"])) + 0.0 * tf.reduce_sum(self.dense.kernel.value)}
 
     monkeypatch.undo()

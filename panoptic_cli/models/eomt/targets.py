@@ -46,10 +46,11 @@ class EomtTargets:
             classes = self._classes(ids, record.label_is_crowd)
             height, width = tf.unstack(tf.shape(labels))
             scale = tf.cast(resizing.geometry.scale, tf.float32)
-            first = tf.cast(tf.cast(resizing.offset, tf.float32) / scale, tf.int32)
-            last = tf.cast(tf.math.ceil(tf.cast(resizing.offset + size, tf.float32) / scale), tf.int32)
-            top, bottom = first[0], tf.minimum(last[0], height)
-            left, right = first[1], tf.minimum(last[1], width)
+            # The pixels that the first and the last row and column of the crop are taken from.
+            first = tf.cast((tf.cast(resizing.offset, tf.float32) + 0.5) / scale, tf.int32)
+            last = tf.cast((tf.cast(resizing.offset + size, tf.float32) - 0.5) / scale, tf.int32)
+            top, bottom = first[0], tf.minimum(last[0] + 1, height)
+            left, right = first[1], tf.minimum(last[1] + 1, width)
             left, right = tf.cond(mirrored, lambda: (width - right, width - left), lambda: (left, right))
             return tf.reduce_any(tf.gather(classes, labels[top:bottom, left:right]) >= 0)
 

@@ -42,7 +42,8 @@ class FaultProxy:
         url: URL of this proxy.
         answer: takes a request and returns None to forward it, a status to answer with instead, alone or with the
             server's sentence, "drop" to close the connection before forwarding, "drop after" to close it instead of
-            answering, or "token" to answer like a sign-in server.
+            answering, "cut" to close it in the middle of the answer, "damage" to change a byte of the answer, or
+            "token" to answer like a sign-in server.
         change: takes a request with content and returns the body to forward.
         seen: all requests.
     """
@@ -94,13 +95,20 @@ def _handler(proxy: FaultProxy) -> type[QuietHandler]:
                     answers[self.path] = (answer.status, answer.getheaders(), content)
                 self.close_connection = True
                 return None
+            if "json" in (answer.getheader("Content-Type") or ""):  # the objects' addresses lead through this proxy
+                content = content.replace(proxy.target.encode(), proxy.url.encode())
+            if fault == "damage":
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            if fault == "cut":
+                self.close_connection = True
+                return self._send(answer.status, answer.getheaders(), content, sent=len(content) // 2)
             # Requests of a resumable upload must also go through this proxy.
             answered = [(name, value.replace(proxy.target, proxy.url)) for name, value in answer.getheaders()]
             return self._send(answer.status, answered, content)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _pass_on
 
-        def _send(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        def _send(self, status: int, headers: list[tuple[str, str]], content: bytes, sent: int | None = None) -> None:
             self.send_response_only(status)
             for name, value in headers:
                 if name.lower() not in ("content-length", "transfer-encoding", "connection"):
@@ -108,7 +116,7 @@ def _handler(proxy: FaultProxy) -> type[QuietHandler]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             with contextlib.suppress(OSError):
-                self.wfile.write(content)
+                self.wfile.write(content[:sent])
 
     return Handler
 
