@@ -44,7 +44,7 @@ class Rotation(NamedTuple):
 class _Rows(NamedTuple):
     """Rows of the scores that are computed together, and what is added to them: float32, or None for nothing."""
 
-    count: int
+    number: int
     bias: tf.Tensor | None
 
 
@@ -171,7 +171,7 @@ def _ranges(start: int, stop: int, most: int) -> list[tuple[int, int]]:
 
 def _divided(chunks: list[_Rows], x: tf.Tensor) -> list[tf.Tensor]:
     """Divides [batch, heads, tokens, head_dim] into the rows of each chunk."""
-    return [x] if len(chunks) == 1 else tf.split(x, [rows.count for rows in chunks], axis=2)
+    return [x] if len(chunks) == 1 else tf.split(x, [rows.number for rows in chunks], axis=2)
 
 
 def _probabilities(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
