@@ -346,6 +346,26 @@ def test_one_variable_at_a_time_is_in_memory(tmp_path: Path) -> None:
     assert peak - variables < 0.2 * total, (peak, variables, total)
 
 
+def test_our_own_checkpoints_bring_every_variable_back(tmp_path: Path) -> None:
+    import keras
+
+    from panoptic_cli import weights
+    from panoptic_cli.weights.checkpoints import Checkpoints
+
+    class Training(keras.Model):
+        def __init__(self, network: Eomt) -> None:
+            super().__init__()
+            self.network, self.averages = network, []
+
+    saved, again = network(), network()
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(saved.trainable_variables)
+    Checkpoints(str(tmp_path), Training(saved), optimizer).save(5)
+    assert weights.load_weights(again, str(tmp_path)).step == 5
+    for ours, theirs in zip(saved.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+
+
 def test_the_model_garden_is_not_mistaken_for_such_a_folder(tmp_path: Path) -> None:
     from panoptic_cli.config.hugging_face import find_folder
 

@@ -127,7 +127,9 @@ def _fused(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> t
         data_format="NCHW",
         is_training=True,
     )
-    return tf.ensure_shape(tf.reshape(y, tf.shape(x)), x.shape) * gamma + beta
+    y = tf.reshape(y, tf.shape(x))
+    y.set_shape(x.shape)  # not tf.ensure_shape, an operation that the optimizer would not expect here
+    return y * gamma + beta
 
 
 def _fuses_layer_norm() -> bool:
