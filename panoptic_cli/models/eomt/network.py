@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.eomt import Eomt as EomtConfig
-from panoptic_cli.models.eomt import training
+from panoptic_cli.models.class_axes import ClassAxis
+from panoptic_cli.models.eomt import class_layers, training
 from panoptic_cli.models.eomt.blocks import Block
 from panoptic_cli.models.eomt.checkpoint_names import hugging_face_variables
 from panoptic_cli.models.eomt.embeddings import Embeddings, Queries, RotaryPositions
@@ -192,6 +193,10 @@ class Eomt(PanopticNetwork):
         layers[0] = [*self.embeddings.variables, *layers[0]]
         layers[-1] = [*layers[-1], *self.norm.variables]
         return layers
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """Returns the class axes of the layer that classifies the queries."""
+        return class_layers.class_axes(self.table)
 
     def finish(
         self, outputs: Mapping[str, tf.Tensor], geometry: Geometry, score_threshold: tf.Tensor | float | None = None
