@@ -355,7 +355,8 @@ def test_our_own_checkpoints_bring_every_variable_back(tmp_path: Path) -> None:
     class Training(keras.Model):
         def __init__(self, network: Eomt) -> None:
             super().__init__()
-            self.network, self.averages = network, []
+            self.network = network
+            self.averages: list[keras.Variable] = []
 
     saved, again = network(), network()
     optimizer = keras.optimizers.SGD()
