@@ -1,7 +1,7 @@
 """`make bench`: times and memory, each figure beside that of a plain alternative in the same run.
 
 `python -m benchmarks.run NAME ...` runs only some of: conversion, pipeline, scoring, fusion, training, network,
-evaluation, export, upload.
+evaluation, eomt, export, upload.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.common import Row
 from benchmarks.conversion import conversion
+from benchmarks.eomt import eomt
 from benchmarks.evaluation import evaluation
 from benchmarks.export import export
 from benchmarks.fusion import fusion
@@ -32,6 +33,7 @@ ALL: dict[str, Callable[[Path], Iterator[Row]]] = {
     "training": training,
     "network": network,
     "evaluation": evaluation,
+    "eomt": eomt,
     "export": export,
     "upload": upload,
 }

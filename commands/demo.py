@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,10 @@ def demo(
         Path,
         typer.Option("--output", envvar="PANOPTIC_OUTPUT", metavar="DIR", help="Folder for data, run and predictions."),
     ] = Path("runs/demo"),
+    experiment: Annotated[
+        Literal["panoptic_fpn_shapes", "eomt_shapes"],
+        typer.Option("--experiment", metavar="NAME", help="panoptic_fpn_shapes or eomt_shapes."),
+    ] = "panoptic_fpn_shapes",
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, metavar="N", help="Training steps.", show_default="the preset's"),
@@ -34,18 +38,19 @@ def demo(
     Examples:
         panoptic demo
         panoptic demo --output runs/short --steps 100
+        panoptic demo --output runs/demo-eomt --experiment eomt_shapes
     """
     if dry_run:
         console.result(
-            {"output": str(output), "seed": seed, "steps": steps},
-            f"Would generate data, train, evaluate, export and predict in {output}.",
+            {"output": str(output), "experiment": experiment, "seed": seed, "steps": steps},
+            f"Would generate data, train {experiment}, evaluate, export and predict in {output}.",
         )
         return
     from panoptic_cli.demo.run import run_demo
     from panoptic_cli.startup import require_tensorflow
 
     require_tensorflow()  # before anything is generated
-    result = run_demo(output, seed=seed, steps=steps, settings=tuple(settings or ()))
+    result = run_demo(output, experiment, seed=seed, steps=steps, settings=tuple(settings or ()))
     data = result.to_dict()
     total = sum(result.seconds.values())
     console.result(

@@ -69,6 +69,7 @@ def export(
     from panoptic_cli.runs.model_source import find_model
 
     formats.check_options(file_format, input_type, batch_size, precision)
+    size = None if image_size is None else formats.parse_image_size(image_size)
     options: list[tuple[str, Any]] = o.given(
         ("task.categories_file", categories),
         ("runtime.mixed_precision_dtype", precision if file_format == "saved_model" else "float32"),
@@ -77,8 +78,7 @@ def export(
     source = find_model(
         model_dir, checkpoint, experiment=experiment, config_file=config_file, settings=settings, options=options
     )
-    if image_size is not None:
-        source = formats.with_image_size(source, image_size)
+    source = formats.with_image_size(source, size)
     target = storage.normalize(output or formats.default_output(model_dir, checkpoint, source, file_format))
     input_type = input_type or "image_tensor"
     if dry_run:

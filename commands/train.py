@@ -32,7 +32,19 @@ def train(
             "--batch-size",
             min=1,
             metavar="N",
-            help="Global batch size. Learning rates, steps and warm-up scale with it.",
+            help="Global batch size. Learning rates, steps and warm-up scale with it, times --accumulate.",
+            rich_help_panel=o.RUN,
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            "--accumulate",
+            min=1,
+            metavar="N",
+            help="Batches per optimizer step, for small memories. A step equals one of the N-fold batch size, up to "
+            "rounding, except that batch statistics, random draws and averages over objects are those of each batch.",
+            show_default="1",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -56,10 +68,25 @@ def train(
             "--init-checkpoint",
             metavar="NAME",
             envvar="PANOPTIC_INIT_CHECKPOINT",
-            help="Initial weights of a new run, as for evaluate --checkpoint; 'none' for random weights.",
+            help="Initial weights of a new run, as for evaluate --checkpoint, as far as they fit; categories by name. "
+            "'none' for random weights.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
+    init_categories: Annotated[
+        str | None,
+        typer.Option(
+            "--init-categories",
+            metavar="FILE",
+            help="Categories of the initial weights.",
+            show_default="those of the checkpoint",
+            rich_help_panel=o.RUN,
+        ),
+    ] = None,
+    strict_init: Annotated[
+        bool,
+        typer.Option("--strict-init", help="Fail unless all initial weights fit.", rich_help_panel=o.RUN),
+    ] = False,
     precision: o.Precision = None,
     gpus: o.Gpus = None,
     tpu: o.Tpu = None,
@@ -105,7 +132,10 @@ def train(
             ("task.categories_file", categories),
             ("task.train_data.global_batch_size", batch_size),
             ("trainer.train_steps", steps),
+            ("trainer.gradient_accumulation_steps", accumulate),
             ("task.init_checkpoint", init_checkpoint),
+            ("task.init_categories", init_categories),
+            ("task.strict_init", strict_init or None),
             ("runtime.mixed_precision_dtype", precision),
             ("runtime.num_gpus", gpus),
             ("runtime.tpu", tpu),
@@ -133,6 +163,19 @@ def train(
     return result.exit_code
 
 
+def _pictures_of_step(experiment: Experiment) -> str:
+    batches, size = experiment.trainer.gradient_accumulation_steps, experiment.task.train_data.global_batch_size
+    return f"{size:,}" if batches == 1 else f"{experiment.pictures_per_step:,}, in {batches:,} batches of {size:,}"
+
+
+def _early_stopping(experiment: Experiment) -> str:
+    config = experiment.trainer.early_stopping
+    if config.patience is None:
+        return "off"
+    gain = f" of at least {100 * config.min_delta:g} points" if config.min_delta else ""
+    return f"after {config.patience:,} evaluations without a gain in PQ{gain}"
+
+
 def _dry_run(experiment: Experiment, directory: str) -> None:
     from panoptic_cli.training.dry_run import dry_run
 
@@ -142,6 +185,8 @@ def _dry_run(experiment: Experiment, directory: str) -> None:
     rows = {
         "run directory": found.model_dir,
         "steps": f"{found.start_step:,} to {found.train_steps:,}",
+        "pictures of a step": _pictures_of_step(experiment),
+        "early stopping": _early_stopping(experiment),
         "devices": f"{found.strategy}, {found.replicas} x {found.devices[0] if found.devices else 'unknown'}",
         "parameters": f"{found.parameters['total']:,}, of which {found.parameters['trainable']:,} are trained",
         "peak memory of the process": f"{memory['peak_rss'] / 1e9:,.2f} GB",

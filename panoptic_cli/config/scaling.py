@@ -29,9 +29,9 @@ def scale_schedule(
 ) -> Scaled:
     """Scales the learning rates and lengths that still have the preset's values. Values of the user are kept.
 
-    Learning rates are proportional to the batch size. The number of steps, the boundaries and the warm-up are inversely
-    proportional to it, so that they stay at the same epoch. With `epochs` they are stretched to that many passes over
-    the data.
+    Learning rates are proportional to the batch size of an optimizer step. The number of steps, the boundaries and the
+    warm-up are inversely proportional to it, so that they stay at the same epoch. With `epochs` they are stretched to
+    that many passes over the data.
 
     Args:
         effective: the user's configuration.
@@ -42,7 +42,7 @@ def scale_schedule(
     Returns:
         The changes to make.
     """
-    ours, theirs = effective.task.train_data.global_batch_size, preset.task.train_data.global_batch_size
+    ours, theirs = effective.pictures_per_step, preset.pictures_per_step
     rate, length = ours / theirs, theirs / ours
     if epochs is not None:
         assert pictures is not None, "the length of an epoch is needed"
@@ -92,7 +92,9 @@ def scale_schedule(
         changes.append((key, fit(value)))
         if used:
             texts.append(f"{key.rsplit('.', 1)[-1].replace('_', ' ')} {_text(value)} -> {_text(fit(value))}")
-    reasons = [f"batch size {ours} instead of {theirs}"] if ours != theirs else []
+    batches = effective.trainer.gradient_accumulation_steps
+    size = f"{ours} ({batches} x {ours // batches})" if batches > 1 else ours
+    reasons = [f"batch size {size} instead of {theirs}"] if ours != theirs else []
     reasons += [f"{epochs:g} epochs of {pictures:,} pictures"] if epochs is not None else []
     summary = f"Schedule scaled to {' and '.join(reasons)}: {', '.join(texts)}." if texts else ""
     return Scaled(changes, summary)

@@ -68,6 +68,8 @@ class Task(Section):
     """Network, losses and data."""
 
     init_checkpoint: str | None = None  # None: random weights
+    init_categories: str | None = None  # file with the categories of init_checkpoint; None: those that it names
+    strict_init: bool = False  # whether every variable of init_checkpoint has to fit
     freeze_backbone: bool = False  # the whole backbone; for a part of it: model.backbone.resnet.freeze_at
     annotation_file: str | None = None  # COCO instances JSON for box and mask AP; None: from the records
     categories_file: str | None = None  # None: categories.json beside the training records
@@ -204,16 +206,26 @@ class OptimizerConfig(Section):
         return self
 
 
+class EarlyStopping(Section):
+    """Ends the training when PQ no longer rises; see runs.plateau."""
+
+    patience: Positive | None = None  # evaluations without a gain; None: train all steps
+    min_delta: Fraction = 0.0  # the smallest gain in PQ (0..1) that counts
+
+
 class Trainer(Section):
     """Steps and intervals, all counted in optimizer steps."""
 
     train_steps: Positive = 22500
+    gradient_accumulation_steps: Positive = 1  # batches per optimizer step
     steps_per_loop: Positive = 1  # steps per call into TensorFlow
+    recompute: bool = False  # computes the blocks of a transformer again for the gradient: less memory, more time
     summary_interval: Positive = 20
     checkpoint_interval: Positive = 1000
     max_to_keep: Positive = 5
     validation_interval: NonNegative | None = None  # steps between evaluations; 0 or None: none
     validation_steps: Positive | Literal[-1] | None = None  # batches of validation_data; -1 or None: all
+    early_stopping: EarlyStopping = EarlyStopping()
     seed: int = 0
     optimizer_config: OptimizerConfig = OptimizerConfig()
 
@@ -237,6 +249,17 @@ class Experiment(Section):
     task: Task = Task()
     trainer: Trainer = Trainer()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _recompute_applies(self) -> Experiment:
+        if self.trainer.recompute and self.task.model.type != "eomt":
+            raise ValueError("trainer.recompute applies to networks with task.model.type eomt only")
+        return self
+
+    @property
+    def pictures_per_step(self) -> int:
+        """How many pictures an optimizer step sees: the batch size times the number of accumulated batches."""
+        return self.task.train_data.global_batch_size * self.trainer.gradient_accumulation_steps
 
     @property
     def data_seed(self) -> int:

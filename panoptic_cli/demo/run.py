@@ -17,7 +17,6 @@ from panoptic_cli.files import read_json
 from panoptic_cli.records import conversion
 from panoptic_cli.records.plans import ConversionPlan
 
-EXPERIMENT = "panoptic_fpn_shapes"
 _SHARDS = {"train": 4, "val": 2}
 _PICTURES_SHOWN = 6
 
@@ -51,11 +50,19 @@ class DemoResult:
         }
 
 
-def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings: tuple[str, ...] = ()) -> DemoResult:
+def run_demo(
+    folder: Path,
+    experiment_name: str = "panoptic_fpn_shapes",
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    settings: tuple[str, ...] = (),
+) -> DemoResult:
     """Runs every stage. What an interrupted demo finished in the same folder is kept.
 
     Args:
         folder: for data/, run/ and predictions/.
+        experiment_name: the preset to train, which must suit the generated pictures.
         seed: of the data and the training.
         steps: training steps; None: as in the preset.
         settings: overrides `a.b=c`.
@@ -71,7 +78,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
     records, predictions = Path(train_data).parent, folder / "predictions"
     seconds: dict[str, float] = {}
     experiment = config.load_experiment(
-        EXPERIMENT,
+        experiment_name,
         settings=settings,
         options=[
             ("task.train_data.input_path", train_data),
@@ -93,7 +100,7 @@ def run_demo(folder: Path, *, seed: int = 0, steps: int | None = None, settings:
     with stage("make-tfrecords", f"Writing records to {records}"):
         plans = [ConversionPlan(files, records, _SHARDS[files.name]) for files in layout.find_splits(data)]
         conversion.convert_all(plans, workers=2)
-    with stage("train", f"Training {EXPERIMENT} for {experiment.trainer.train_steps} steps in {run}"):
+    with stage("train", f"Training {experiment_name} for {experiment.trainer.train_steps} steps in {run}"):
         from panoptic_cli.runs.categories import load_categories
         from panoptic_cli.training import inputs, trainer
 

@@ -34,19 +34,27 @@ def check_options(
         )
 
 
-def with_image_size(source: ModelSource, text: str) -> ModelSource:
-    """Returns a model whose network has another input size: HEIGHT,WIDTH in pixels, or one number for both.
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Parses HEIGHT,WIDTH or one number for both, in pixels.
 
     Raises:
         UsageError: the text is neither.
-        ConfigError: the network cannot have this size.
     """
     parts = text.replace("x", ",").split(",")
     if len(parts) == 1:
         parts *= 2
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
         raise UsageError(f"--image-size '{text}' is not HEIGHT,WIDTH.", "For example: --image-size 512,512.")
-    return replace(source, experiment=models.with_input_size(source.experiment, int(parts[0]), int(parts[1])))
+    return int(parts[0]), int(parts[1])
+
+
+def with_image_size(source: ModelSource, size: tuple[int, int] | None) -> ModelSource:
+    """Returns a model whose network has another input size (height, width); the same model for None.
+
+    Raises:
+        ConfigError: the network cannot have this size.
+    """
+    return source if size is None else replace(source, experiment=models.with_input_size(source.experiment, *size))
 
 
 def default_output(model_dir: Path | None, checkpoint: str | None, source: ModelSource, file_format: FileFormat) -> str:

@@ -12,7 +12,10 @@ from panoptic_cli import config
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.schema import Experiment
 from panoptic_cli.errors import ConfigError
+from panoptic_cli.models.class_axes import ClassAxis
+from panoptic_cli.models.eomt import class_layers as eomt_classes
 from panoptic_cli.models.eomt import limits as eomt_limits
+from panoptic_cli.models.panoptic_fpn import class_layers as panoptic_fpn_classes
 from panoptic_cli.models.panoptic_fpn import limits as panoptic_fpn_limits
 from panoptic_cli.models.panoptic_fpn.label_space import derive_classes, label_space_of
 from panoptic_cli.models.platform import Platform
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Platform",
     "check_categories",
+    "class_axes",
     "create_network",
     "data_warnings",
     "example_drawer",
@@ -73,6 +77,17 @@ def check_categories(experiment: Experiment, table: CategoryTable) -> None:
     label_space_of(experiment, table)
 
 
+def class_axes(experiment: Experiment, table: CategoryTable) -> dict[str, ClassAxis]:
+    """Returns `PanopticNetwork.class_axes` of a network that is not there, such as that of a checkpoint.
+
+    Raises:
+        ConfigError: see `check_categories`.
+    """
+    if experiment.task.model.type == "eomt":
+        return eomt_classes.class_axes(table)
+    return panoptic_fpn_classes.class_axes(label_space_of(experiment, table))
+
+
 def data_warnings(experiment: Experiment, sample: DataSample) -> list[str]:
     """Returns what the configuration cannot hold of the sampled pictures, a sentence each, with the keys to change."""
     limits = eomt_limits if experiment.task.model.type == "eomt" else panoptic_fpn_limits
@@ -95,7 +110,8 @@ def create_network(experiment: Experiment, table: CategoryTable) -> PanopticNetw
     if experiment.task.model.type == "eomt":
         from panoptic_cli.models.eomt.network import Eomt
 
-        return Eomt(experiment.task.model.eomt, table, experiment.trainer.train_steps)
+        trainer = experiment.trainer
+        return Eomt(experiment.task.model.eomt, table, trainer.train_steps, recompute=trainer.recompute)
     from panoptic_cli.models.panoptic_fpn.network import PanopticFPN
 
     return PanopticFPN(experiment.task, label_space_of(experiment, table))

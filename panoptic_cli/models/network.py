@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import RunError
+from panoptic_cli.models.class_axes import ClassAxis
 from panoptic_cli.models.platform import Platform
 from panoptic_cli.models.segments import Segments
 from panoptic_cli.models.stored import StoredNetwork
@@ -105,13 +107,27 @@ class PanopticNetwork(keras.Model):
         raise NotImplementedError
 
     def backbone_layers(self) -> list[list[keras.Variable]]:
-        """Returns the variables of the backbone by layer, the first layer first."""
+        """Returns the variables of the backbone by layer, the first layer first. Initial weights must contain them."""
         raise NotImplementedError
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """Returns {path of the variable: its class axis} for all variables whose shapes depend on the classes."""
+        return {}
 
     def model_garden_variables(self) -> dict[str, dict[str, Any]]:
         """Maps each part of the network to {path in a checkpoint of tensorflow/models: variable}.
 
         Families that the Model Garden has include a part "backbone"; other families return an empty dictionary.
+        """
+        return {}
+
+    def model_garden_class_axes(self, table: CategoryTable) -> dict[str, ClassAxis]:
+        """Returns the class axes of a checkpoint of tensorflow/models with these categories, by our variables' paths.
+
+        Its variables may have further classes at the end.
+
+        Raises:
+            ConfigError: such a checkpoint cannot have these categories.
         """
         return {}
 

@@ -33,4 +33,7 @@ def uniform_by_picture(batch: int, shape: Sequence[int | tf.Tensor], seed: tf.Te
     """
     context = tf.distribute.get_replica_context()
     replica: tf.Tensor | int = 0 if context is None else tf.cast(context.replica_id_in_sync_group, tf.int32)
-    return tf.stack([uniform(shape, fold(seed, replica * batch + place)) for place in range(batch)])
+    places = replica * batch + tf.range(batch)
+    # One draw in a loop, not one operation for each picture: a step draws for several dozens of purposes.
+    made = tf.map_fn(lambda place: uniform(shape, fold(seed, place)), places, fn_output_signature=tf.float32)
+    return tf.ensure_shape(made, [batch, *(size if isinstance(size, int) else None for size in shape)])

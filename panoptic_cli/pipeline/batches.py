@@ -51,9 +51,9 @@ def training_dataset(
     Args:
         experiment: the configuration.
         targets: the targets of the model family.
-        batch_size: examples per step, over all workers.
+        batch_size: examples per batch, over all workers.
         seed: the seed for shuffling and augmentation.
-        start_step: number of steps that the run has done already; the stream continues after them.
+        start_step: number of batches that the run has used already; the stream continues after them.
         input_context: from `Strategy.distribute_datasets_from_function`: the worker decodes only its part of each
             batch, and its batches are those of one replica. None: one worker with whole batches.
 

@@ -18,7 +18,7 @@ from panoptic_cli.errors import RunError, UsageError, listed
 
 _FAMILY = "eomt"
 _DEFAULT_PRESET = "eomt_coco_large_640"
-_MADE_UP = "LABEL_"  # how transformers names the classes of a network without names
+MADE_UP = "LABEL_"  # how transformers names the classes of a network without names
 
 
 class DescribedModel(NamedTuple):
@@ -50,7 +50,7 @@ class DescribedModel(NamedTuple):
         table, labels = coco_panoptic_categories(), self.network.labels
         if labels is None or len(labels) != len(table.categories):
             return None
-        named = {label for label in labels if not label.startswith(_MADE_UP)}
+        named = {label for label in labels if not label.startswith(MADE_UP)}
         return table if not named or len(named & {c.name for c in table.categories}) > len(named) / 2 else None
 
     def ordered(self, table: CategoryTable, source: str) -> CategoryTable:
@@ -75,7 +75,7 @@ class DescribedModel(NamedTuple):
         by_name = {category.name: category for category in table.categories}
         if set(by_name) == set(labels):
             return CategoryTable(tuple(by_name[label] for label in labels))
-        if not all(label.startswith(_MADE_UP) for label in labels):
+        if not all(label.startswith(MADE_UP) for label in labels):
             strange = [label for label in labels if label not in by_name]
             console.info(
                 f"{self.path} names {len(strange)} classes otherwise than {source}, such as {listed(strange, 3)}; the "

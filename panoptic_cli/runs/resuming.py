@@ -16,6 +16,9 @@ _FREE = (
     "trainer.max_to_keep",
     "trainer.validation_interval",
     "trainer.validation_steps",
+    "trainer.early_stopping.",
+    "task.strict_init",  # the initial weights are read once
+    "task.init_categories",
     "task.annotation_file",
     "task.categories_file",  # the table itself is compared
     "task.validation_data.",

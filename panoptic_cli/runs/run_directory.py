@@ -259,7 +259,9 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
         name: data.model_copy(update={"input_path": absolute_pattern(data.input_path)})
         for name, data in (("train_data", task.train_data), ("validation_data", task.validation_data))
     }
-    changes |= {name: absolute(getattr(task, name)) for name in ("annotation_file", "categories_file")}
+    changes |= {
+        name: absolute(getattr(task, name)) for name in ("annotation_file", "categories_file", "init_categories")
+    }
     return experiment.model_copy(update={"task": task.model_copy(update=changes)})
 
 

@@ -23,7 +23,7 @@ def pictures_of_steps(experiment: Experiment, first: int, last: int) -> list[str
     """
     data = experiment.task.train_data
     stream = TrainingStream(find_training_records(data.input_path), experiment.data_seed, data.shuffle_buffer_size)
-    batch = data.global_batch_size
+    batch = experiment.pictures_per_step
     found = []
     for _, (path, index, record) in stream.records((first - 1) * batch).take((last - first + 1) * batch):
         ids = schema.decode_example(record.numpy()).get(schema.IMAGE_SOURCE_ID, ())

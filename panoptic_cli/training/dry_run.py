@@ -26,6 +26,8 @@ class DryRun:
         model_dir: the run directory that a training would use.
         start_step: the step at which it would start.
         train_steps: its length.
+        pictures_per_step: what an optimizer step sees, in all its batches.
+        initial_weights: what was loaded, see `Loaded.to_dict`; None: random weights, or a resumed run.
         strategy: class of the distribution strategy.
         devices: names of the devices.
         replicas: how many devices share a batch.
@@ -39,6 +41,8 @@ class DryRun:
     model_dir: str
     start_step: int
     train_steps: int
+    pictures_per_step: int
+    initial_weights: dict[str, Any] | None
     strategy: str
     devices: list[str]
     replicas: int
@@ -93,6 +97,8 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable 
         model_dir=session.run.path,
         start_step=session.start,
         train_steps=experiment.trainer.train_steps,
+        pictures_per_step=experiment.pictures_per_step,
+        initial_weights=None if session.initial is None else session.initial.to_dict(),
         **described,
         batch=_shapes(batch),
         parameters={

@@ -45,8 +45,9 @@ def explained(experiment: Experiment, workers: int = 1) -> Iterator[None]:
         key = models.input_size_key(experiment)
         raise TrainingError(
             f"There is not enough memory for {experiment.task.train_data.global_batch_size} images of "
-            f"{height} x {width} per step.",
-            f"Give a smaller --batch-size or {key}, more devices, or --precision bfloat16.",
+            f"{height} x {width} at a time.",
+            f"Give a smaller --batch-size, and --accumulate N for steps of N batches. Or try a smaller {key}, more "
+            "devices, or --precision bfloat16.",
         ) from error
     except tf.errors.OpError as error:
         explanation = record_error(error, experiment.task.train_data.input_path)

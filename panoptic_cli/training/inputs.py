@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panoptic_cli import config, console, devices, models, storage
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import RunError, listed
+from panoptic_cli.errors import RunError
 from panoptic_cli.evaluation.evaluation_data import EvaluationData, read_data
 from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.records.sample import sample_records
 from panoptic_cli.records.sets import set_problems
 from panoptic_cli.runs.categories import load_categories
-from panoptic_cli.runs.model_source import run_of
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.weights.sources import Source, find_source
 
@@ -74,8 +73,8 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
     initial = None
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
         initial = check_init_checkpoint(task.init_checkpoint)
-        if not initial.is_fetched:
-            _compare_categories(task.init_checkpoint, table)
+        if task.init_categories is not None:
+            read_categories(task.init_categories)
     _warn_of_data(experiment, record_files, table)
     return TrainingInputs(record_files, table, changes, initial)
 
@@ -109,22 +108,6 @@ def _free_memory() -> int | None:
             return next(int(line.split()[1]) * 1024 for line in stream if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
-
-
-def _compare_categories(checkpoint: str, table: CategoryTable) -> None:
-    """Warns if the initial weights are of a run with other categories: the class numbers decide what they become."""
-    run = run_of(checkpoint)
-    if run is None:
-        return
-    theirs = RunDirectory(run).read_table()
-    renamed = [
-        f"{old.name!r} becomes {new.name!r}"
-        for kind in ("things", "stuff")
-        for old, new in zip(getattr(theirs, kind), getattr(table, kind), strict=False)
-        if old.name != new.name
-    ]
-    if renamed:
-        console.warn(f"The initial weights were trained on other categories: {listed(renamed, 5)}.")
 
 
 def find_training_records(pattern: str) -> list[str]:

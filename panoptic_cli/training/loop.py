@@ -19,7 +19,8 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
     workers: Keras 3.15 averages that batch over all replicas, but a worker sees only its own.
 
     Args:
-        model: a compiled training model. Its `train_step` returns the same scalars on every replica.
+        model: a compiled training model. Its `train_step`, or its `accumulate_step` and `update_step`, return the same
+            scalars on every replica.
         strategy: the devices.
         count: steps per call.
         xla: whether to compile the step; on a TPU it always is.
@@ -30,21 +31,58 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
     """
 
     # The TPU's own compiler works on what is inside strategy.run.
-    @tf.function(jit_compile=xla and not isinstance(strategy, tf.distribute.TPUStrategy))
-    def step(batch: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        logs = strategy.run(model.train_step, args=(batch, number))
-        return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+    compiled = xla and not isinstance(strategy, tf.distribute.TPUStrategy)
+    one = _accumulated(model, strategy, compiled) if model.accumulation > 1 else _single(model, strategy, compiled)
 
     @tf.function
     def steps(iterator: Any, done: tf.Tensor) -> dict[str, tf.Tensor]:
         if count == 1:  # a Python condition: no loop
-            return step(next(iterator), done)
+            return one(iterator, done)
         # The step is called in one place, also for its last result: a TPU takes two calls for two programs.
         for place in tf.range(count):
-            logs = step(next(iterator), done + place)
+            logs = one(iterator, done + place)
         return logs
 
     return steps
+
+
+def _single(model: keras.Model, strategy: tf.distribute.Strategy, compiled: bool) -> Callable:
+    """Returns a function of iterator and number that does one step on one batch."""
+
+    @tf.function(jit_compile=compiled)
+    def step(batch: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _first(strategy, strategy.run(model.train_step, args=(batch, number)))
+
+    return lambda iterator, number: step(next(iterator), number)
+
+
+def _accumulated(model: keras.Model, strategy: tf.distribute.Strategy, compiled: bool) -> Callable:
+    """Returns a function of iterator and number that does one step on several batches. Their losses are averaged."""
+    batches = model.accumulation
+
+    @tf.function(jit_compile=compiled)
+    def accumulate(batch: Any, number: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _first(strategy, strategy.run(model.accumulate_step, args=(batch, number, place)))
+
+    @tf.function(jit_compile=compiled)
+    def update(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.name_scope("update"):  # a TPU takes two programs of one name for one
+            return _first(strategy, strategy.run(model.update_step, args=(number,)))
+
+    def step(iterator: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.TensorArray(tf.float32, batches)
+        for place in tf.range(batches):
+            losses = accumulate(next(iterator), number, place)
+            rows = rows.write(place, tf.stack(list(losses.values())))
+        means = tf.reduce_mean(rows.stack(), axis=0)
+        return {**{name: means[place] for place, name in enumerate(losses)}, **update(number)}
+
+    return step
+
+
+def _first(strategy: tf.distribute.Strategy, logs: dict[str, Any]) -> dict[str, tf.Tensor]:
+    """Returns the first replica's values."""
+    return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
 
 
 def parts(start: int, end: int, per_loop: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from panoptic_cli import console, devices, models
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import RunError, listed, one_line
+from panoptic_cli.errors import RunError, listed
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.startup import import_tensorflow
 from panoptic_cli.training import inputs
@@ -17,9 +17,9 @@ from panoptic_cli.training import inputs
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from panoptic_cli.models.network import PanopticNetwork
     from panoptic_cli.training.step import TrainingModel
     from panoptic_cli.training.workers import Workers
+    from panoptic_cli.weights import Loaded
     from panoptic_cli.weights.checkpoints import Checkpoints
 
 
@@ -37,6 +37,7 @@ class Session:
         model: the compiled training model, restored.
         checkpoints: of the model and its optimizer.
         start: the restored step; 0 for a new run.
+        initial: the initial weights of a new run; None: random ones.
     """
 
     experiment: Experiment
@@ -48,12 +49,13 @@ class Session:
     model: TrainingModel
     checkpoints: Checkpoints
     start: int
+    initial: Loaded | None = None
 
     def dataset(self, step: int, input_context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """Returns the endless batches from a step on.
 
         Args:
-            step: the steps that are done.
+            step: the optimizer steps that are done.
             input_context: the worker whose part of each batch is returned, split for its replicas; None: whole batches.
         """
         from panoptic_cli.pipeline import batches
@@ -63,7 +65,7 @@ class Session:
             models.training_targets(self.experiment, self.table),
             batch_size=self.experiment.task.train_data.global_batch_size,
             seed=self.experiment.data_seed,
-            start_step=step,
+            start_step=step * self.experiment.trainer.gradient_accumulation_steps,
             input_context=input_context,
         )
 
@@ -95,6 +97,7 @@ def prepare(
     import keras
 
     from panoptic_cli.training.failures import explained
+    from panoptic_cli.training.initial_weights import load_initial_weights
     from panoptic_cli.training.workers import Workers
 
     if strategy is None:
@@ -107,11 +110,13 @@ def prepare(
         console.info(f"Changed since the last start: {change.key} is {change.ours!r}, was {change.theirs!r}.")
     keras.utils.set_random_seed(experiment.trainer.seed)
     workers = Workers(strategy)
+    loaded = None
     with strategy.scope(), explained(experiment, workers.count):
         model, checkpoints = _build(experiment, checked.table, run, strategy, chief)
         start = checkpoints.restore_latest()
         if start == 0 and initial is not None:
-            console.info(_initialize(model.network, initial))
+            loaded = load_initial_weights(model.network, experiment, initial)
+            console.info(str(loaded))
         steps = workers.gather(start)
     if len(set(steps)) > 1:
         raise RunError(
@@ -122,7 +127,7 @@ def prepare(
     if chief and write:  # at last, so that a start that fails leaves nothing
         run.start(experiment, checked.table)
         run.record_devices(devices.describe(strategy))
-    return Session(experiment, checked.table, run, strategy, workers, chief, model, checkpoints, start)
+    return Session(experiment, checked.table, run, strategy, workers, chief, model, checkpoints, start, loaded)
 
 
 def _build(
@@ -155,17 +160,3 @@ def _platform(experiment: Experiment, strategy: tf.distribute.Strategy) -> model
     if experiment.runtime.enable_xla or isinstance(strategy, tf.distribute.TPUStrategy):
         return "xla"
     return "cpu" if devices.on_cpu(strategy) else "gpu"
-
-
-def _initialize(network: PanopticNetwork, checkpoint: str) -> str:
-    """Loads initial weights; returns what was loaded."""
-    import tensorflow as tf
-
-    from panoptic_cli import weights
-
-    try:
-        return str(weights.initialize(network, checkpoint))
-    except (OSError, tf.errors.OpError) as error:
-        raise RunError(
-            f"The initial weights {checkpoint} cannot be read: {one_line(error)}.", inputs.INIT_HINT
-        ) from error

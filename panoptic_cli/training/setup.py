@@ -13,6 +13,7 @@ from panoptic_cli.training import inputs
 
 _TRAIN_RECORDS, _VAL_RECORDS = "task.train_data.input_path", "task.validation_data.input_path"
 _BATCH_SIZE, _STEPS = "task.train_data.global_batch_size", "trainer.train_steps"
+_ACCUMULATION = "trainer.gradient_accumulation_steps"
 _INIT = "task.init_checkpoint"
 
 Options = list[tuple[str, Any]]
@@ -67,7 +68,7 @@ def configure_training(
     added = _default_records(experiment, data_dir)
     if added:
         experiment = load(added)
-    if _BATCH_SIZE in given or epochs is not None:
+    if _BATCH_SIZE in given or _ACCUMULATION in given or epochs is not None:
         pictures = None if epochs is None else inputs.count_pictures(experiment.task.train_data.input_path)
         start = config.load_experiment(name, schedule=schedule)
         scaled = config.scale_schedule(experiment, start, epochs=epochs, pictures=pictures)

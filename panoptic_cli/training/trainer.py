@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
     from panoptic_cli.runs.summaries import Summaries
     from panoptic_cli.training.callbacks import Progress, StepCallback, StopOnSignal
+    from panoptic_cli.training.early_stopping import StopEarly
     from panoptic_cli.training.validation import Validate
 
 _TERMINATED = 143  # exit code after SIGTERM: 128 + SIGTERM, as in a shell
-_EXIT_CODES = {"finished": 0, "already_finished": 0, "interrupted": INTERRUPTED, "preempted": _TERMINATED}
+_EXIT_CODES = {
+    "finished": 0,
+    "stopped_early": 0,
+    "already_finished": 0,
+    "interrupted": INTERRUPTED,
+    "preempted": _TERMINATED,
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class TrainResult:
 
     Attributes:
         model_dir: the run directory.
-        status: "finished", "already_finished", "interrupted" (Ctrl-C) or "preempted" (SIGTERM).
+        status: "finished", "stopped_early" (PQ no longer rose), "already_finished", "interrupted" (Ctrl-C) or
+            "preempted" (SIGTERM).
         start_step: the step at which this process started.
         step: the step at which it stopped.
         train_steps: the length of the training.
@@ -94,6 +102,12 @@ def train(
     if start >= end:
         console.info(f"The run {run} is already finished: step {start} of {end}.")
         return TrainResult(run.path, "already_finished", start, start, end, run.latest_checkpoint(), 0.0)
+    if start and (reason := _stopped_early(session)):
+        console.info(
+            f"The run {run} is already finished: it stopped early at step {start} of {end}. {reason}. "
+            "A larger trainer.early_stopping.patience continues it."
+        )
+        return TrainResult(run.path, "already_finished", start, start, end, run.latest_checkpoint(), 0.0)
     if start:
         console.info(f"Resuming {run} at step {start} of {end}.")
     if session.chief:
@@ -107,10 +121,20 @@ def train(
         raise
 
 
+def _stopped_early(session: Session) -> str | None:
+    """Returns why the evaluations of a run, up to its restored step, end it; None if they do not."""
+    from panoptic_cli.runs.evaluations import Evaluations
+    from panoptic_cli.runs.plateau import reason_to_stop
+
+    lines = [line for line in Evaluations(session.run).lines() if int(line["step"]) <= session.start]
+    return reason_to_stop(lines, session.experiment.trainer.early_stopping)
+
+
 def _run(session: Session) -> TrainResult:
     """Trains from the session's start to the end."""
     from panoptic_cli.training import loop
     from panoptic_cli.training.callbacks import Progress, StopOnSignal, Stopped
+    from panoptic_cli.training.early_stopping import StoppedEarly
     from panoptic_cli.training.failures import explained
 
     trainer, total = session.experiment.trainer, session.experiment.trainer.train_steps
@@ -132,11 +156,15 @@ def _run(session: Session) -> TrainResult:
                 per_loop=trainer.steps_per_loop,
                 xla=session.experiment.runtime.enable_xla,
             )
+        except StoppedEarly as stop:
+            status = "stopped_early"
+            best = f"The best checkpoint is in {session.run.best}."
+            console.info(f"Stopped early at step {progress.step} of {total}. {stop}. {best}")
         except Stopped as stop:
             status = "interrupted" if stop.number == signal.SIGINT else "preempted"
         except KeyboardInterrupt:  # a second Ctrl-C: the step may be half done, so nothing is saved
             status, at_once = "interrupted", True
-    if status != "finished":
+    if _EXIT_CODES[status]:
         saved = session.checkpoints.saved_step
         kept = f"The checkpoint of step {saved} is kept" if saved else "There is no checkpoint yet"
         console.info(f"Stopped at step {progress.step} of {total}. {kept}. Run the same command again to resume.")
@@ -181,13 +209,17 @@ def _callbacks(
         pictures=lambda first, last: describe_pictures(experiment, first, last),
     )
     save = c.SaveCheckpoints(progress, checkpoints, interval=trainer.checkpoint_interval, last_step=total)
+    stop = _early_stopping(session, progress)
     if not session.chief:
-        return [check, save, signals]
+        return [check, save, *stop, signals]
     summaries = Summaries(session.run.logs)
     stack.callback(summaries.close)
     validate = _validation(session, progress, signals, summaries)
     for callback in validate:
         callback.catch_up()
+    if validate:  # what was made up for may have been the last one
+        for early in stop:
+            early.look()
     advance = stack.enter_context(console.progress("Training", total, unit="steps", start=progress.step))
     metrics = WriteMetrics(
         progress,
@@ -195,10 +227,30 @@ def _callbacks(
         summaries,
         interval=trainer.summary_interval,
         last_step=total,
-        batch_size=experiment.task.train_data.global_batch_size,
+        batch_size=experiment.pictures_per_step,
         learning_rate=learning_rate,
     )
-    return [check, metrics, ShowProgress(progress, advance, learning_rate, total), save, *validate, signals]
+    return [check, metrics, ShowProgress(progress, advance, learning_rate, total), save, *validate, *stop, signals]
+
+
+def _early_stopping(session: Session, progress: Progress) -> list[StopEarly]:
+    """Returns what ends the training early; nothing if that is off."""
+    trainer = session.experiment.trainer
+    if trainer.early_stopping.patience is None:
+        return []
+    from panoptic_cli.runs.evaluations import Evaluations
+    from panoptic_cli.training import validation
+    from panoptic_cli.training.early_stopping import StopEarly
+
+    evaluates = bool(trainer.validation_interval) and validation.obstacle(session.strategy) is None
+    interval = trainer.validation_interval if evaluates else trainer.checkpoint_interval
+    if session.chief and not trainer.validation_interval:
+        console.info(
+            f"Early stopping waits for the evaluations of another process: panoptic evaluate --watch --model-dir "
+            f"{session.run}. Or set trainer.validation_interval."
+        )
+    evaluations = Evaluations(session.run) if session.chief else None
+    return [StopEarly(progress, evaluations, session.workers, trainer.early_stopping, interval=interval or 1)]
 
 
 def _validation(session: Session, progress: Progress, signals: StopOnSignal, summaries: Summaries) -> list[Validate]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from panoptic_cli import console
 from panoptic_cli.errors import RunError
 from panoptic_cli.runs.evaluations import Evaluations, summary
+from panoptic_cli.runs.plateau import reason_to_stop
 from panoptic_cli.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ def watch(
             continue  # there may be others by now
         if checkpoints and checkpoints[-1][0] >= run.read_config().trainer.train_steps:
             console.info(f"The run {run} is finished.")
+            return written
+        reason = reason_to_stop(evaluations.lines(), run.read_config().trainer.early_stopping)
+        if reason is not None:
+            console.info(f"The run {run} is finished: it stops early. {reason}.")
             return written
         if now - last_news >= timeout:
             console.warn(f"{run} has had no new checkpoint for {timeout:g} seconds; the watch ends.")

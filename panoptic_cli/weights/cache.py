@@ -141,8 +141,7 @@ def _fetch(published: Published, folder: Path) -> None:
         raise TransferError(error.message, f"Free some space, or choose another folder with {VARIABLE}.") from None
     except TransferError as error:
         raise TransferError(
-            f"{published.name} is not in the cache, and {published.source} cannot be fetched: "
-            f"{error.message[0].lower()}{error.message[1:]}",
+            f"{published.name} is not in the cache, and {published.source} cannot be fetched. {error.message}",
             f"{error.hint} Or put a copy of its files (*.index, *.data-*) into {folder}.",
         ) from None
 

@@ -4,7 +4,8 @@ The variables are saved under our own names, not as the object graph of `tf.trai
 that graph omits the states of seed generators, so dropout and sampling would not resume where they stopped, and it
 stores a layer's kernel as `optimizer/_trainable_variables/0`. Here every variable is `network/<path>`,
 `optimizer/<path>`, `average/<path>` (moving averages of the network's variables) or `state/<path>` (other variables of
-the training model). A layout with names, shapes and order is saved too, so that a mismatch can be reported by name.
+the training model). A layout with names, shapes and order is saved too, so that a mismatch can be reported by name,
+and the classes along the axes that depend on them, so that weights can be loaded for other categories.
 """
 
 from __future__ import annotations
@@ -86,12 +87,14 @@ class Checkpoints:
         known = {id(variable) for variable in (*network.variables, *averages)}
         averaged = network.trainable_variables if averages else []
         self._groups: dict[str, list[_Saved]] = {
-            "network": _name(network.variables),
-            "optimizer": _name(optimizer.variables),
-            "average": [_Saved(s.name, v) for s, v in zip(_name(averaged), averages, strict=True)],
-            "state": _name(v for v in model.variables if id(v) not in known),
+            "network": name_variables(network.variables),
+            "optimizer": name_variables(optimizer.variables),
+            "average": [_Saved(s.name, v) for s, v in zip(name_variables(averaged), averages, strict=True)],
+            "state": name_variables(v for v in model.variables if id(v) not in known),
         }
-        self._layout = _Layout({"step": 0, **{name: _describe(saved) for name, saved in self._groups.items()}})
+        classes = {path: axis.to_json() for path, axis in network.class_axes().items()}
+        described = {name: _describe(saved) for name, saved in self._groups.items()}
+        self._layout = _Layout({"step": 0, "classes": classes, **described})
         named = {group: {s.name: _raw(s.variable) for s in saved} for group, saved in self._groups.items()}
         checkpoint = tf.train.Checkpoint(layout=self._layout, **named)
         self._scratch = None if chief else tempfile.TemporaryDirectory()
@@ -156,8 +159,8 @@ def load_network(network: keras.Model, source: str | os.PathLike[str]) -> Loaded
         RunError: the checkpoint does not exist, was not written by `Checkpoints`, or does not match the network.
     """
     prefix = find_checkpoint(source)
-    layout = _read_layout(prefix)
-    mapping = _match_all(prefix, {"network": _name(network.variables)}, layout)["network"]
+    layout = read_layout(prefix)
+    mapping = _match_all(prefix, {"network": name_variables(network.variables)}, layout)["network"]
     averaged = {entry["name"] for entry in layout.get("average", [])}
     _read(
         prefix,
@@ -178,12 +181,17 @@ def is_own(prefix: str) -> bool:
 
 
 def _restore(prefix: str, groups: dict[str, list[_Saved]]) -> int:
-    layout = _read_layout(prefix)
+    layout = read_layout(prefix)
     _read(prefix, _match_all(prefix, groups, layout))
     return int(layout["step"])
 
 
-def _read_layout(prefix: str) -> dict[str, Any]:
+def read_layout(prefix: str) -> dict[str, Any]:
+    """Returns the layout of a checkpoint: step, classes, and the names and shapes of each group's variables.
+
+    Raises:
+        RunError: the checkpoint cannot be read, or was not written by `Checkpoints`.
+    """
     try:
         reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         layout = json.loads(reader.get_tensor(_LAYOUT)) if reader.has_tensor(_LAYOUT) else None
@@ -227,7 +235,7 @@ def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str,
     """Matches variables with saved names; returns {saved name: variable} and the mismatches."""
     names = [saved.name for saved in ours]
     saved_names = [entry["name"] for entry in entries]
-    if set(names) != set(saved_names) and [_base(n) for n in names] == [_base(n) for n in saved_names]:
+    if set(names) != set(saved_names) and [base_name(n) for n in names] == [base_name(n) for n in saved_names]:
         # Keras numbers unnamed layers and models per process (dense, dense_1, ...). If only such numbers differ, the
         # variables match in the order of their creation.
         names = saved_names
@@ -245,7 +253,7 @@ def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str,
     return mapping, problems
 
 
-def _name(variables: Iterable[Any]) -> list[_Saved]:
+def name_variables(variables: Iterable[Any]) -> list[_Saved]:
     """Names each variable by its path. The second variable with the same path gets #2, and so on."""
     named: list[_Saved] = []
     seen: dict[str, int] = {}
@@ -259,7 +267,8 @@ def _describe(group: Iterable[_Saved]) -> list[dict[str, Any]]:
     return [{"name": saved.name, "shape": list(saved.variable.shape)} for saved in group]
 
 
-def _base(name: str) -> str:
+def base_name(name: str) -> str:
+    """Returns a name without the numbers that Keras gives to unnamed layers."""
     return re.sub(r"_\d+(?=_|/|$)", "", name)
 
 

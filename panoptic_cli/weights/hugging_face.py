@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
@@ -15,12 +15,14 @@ from panoptic_cli.config.hugging_face import CONFIG_FILE, INDEX_FILE, WEIGHTS_FI
 from panoptic_cli.errors import RunError, listed, one_line, summarize
 from panoptic_cli.models.network import PanopticNetwork
 from panoptic_cli.models.stored import StoredForm, StoredNetwork
+from panoptic_cli.weights.fitting import Axes, Shape, assign_one, first_that_fits, fit, missing_backbone
+from panoptic_cli.weights.initial import backbone_paths
 from panoptic_cli.weights.loaded import Loaded
 
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _COPY_AGAIN = "It may be incomplete or damaged: copy or download the folder again."
 # Pages of a mapped file count as memory of this process until it is closed.
-_MAPPED_BYTES = 256 << 20
+_MAPPED_BYTES = 64 << 20
 
 
 def load_hugging_face(network: PanopticNetwork, folder: str, *, allow_backbone_only: bool = False) -> Loaded:
@@ -35,12 +37,7 @@ def load_hugging_face(network: PanopticNetwork, folder: str, *, allow_backbone_o
         RunError: the folder cannot be read or is of another kind, or tensors are missing, unexpected or of another
             shape or type; lists all of them.
     """
-    if storage.is_remote(folder):
-        raise RunError(f"{folder} must be a local folder, because its files are mapped into memory.", "Copy it first.")
-    config = read_config(folder)
-    if config is None:
-        raise RunError(f"{folder} has no {CONFIG_FILE}.", _COPY_AGAIN)
-    stored = network.hugging_face_variables(config, f"{folder}/{CONFIG_FILE}")
+    stored = _describe(network, folder)
     if stored.backbone_only and not allow_backbone_only:
         raise RunError(
             f"{folder} has the weights of a backbone alone.",
@@ -50,13 +47,88 @@ def load_hugging_face(network: PanopticNetwork, folder: str, *, allow_backbone_o
     forms = _match(stored, tensors, folder)
     parameters = 0
     for (variable, _), form in zip(stored.variables, forms, strict=True):
-        values = [tensors.read(tensor.name) for tensor in form.tensors]
-        try:
-            variable.assign(form.combine(*values))
-        except ValueError as error:
-            raise RunError(f"{form.tensors[0].name} in {folder} does not fit the network: {one_line(error)}.") from None
+        variable.assign(_value(form, tensors, folder))
         parameters += int(np.prod(variable.shape))
     return Loaded(folder, len(forms), parameters, stored.backbone_only, step=None)
+
+
+def initialize_from_hugging_face(
+    network: PanopticNetwork, folder: str, known: Sequence[Axes], *, strict: bool = False
+) -> Loaded:
+    """Loads what fits of a folder's weights, or its backbone if it has no other.
+
+    Args:
+        network: the built network.
+        folder: the folder.
+        known: class axes that the folder's network may have, by our variables' paths.
+        strict: whether everything has to fit.
+
+    Raises:
+        RunError: the folder cannot be read or is of another kind, or the backbone does not fit; lists all tensors that
+            do not.
+    """
+    stored = _describe(network, folder)
+    if strict or stored.backbone_only:
+        return load_hugging_face(network, folder, allow_backbone_only=not strict)
+    tensors, our_axes = _Tensors(folder), network.class_axes()
+    variables = {variable.path: variable for variable, _ in stored.variables}
+    forms = {variable.path: _form(forms, tensors) for variable, forms in stored.variables}
+    used = {tensor.name for form in forms.values() for tensor in form.tensors} | stored.ignored
+    shapes: dict[str, Shape] = {}
+    unusable: dict[str, str] = {}
+    for path, form in forms.items():
+        problems = list(_problems(form, tensors))
+        if not problems:
+            shapes[path] = tuple(variables[path].shape)
+        elif path in our_axes and all(tensor.name in tensors.shapes for tensor in form.tensors):
+            shapes[path] = _value(form, tensors, folder).shape  # of as many classes as it has
+        else:
+            unusable[path] = f"does not fit: {problems[0]}"
+    ours = {path: tuple(variable.shape) for path, variable in variables.items()}
+    unused = sorted(tensors.shapes.keys() - used)
+    found = fit(ours, shapes, our_axes, first_that_fits(known, shapes), unused, unusable)
+    if wrong := missing_backbone(found, backbone_paths(network)):
+        raise _misfit(folder, wrong)
+    # One at a time, because networks may be as large as half of the memory.
+    parameters = sum(
+        assign_one(variables[path], _value(forms[path], tensors, folder), found.rows.get(path))
+        for path in (*found.whole, *found.rows)
+    )
+    return Loaded(folder, len(found.whole) + len(found.rows), parameters, False, step=None, fit=found)
+
+
+def _describe(network: PanopticNetwork, folder: str) -> StoredNetwork:
+    """Returns the variables that a folder should have by its config.json.
+
+    Raises:
+        RunError: it cannot be read, or is of another kind than the network.
+    """
+    if storage.is_remote(folder):
+        raise RunError(f"{folder} must be a local folder, because its files are mapped into memory.", "Copy it first.")
+    config = read_config(folder)
+    if config is None:
+        raise RunError(f"{folder} has no {CONFIG_FILE}.", _COPY_AGAIN)
+    return network.hugging_face_variables(config, f"{folder}/{CONFIG_FILE}")
+
+
+def _value(form: StoredForm, tensors: _Tensors, folder: str) -> np.ndarray:
+    """Returns the value of a variable."""
+    try:
+        return form.combine(*(tensors.read(tensor.name) for tensor in form.tensors))
+    except ValueError as error:
+        raise RunError(f"{form.tensors[0].name} in {folder} does not fit the network: {one_line(error)}.") from None
+
+
+def _form(forms: Sequence[StoredForm], tensors: _Tensors) -> StoredForm:
+    """Returns the form that is there; of one that is incomplete, the missing tensors are told."""
+    return max(forms, key=lambda form: sum(tensor.name in tensors.shapes for tensor in form.tensors))
+
+
+def _misfit(folder: str, problems: list[str]) -> RunError:
+    return RunError(
+        f"The weights in {folder} do not fit the configured network: {summarize(problems, len(problems))}.",
+        "Check the sizes and the number of classes (--set task.model...).",
+    )
 
 
 def _match(stored: StoredNetwork, tensors: _Tensors, folder: str) -> list[StoredForm]:
@@ -69,18 +141,14 @@ def _match(stored: StoredNetwork, tensors: _Tensors, folder: str) -> list[Stored
     chosen: list[StoredForm] = []
     used = set(stored.ignored)
     for _, forms in stored.variables:
-        # The form that is there; of one that is incomplete, the missing tensors are told.
-        form = max(forms, key=lambda form: sum(tensor.name in tensors.shapes for tensor in form.tensors))
+        form = _form(forms, tensors)
         chosen.append(form)
         used.update(tensor.name for tensor in form.tensors)
         problems += _problems(form, tensors)
     problems += [f"{name} is only in the folder" for name in sorted(tensors.shapes.keys() - used)]
     problems = list(dict.fromkeys(problems))  # several variables may be parts of one tensor
     if problems:
-        raise RunError(
-            f"The weights in {folder} do not fit the configured network: {summarize(problems, len(problems))}.",
-            "Check the sizes and the number of classes (--set task.model...).",
-        )
+        raise _misfit(folder, problems)
     return chosen
 
 

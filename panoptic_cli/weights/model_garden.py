@@ -6,31 +6,78 @@ attribute names from the root; the object at the end of the path has the variabl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import RunError, one_line, summarize
+from panoptic_cli.models.class_axes import ClassAxis
 from panoptic_cli.models.network import PanopticNetwork
+from panoptic_cli.weights.fitting import Fit, assign, first_that_fits, fit, missing_backbone
 from panoptic_cli.weights.loaded import Loaded
+
+Parts: TypeAlias = dict[str, dict[str, Any]]
 
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _BACKBONE = "backbone"
 
 
-def load_model_garden(network: PanopticNetwork, prefix: str, *, allow_backbone_only: bool = False) -> Loaded:
+def load_model_garden(network: PanopticNetwork, prefix: str) -> Loaded:
     """Loads a checkpoint into the network. Nothing changes unless everything fits.
 
     Args:
         network: the built network.
         prefix: the checkpoint's prefix, local or gs://.
-        allow_backbone_only: whether to accept the checkpoint of a classification ResNet.
 
     Raises:
         RunError: the file cannot be read, or variables are missing, unexpected or of another shape; lists all of them.
+    """
+    graph, parts, found = _compare(network, prefix)
+    if not found.complete:
+        raise _misfit(prefix, found.problems())
+    return _assign(network, graph, parts, found)
+
+
+def initialize_from_model_garden(
+    network: PanopticNetwork, prefix: str, table: CategoryTable, *, strict: bool = False
+) -> Loaded:
+    """Loads what fits of a checkpoint: of a panoptic model, or the backbone from a classification ResNet.
+
+    Args:
+        network: the built network.
+        prefix: the checkpoint's prefix, local or gs://.
+        table: the categories of a panoptic model.
+        strict: whether everything has to fit.
+
+    Raises:
+        RunError: the file cannot be read, or the backbone does not fit; lists all variables that do not.
+    """
+    graph, parts, found = _compare(network, prefix, table, allow_backbone_only=not strict)
+    backbone_only = list(parts) == [_BACKBONE]
+    problems = found.problems() if strict or backbone_only else missing_backbone(found, parts[_BACKBONE])
+    if problems:
+        raise _misfit(prefix, problems)
+    return _assign(network, graph, parts, found, backbone_only=backbone_only)
+
+
+def _compare(
+    network: PanopticNetwork, prefix: str, table: CategoryTable | None = None, *, allow_backbone_only: bool = False
+) -> tuple[_ObjectGraph, Parts, Fit]:
+    """Reads the checkpoint's object graph and compares it with the network, or with its backbone.
+
+    Args:
+        network: the built network.
+        prefix: the checkpoint.
+        table: the categories of the checkpoint; None: compare the shapes only.
+        allow_backbone_only: whether to accept the checkpoint of a classification ResNet.
+
+    Returns:
+        The graph, the parts of the network that the checkpoint is compared with, and what of them fits, by the paths
+        in the checkpoint.
     """
     parts = network.model_garden_variables()
     if not parts:
@@ -38,39 +85,49 @@ def load_model_garden(network: PanopticNetwork, prefix: str, *, allow_backbone_o
     graph = _ObjectGraph(prefix)
     root = graph.find_model()
     # A checkpoint without heads is that of a classifier, whose ResNet is the backbone.
-    backbone_only = allow_backbone_only and all(graph.child(root, part) is None for part in parts if part != _BACKBONE)
-    if backbone_only:
+    if allow_backbone_only and all(graph.child(root, part) is None for part in parts if part != _BACKBONE):
         parts = {_BACKBONE: parts[_BACKBONE]}
-    expected = {path: variable for part in parts.values() for path, variable in part.items()}
+    expected = _by_path(parts)
+    keys = {path: graph.variable_key(root, path) for path in expected}
+    shapes = {path: tuple(graph.shape(key)) for path, key in keys.items() if key is not None}
+    unused = [p for part in parts for p in graph.variable_paths(root, part) if p not in expected]
+    ours = {path: tuple(variable.shape) for path, variable in expected.items()}
+    if table is None:
+        return graph, parts, fit(ours, shapes, {}, None, unused)
 
-    problems: list[str] = []
-    assignments: list[tuple[Any, str]] = []
-    for path, variable in expected.items():
+    def by_path(axes: Mapping[str, ClassAxis]) -> dict[str, ClassAxis]:
+        return {path: axes[variable.path] for path, variable in expected.items() if variable.path in axes}
+
+    our_axes = by_path(network.class_axes())
+    axes = first_that_fits([by_path(network.model_garden_class_axes(table))], shapes, padded=True)
+    return graph, parts, fit(ours, shapes, our_axes, axes, unused)
+
+
+def _by_path(parts: Parts) -> dict[str, Any]:
+    return {path: variable for part in parts.values() for path, variable in part.items()}
+
+
+def _misfit(prefix: str, problems: list[str]) -> RunError:
+    return RunError(
+        f"The checkpoint {prefix} does not fit the configured network: {summarize(problems, len(problems))}.",
+        "Check the backbone, the levels and the numbers of classes (--set task.model...).",
+    )
+
+
+def _assign(
+    network: PanopticNetwork, graph: _ObjectGraph, parts: Parts, found: Fit, *, backbone_only: bool = False
+) -> Loaded:
+    """Assigns what fits. Everything is read before the first variable is assigned."""
+    root = graph.find_model()
+
+    def read(path: str) -> np.ndarray:
         key = graph.variable_key(root, path)
-        if key is None:
-            problems.append(f"{path} is not in the checkpoint")
-            continue
-        shape = graph.shape(key)
-        if tuple(shape) != tuple(variable.shape):
-            problems.append(f"{path} has shape {list(shape)} in the checkpoint, not {list(variable.shape)}")
-            continue
-        assignments.append((variable, key))
-    problems += [
-        f"{path} is only in the checkpoint"
-        for part in parts
-        for path in graph.variable_paths(root, part)
-        if path not in expected
-    ]
-    if problems:
-        raise RunError(
-            f"The checkpoint {prefix} does not fit the configured network: {summarize(problems, len(problems))}.",
-            "Check the backbone, the levels and the numbers of classes (--set task.model...).",
-        )
-    values = [graph.read(key) for _, key in assignments]  # read all of them before the first is assigned
-    for (variable, _), value in zip(assignments, values, strict=True):
-        variable.assign(value)
-    parameters = sum(int(np.prod(variable.shape)) for variable, _ in assignments)
-    return Loaded(prefix, len(assignments), parameters, backbone_only, graph.step())
+        assert key is not None, "it has a shape"
+        return graph.read(key)
+
+    parameters = assign(_by_path(parts), found, read)
+    loaded = len(found.whole) + len(found.rows)
+    return Loaded(graph.prefix, loaded, parameters, backbone_only, graph.step(), fit=found)
 
 
 class _ObjectGraph:

@@ -89,7 +89,8 @@ def test_every_option_sets_its_field(data: Path, capsys: Capture) -> None:
             f"{data}/val-*",
         ),
         *("--annotation-file", "instances.json", "--categories", f"{data}/categories.json", "--steps", "7"),
-        *("--precision", "bfloat16", "--gpus", "0", "--batch-size", "8"),
+        *("--precision", "bfloat16", "--gpus", "0", "--batch-size", "8", "--accumulate", "3"),
+        *("--init-categories", "old.json", "--strict-init"),
         *("--set", "trainer.seed=3", "--set", "task.losses.mask_weight=2"),
         *(
             "--params-override",
@@ -106,6 +107,8 @@ def test_every_option_sets_its_field(data: Path, capsys: Capture) -> None:
     assert task["model"]["input_size"] == [64, 64, 3]
     assert task["losses"]["mask_weight"] == 2
     assert (trainer["train_steps"], trainer["seed"], trainer["max_to_keep"]) == (7, 3, 1)
+    assert trainer["gradient_accumulation_steps"] == 3
+    assert (task["init_categories"], task["strict_init"]) == ("old.json", True)
     assert (runtime["mixed_precision_dtype"], runtime["num_gpus"], runtime["enable_xla"]) == (
         "bfloat16",
         0,
@@ -151,6 +154,17 @@ def test_the_schedule_follows_the_batch_size(data: Path, capsys: Capture) -> Non
     assert config["warmup"]["linear"] == {"warmup_steps": 2000, "warmup_learning_rate": pytest.approx(0.0067 / 4)}
     assert "batch size 16 instead of 64" in told
     assert "values 0.12/0.012/0.0012 -> 0.03/0.003/0.0003" in told
+
+
+def test_the_schedule_follows_what_a_step_sees(data: Path, capsys: Capture) -> None:
+    tree, told = print_config(capsys, "--schedule", "1x", "--batch-size", "4", "--accumulate", "4")
+    assert tree["trainer"]["train_steps"] == 4 * 22500
+    assert tree["trainer"]["optimizer_config"]["learning_rate"]["stepwise"]["values"][0] == pytest.approx(0.03)
+    assert tree["task"]["train_data"]["global_batch_size"] == 4
+    assert "batch size 16 (4 x 4) instead of 64" in told
+    same, told = print_config(capsys, "--batch-size", "4", "--accumulate", "16")
+    assert same["trainer"]["optimizer_config"] == load_experiment().trainer.optimizer_config.model_dump(mode="json")
+    assert "Schedule scaled" not in told
 
 
 def test_what_the_user_set_is_not_scaled(data: Path, capsys: Capture) -> None:
@@ -248,10 +262,11 @@ def test_dry_run_does_one_real_step_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     settings = [word for setting in tiny_network for word in ("--set", setting)]
     arguments = ["--experiment", "panoptic_fpn_shapes", "--train-data", f"{shapes_records}/train-*", "--gpus", "0"]
-    assert run(["train", "--dry-run", "--json", "--batch-size", "2", *arguments, *settings]) == 0
+    assert run(["train", "--dry-run", "--json", "--batch-size", "2", "--accumulate", "2", *arguments, *settings]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["batch"]["images"] == "float32 [2, 64, 64, 3]"
     assert found["batch"]["gt_masks"].startswith("uint8 [2, 16, ")
+    assert (found["pictures_per_step"], found["initial_weights"]) == (4, None)
     assert found["parameters"]["total"] > found["parameters"]["trainable"] > 100_000
     assert found["losses"]["total_loss"] > 0
     assert found["memory"]["peak_rss"] > 200e6

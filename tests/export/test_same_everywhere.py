@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import eomt_checkpoints
 import numpy as np
 import pytest
 from bare_python import serve, without_the_package
@@ -70,6 +71,24 @@ def ten(coco100: Path, tmp_path_factory: pytest.TempPathFactory) -> TenPictures:
     return TenPictures([ours.image_dir / image["file_name"] for image in content["images"]], records, data)
 
 
+@pytest.fixture(scope="module", params=["panoptic_fpn", "eomt"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    family: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, ...]:
+    """Options that name a checkpoint with random weights, whose maps have things and stuff."""
+    if family == "panoptic_fpn":
+        return tuple(request.getfixturevalue("coco_checkpoint"))
+    folder = eomt_checkpoints.write_checkpoint("tiny_gelu", tmp_path_factory.mktemp("eomt") / "tiny")
+    thresholds = ("threshold=0.1", "overlap_mask_area_threshold=0.02")
+    words = [word for text in thresholds for word in ("--set", f"task.model.eomt.{text}")]
+    return "--checkpoint", str(folder), *words
+
+
 def read(folder: Path) -> dict[str, tuple[np.ndarray, list[dict[str, Any]]]]:
     """Reads {stem: (segment ids, segments_info)} from a folder with pred.json and pred/."""
     annotations = json.loads((folder / "pred.json").read_text())["annotations"]
@@ -90,45 +109,48 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def predicted(coco_checkpoint: tuple[str, ...], ten: TenPictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def predicted(checkpoint: tuple[str, ...], ten: TenPictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("predicted") / "out"
-    assert run(["predict", *map(str, ten.files), *coco_checkpoint, "--output", str(output)]) == 0
+    assert run(["predict", *map(str, ten.files), *checkpoint, "--output", str(output)]) == 0
     return output
 
 
 @pytest.fixture(scope="module")
-def exported(coco_checkpoint: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(checkpoint: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a SavedModel for each input type, and the output of export."""
     folder = tmp_path_factory.mktemp("exported")
     with (folder / "printed.txt").open("w") as stream, contextlib.redirect_stdout(stream):
         for input_type in _INPUT_TYPES:
             words = ["--input-type", input_type, "--output", str(folder / input_type)]
-            assert run(["export", *coco_checkpoint, *words]) == 0
+            assert run(["export", *checkpoint, *words]) == 0
     return folder
 
 
-def test_predictions_contain_things_and_several_categories(predicted: Path) -> None:
+def test_predictions_contain_things_and_several_categories(family: str, predicted: Path) -> None:
     predictions = read(predicted)
     assert len(predictions) == 10
     things = {c["id"] for c in json.loads((predicted / "pred.json").read_text())["categories"] if c["isthing"]}
-    assert sum(s["category_id"] in things for _, segments in predictions.values() for s in segments) > 50
+    assert sum(s["category_id"] in things for _, segments in predictions.values() for s in segments) > (
+        50 if family == "panoptic_fpn" else 9
+    )
     assert max(ids.shape[1] for ids, _ in predictions.values()) > 1024
+    least = 5 if family == "panoptic_fpn" else 1
     for ids, segments in predictions.values():
-        assert len(segments) > 5
+        assert len(segments) > least
         assert (ids > 0).mean() > 0.5
-        assert len({segment["category_id"] for segment in segments}) > 3
+        assert len({segment["category_id"] for segment in segments}) > least // 2
 
 
 def test_evaluate_and_predict_give_the_same_maps(
-    coco_checkpoint: tuple[str, ...], ten: TenPictures, predicted: Path, tmp_path: Path
+    checkpoint: tuple[str, ...], ten: TenPictures, predicted: Path, tmp_path: Path
 ) -> None:
     words = ["--eval-data", f"{ten.records}/val-*", "--output", str(tmp_path / "out")]
-    assert run(["evaluate", *coco_checkpoint, *words]) == 0
+    assert run(["evaluate", *checkpoint, *words]) == 0
     same(read(tmp_path / "out"), read(predicted))
 
 
 def test_exported_models_give_the_same_maps_without_the_package(
-    exported: Path, ten: TenPictures, predicted: Path
+    exported: Path, family: str, ten: TenPictures, predicted: Path
 ) -> None:
     from panoptic_cli.images.pictures import read_picture
     from panoptic_cli.records import schema
@@ -136,7 +158,7 @@ def test_exported_models_give_the_same_maps_without_the_package(
     inputs: dict[str, Any] = {}
     for path in ten.files:
         content = path.read_bytes()
-        inputs[f"image_tensor:{path.stem}"] = read_picture(path)[None]
+        inputs[f"image_tensor:{path.stem}"] = read_picture(path, accurate_jpeg=family == "eomt")[None]
         inputs[f"image_bytes:{path.stem}"] = np.array([content], object)
         inputs[f"tf_example:{path.stem}"] = np.array([schema.encode_example({schema.IMAGE_ENCODED: [content]})], object)
     np.savez(exported / "inputs.npz", **inputs)
@@ -174,7 +196,9 @@ def check_maps(outputs: dict[str, np.ndarray], ids: np.ndarray, segments: list[d
             assert outputs["detection_category_ids"][place - 1] == segment["category_id"]
 
 
-def test_the_description_and_the_output_name_the_weights(exported: Path) -> None:
+def test_the_description_and_the_output_name_the_weights(family: str, exported: Path) -> None:
+    if family == "eomt":
+        pytest.skip("a folder in Hugging Face's layout names no step")
     described = json.loads((exported / "image_tensor" / "assets" / "panoptic.json").read_text())
     assert (described["step"], described["averaged"]) == (7, True)
     assert (exported / "printed.txt").read_text().count("averaged weights (EMA) of step 7") == len(_INPUT_TYPES)
@@ -182,9 +206,9 @@ def test_the_description_and_the_output_name_the_weights(exported: Path) -> None
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_predict_writes_the_same_files_from_a_saved_model(
-    exported: Path, coco_checkpoint: tuple[str, ...], ten: TenPictures, tmp_path: Path, batch_size: int
+    exported: Path, checkpoint: tuple[str, ...], ten: TenPictures, tmp_path: Path, batch_size: int
 ) -> None:
-    for name, words in (("one", coco_checkpoint), ("other", ("--saved-model", str(exported / "image_bytes")))):
+    for name, words in (("one", checkpoint), ("other", ("--saved-model", str(exported / "image_bytes")))):
         output = ["--output", str(tmp_path / name), "--batch-size", str(batch_size)]
         assert run(["predict", *map(str, ten.files[-4:]), *words, *output]) == 0
     same(read(tmp_path / "one"), read(tmp_path / "other"))
@@ -195,18 +219,19 @@ def test_predict_writes_the_same_files_from_a_saved_model(
 
 @pytest.mark.parametrize("quantile", [0, 0.5])
 def test_another_threshold_gives_the_same_maps_from_checkpoint_and_saved_model(
-    exported: Path, coco_checkpoint: tuple[str, ...], ten: TenPictures, predicted: Path, tmp_path: Path, quantile: float
+    exported: Path, checkpoint: tuple[str, ...], ten: TenPictures, predicted: Path, tmp_path: Path, quantile: float
 ) -> None:
     scores = [d["score"] for d in json.loads((predicted / "detections.json").read_text())]
     threshold = str(np.quantile(scores, quantile) if quantile else 0)  # 0 is lower than the exported threshold
-    for name, words in (("one", coco_checkpoint), ("other", ("--saved-model", str(exported / "tf_example")))):
+    for name, words in (("one", checkpoint), ("other", ("--saved-model", str(exported / "tf_example")))):
         output = ["--output", str(tmp_path / name), "--score-threshold", threshold]
         assert run(["predict", *map(str, ten.files[:3]), *words, *output]) == 0
     same(read(tmp_path / "one"), read(tmp_path / "other"))
     assert (tmp_path / "one" / "detections.json").read_text() == (tmp_path / "other" / "detections.json").read_text()
-    things = [s for _, segments in list(read(predicted).values())[:3] for s in segments]
+    before = [s for _, segments in list(read(predicted).values())[:3] for s in segments]
     kept = [s for _, segments in read(tmp_path / "one").values() for s in segments]
-    assert 0 < len(kept) < len(things) if quantile else len(kept) >= len(things)
+    if family == "panoptic_fpn":  # where more queries compete, each may keep too little
+        assert 0 < len(kept) < len(before) if quantile else len(kept) >= len(before)
 
 
 def test_ids_of_more_than_one_byte_are_encoded_as_colours() -> None:

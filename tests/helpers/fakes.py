@@ -72,7 +72,9 @@ def create_network(experiment: Experiment, table: CategoryTable, *, noise: bool 
     import keras
     import tensorflow as tf
 
-    class Network(keras.Model):
+    from panoptic_cli.models.network import PanopticNetwork
+
+    class Network(PanopticNetwork):
         def __init__(self) -> None:
             super().__init__(name="network")
             self.first = keras.layers.Dense(5, activation="tanh", name="first")
@@ -81,10 +83,10 @@ def create_network(experiment: Experiment, table: CategoryTable, *, noise: bool 
             self.last = keras.layers.Dense(1, name="last", dtype="float32")
             self.noise = keras.random.SeedGenerator(5, name="noise")
 
-        def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:  # type: ignore[override]
             return self.last(self.drop(self.norm(self.first(x), training=training), training=training))
 
-        def losses(self, batch: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor, platform: str) -> dict[str, tf.Tensor]:
+        def losses(self, batch: Any, seed: Any, step: Any, platform: Any) -> dict[str, tf.Tensor]:
             x, y = batch
             if noise:
                 x = x + 0.01 * keras.random.normal(tf.shape(x), seed=self.noise)
@@ -93,6 +95,9 @@ def create_network(experiment: Experiment, table: CategoryTable, *, noise: bool 
 
         def freeze_backbone(self) -> None:
             self.first.trainable = False
+
+        def backbone_layers(self) -> list[list[keras.Variable]]:
+            return [list(self.first.variables)]
 
     network = Network()
     network(tf.zeros((1, 6)))

@@ -28,7 +28,11 @@ WINDOW = (40, 56)
 @cache
 def resampled() -> Any:
     """One graph for all sizes, as in a data pipeline or an exported model."""
-    return tf.function(lambda *x: resample(*x, WINDOW), input_signature=[_PICTURE, _PAIR, _PAIR], autograph=False)
+
+    def of_window(image: tf.Tensor, scaled: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        return resample(image, scaled, offset, WINDOW)
+
+    return tf.function(of_window, input_signature=[_PICTURE, _PAIR, _PAIR], autograph=False)
 
 
 def family(side: int) -> Preprocessing:
@@ -53,11 +57,12 @@ def random_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 @given(data=st.data())
 @hypothesis_settings(max_examples=120)
 def test_every_pixel_equals_pillow_for_any_sizes_and_windows(data: st.DataObject) -> None:
-    size, scaled = ([data.draw(st.integers(1, most)) for _ in "yx"] for most in (150, 100))
-    offset = [data.draw(st.integers(0, side - 1)) for side in scaled]
-    pixels = random_picture(*size, seed=data.draw(st.integers(0, 9)))
+    height, width = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 150))
+    scaled = data.draw(st.integers(1, 100)), data.draw(st.integers(1, 100))
+    offset = data.draw(st.integers(0, scaled[0] - 1)), data.draw(st.integers(0, scaled[1] - 1))
+    pixels = random_picture(height, width, seed=data.draw(st.integers(0, 9)))
     found = resampled()(pixels, tf.constant(scaled), tf.constant(offset)).numpy()
-    np.testing.assert_array_equal(found, pillow(pixels, tuple(scaled), tuple(offset)))
+    np.testing.assert_array_equal(found, pillow(pixels, scaled, offset))
 
 
 @pytest.mark.parametrize("size", [(300, 700), (3000, 40), (1, 4000), (257, 256), (40, 56)])
@@ -102,7 +107,7 @@ def test_normalisation_of_every_level_is_rounded_like_float32() -> None:
     preprocessing = family(16)
     levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=-1)
     fractions = (levels * (1 / 255)).astype(np.float32)
-    expected = (fractions - np.float32(preprocessing.mean)) / np.float32(preprocessing.stddev)
+    expected = (fractions - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.stddev, np.float32)
     for compile_it in (False, True):
         found = tf.function(preprocessing.normalize, jit_compile=compile_it, autograph=False)(tf.constant(levels))
         np.testing.assert_array_equal(found, expected)
@@ -123,10 +128,11 @@ def test_a_batch_of_a_data_set_equals_single_pictures() -> None:
 
 def test_padding_is_zero_before_or_after_normalisation() -> None:
     pixels = tf.constant(random_picture(20, 40))
-    mean, stddev = np.array([0.5, 0.25, 0.125], np.float32), np.array([0.5, 0.25, 0.5], np.float32)
+    means, deviations = (0.5, 0.25, 0.125), (0.5, 0.25, 0.5)
+    mean, stddev = np.array(means, np.float32), np.array(deviations, np.float32)
     for pads_levels, expected in ((True, -mean / stddev), (False, np.zeros(3))):
-        settings = {"mean": tuple(mean.tolist()), "stddev": tuple(stddev.tolist()), "antialias": True}
-        image, _ = Preprocessing((40, 40), pads_levels=pads_levels, **settings).prepare(pixels)
+        preprocessing = Preprocessing((40, 40), means, deviations, antialias=True, pads_levels=pads_levels)
+        image, _ = preprocessing.prepare(pixels)
         np.testing.assert_array_equal(image[20:], np.broadcast_to(expected, (20, 40, 3)))
         # The picture itself: one rounding of 1/255 in float32 and one of the division.
         np.testing.assert_allclose(image[:20], (pixels.numpy() / 255 - mean) / stddev, rtol=3e-7, atol=3e-7)
@@ -198,3 +204,20 @@ def test_figures_of_the_authors(shared: Path, coco100: Path) -> None:
         # Float64 sums of the same values in another order.
         np.testing.assert_allclose(result.mean((1, 2), np.float64), facts["mean"], rtol=1e-9)
         np.testing.assert_allclose(result.std((1, 2), np.float64), facts["std"], rtol=1e-9)
+
+
+def test_a_saved_model_prepares_files_alike(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(random_picture(50, 70)).save(stream, format="JPEG")
+    preprocessing = family(32)
+
+    def prepare(files: tf.Tensor) -> tf.Tensor:
+        spec = tf.TensorSpec([32, 32, 3], tf.float32)
+        return tf.map_fn(lambda x: preprocessing.prepare(preprocessing.decode(x))[0], files, fn_output_signature=spec)
+
+    module = tf.Module()
+    module.prepare = tf.function(prepare, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    found = tf.saved_model.load(str(tmp_path / "model")).prepare(tf.constant([stream.getvalue()]))
+    pixels = np.asarray(Image.open(stream).convert("RGB"))
+    np.testing.assert_array_equal(found[0], preprocessing.prepare(tf.constant(pixels))[0])

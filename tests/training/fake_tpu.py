@@ -81,19 +81,23 @@ class Walk:
     Attributes:
         inside: types of the operations that the TPU would run, with their dtypes.
         sites: how many programs for the TPU there are.
+        names: their names.
         compiled: how many calls another compiler would take.
     """
 
     def __init__(self, graph: Any) -> None:
         self.inside: dict[str, set[str]] = {}
         self.sites = self.compiled = 0
+        self.names: set[str] = set()
         self._functions: dict[str, function_pb2.FunctionDef] = {f.signature.name: f for f in graph.library.function}
         self._walk(graph.node, False)
 
     def _walk(self, nodes: Any, inside: bool) -> None:
         for node in nodes:
             on_tpu = inside or "_tpu_replicate" in node.attr
-            self.sites += node.op == "TPUReplicateMetadata"
+            if node.op == "TPUReplicateMetadata":
+                self.sites += 1
+                self.names.add(node.attr["_tpu_replicate"].s.decode())
             self.compiled += node.attr["_XlaMustCompile"].b
             if on_tpu:
                 self.inside.setdefault(node.op, set()).add(json.dumps(_dtypes(node), sort_keys=True))
@@ -176,6 +180,8 @@ def main(records: str, output: str, preset: str, *settings: str) -> None:
     result = {
         "variables": kinds,
         "programs": walk.sites,
+        "names": sorted(walk.names),
+        "accumulation": model.accumulation,
         "other_compiler": walk.compiled,
         "ops": ops,
         "static": all(shape.is_fully_defined() for shape in shapes),

@@ -168,20 +168,6 @@ def test_a_data_set_of_one_kind_is_told(
     assert f"None of the 2 categories {words}. Check isthing" in capsys.readouterr().err
 
 
-def test_initial_weights_of_other_categories_are_told(
-    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = {"task.train_data.input_path": f"{records}/train-*"}
-    old = CategoryTable.from_list([c | {"name": f"old {c['name']}"} for c in TABLE.to_list()], "")
-    RunDirectory(tmp_path / "old").start(tiny_experiment(**settings), old)
-    checkpoint = tmp_path / "old" / "checkpoints" / "ckpt-1.index"
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"")
-    settings["task.init_checkpoint"] = str(checkpoint.with_suffix(""))
-    inputs.check(tiny_experiment(**settings), tmp_path / "run", TABLE)
-    assert "The initial weights were trained on other categories: 'old " in " ".join(capsys.readouterr().err.split())
-
-
 def test_categories_that_do_not_fit_the_network(records: Path, tmp_path: Path) -> None:
     table = CategoryTable.from_list([{"id": 300, "name": "ufo", "isthing": 1}], "test")
     heads = {"task.model.num_classes": 91, "task.model.stuff_classes_offset": 90}

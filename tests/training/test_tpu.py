@@ -38,8 +38,14 @@ pytestmark = pytest.mark.slow
             "task.model.norm_activation.use_sync_bn=false",
             "task.model.input_size=[64,64,3]",
         ),
+        (
+            "panoptic_fpn_shapes",
+            "runtime.mixed_precision_dtype=bfloat16",
+            "trainer.gradient_accumulation_steps=2",
+            "task.model.input_size=[64,64,3]",
+        ),
     ],
-    ids=["float32", "bfloat16"],
+    ids=["float32", "bfloat16", "accumulated"],
 )
 def program(request: pytest.FixtureRequest, shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the program of three steps consists of."""
@@ -66,7 +72,8 @@ def test_every_operation_compiles_for_a_tpu(program: Any) -> None:
 
 
 def test_the_steps_are_one_program_without_the_host(program: Any) -> None:
-    assert program["programs"] == 1  # two calls of the step would be compiled as two, under one name
+    # Two calls of the step would be compiled as two, under one name. Accumulation has a second program, the update.
+    assert program["programs"] == len(program["names"]) == (2 if program["accumulation"] > 1 else 1)
     assert program["other_compiler"] == 0  # runtime.enable_xla is for GPUs; a TPU has its own compiler
     assert program["host_ops"] == []
     assert program["strings"] == []

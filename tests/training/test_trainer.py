@@ -182,7 +182,7 @@ def test_init_checkpoint_is_read_for_a_new_run_only(tmp_path: Path, monkeypatch:
     (tmp_path / "init.index").write_bytes(b"")
     calls = []
 
-    def initialize(network: Any, checkpoint: str) -> str:
+    def initialize(network: Any, checkpoint: str, **_: Any) -> str:
         calls.append(checkpoint)
         network.last.bias.assign([10.0])
         return "Initialised."
@@ -200,7 +200,12 @@ def test_initial_weights_may_be_a_published_name(tmp_path: Path, monkeypatch: py
     from panoptic_cli import weights
 
     calls: list[str] = []
-    monkeypatch.setattr(weights, "initialize", lambda network, checkpoint: calls.append(checkpoint) or "Initialised.")
+
+    def initialize(network: Any, checkpoint: str, **_: Any) -> str:
+        calls.append(checkpoint)
+        return "Initialised."
+
+    monkeypatch.setattr(weights, "initialize", initialize)
     monkeypatch.setenv("PANOPTIC_CACHE", str(tmp_path / "cache"))
     copy = tmp_path / "cache" / "resnet50_imagenet"
     copy.mkdir(parents=True)
@@ -221,7 +226,7 @@ def test_init_checkpoint_that_is_missing_leaves_nothing(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from panoptic_cli import weights
 
-    def initialize(network: Any, checkpoint: str) -> str:
+    def initialize(network: Any, checkpoint: str, **_: Any) -> str:
         raise RunError("It does not fit.", "Give another one.")
 
     (tmp_path / "init.index").write_bytes(b"")
@@ -307,14 +312,15 @@ def train_on_pictures(monkeypatch: pytest.MonkeyPatch, loss: Callable[[Any], Any
     import tensorflow as tf
 
     from panoptic_cli import models
+    from panoptic_cli.models.network import PanopticNetwork
 
-    class Network(keras.Model):
+    class Network(PanopticNetwork):
         def __init__(self) -> None:
             super().__init__()
             self.dense = keras.layers.Dense(1, use_bias=False)
             self.dense.build((None, 2))
 
-        def losses(self, batch: dict[str, Any], seed: Any, platform: str) -> dict[str, Any]:
+        def losses(self, batch: Any, seed: Any, step: Any, platform: Any) -> dict[str, Any]:
             return {"total_loss": loss(tf.reduce_mean(batch["images"])) + 0.0 * tf.reduce_sum(self.dense.kernel.value)}
 
     monkeypatch.undo()

@@ -11,6 +11,7 @@ import pytest
 
 from panoptic_cli import config, storage
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.config.schema import EarlyStopping
 from panoptic_cli.errors import RunError
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training.watch import wait_for_checkpoint, watch
@@ -95,6 +96,15 @@ def test_what_training_evaluated_itself_is_skipped(run: RunDirectory) -> None:
     save(run, 20, 30)
     storage.append_text(run.evaluations, json.dumps({"step": 30, "PQ": 0.5, "images": 4}) + "\n")
     assert [line["step"] for line in watch(run, lambda _: result(0.1), timeout=9, poll=0.01)] == [20]
+
+
+def test_early_stopping_ends_the_watch(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = run.read_config()
+    stopping = experiment.trainer.model_copy(update={"early_stopping": EarlyStopping(patience=1)})
+    run.start(experiment.model_copy(update={"trainer": stopping}), TABLE)
+    save(run, 10, 20)
+    assert len(watch(run, lambda _: result(0.1), timeout=60, poll=0.01)) == 2
+    assert "is finished: it stops early. PQ has not risen in 1 evaluations" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_without_new_checkpoints_ends_the_watch(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:

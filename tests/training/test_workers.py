@@ -84,6 +84,16 @@ def steps_done(run: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+def test_workers_accumulate_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHES_PER_STEP", "3")
+    first, second = pair(tmp_path, tmp_path / "run", 4, 0)
+    assert first.ends(0)["losses"] == second.ends(0)["losses"]
+    Worker(tmp_path, -1, 0, str(tmp_path / "alone"), "4", "0").ends(0)
+    ours, alone = read_losses(tmp_path / "run"), read_losses(tmp_path / "alone")
+    # float32 numbers are added in another order
+    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in alone], rel=1e-4)
+
+
 def test_a_killed_worker_stops_the_others_and_the_same_commands_go_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     workers = pair(tmp_path, run, 300, 0.2)

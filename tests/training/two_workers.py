@@ -45,7 +45,9 @@ def slow_dataset(*arguments: Any, **position: Any) -> Any:
 with leave_cluster_on_failure():
     if records is None:
         fakes.use_fakes(noise=False, dataset=slow_dataset)
-        result = trainer.train(fakes.tiny_experiment(trainer__train_steps=steps), run, fakes.TABLE)
+        batches = int(os.environ.get("BATCHES_PER_STEP", "1"))
+        fake = fakes.tiny_experiment(trainer__train_steps=steps, trainer__gradient_accumulation_steps=batches)
+        result = trainer.train(fake, run, fakes.TABLE)
     else:
         experiment = load_experiment(
             "panoptic_fpn_shapes",

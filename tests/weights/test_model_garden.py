@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ SHRINK = 8  # every layer has an eighth of the published network's filters
 FIXED = {1, 3, 12, 91, 364, 111}
 
 
-def small_network(**settings: Any) -> PanopticFPN:
+def small_network(settings: Mapping[str, Any] | None = None, table: CategoryTable | None = None) -> PanopticFPN:
     """Creates the network of panoptic_fpn_coco with all its layers and classes, but an eighth as wide."""
     widths = {
         "backbone.resnet.depth_multiplier": 1 / SHRINK,
@@ -39,12 +39,13 @@ def small_network(**settings: Any) -> PanopticFPN:
         "detection_head.fc_dims": 1024 // SHRINK,
         "mask_head.num_filters": 256 // SHRINK,
         "segmentation_model.head.num_filters": 128 // SHRINK,
-        **settings,
+        **(settings or {}),
     }
     experiment = load_experiment(options=[(f"task.model.{key}", value) for key, value in widths.items()])
-    ids = [i for i in range(1, 201) if i != 91]
-    entries = [{"id": i, "name": str(i), "isthing": int(i < 91)} for i in ids]
-    table = CategoryTable.from_list(entries, "the test")
+    if table is None:
+        ids = [i for i in range(1, 201) if i != 91]
+        entries = [{"id": i, "name": str(i), "isthing": int(i < 91)} for i in ids]
+        table = CategoryTable.from_list(entries, "the test")
     return PanopticFPN(experiment.task, label_space_of(experiment, table))
 
 
@@ -136,7 +137,7 @@ def test_all_mismatches_are_named_and_nothing_is_changed(network: PanopticFPN, w
         weights.load_weights(network, write(values))
     text = str(caught.value)
     assert "decoder/layer_with_weights-0/kernel is not in the checkpoint" in text
-    assert "mask_head/_deconv/bias has shape [999] in the checkpoint" in text
+    assert "mask_head/_deconv/bias is [999] in the checkpoint" in text
     assert "rpn_head/_another/kernel is only in the checkpoint" in text
     for a, b in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -145,9 +146,9 @@ def test_all_mismatches_are_named_and_nothing_is_changed(network: PanopticFPN, w
 def test_a_checkpoint_of_another_depth_is_refused(network: PanopticFPN, write: Writer) -> None:
     prefix = write(stored_values())
     with pytest.raises(RunError, match="does not fit the configured network"):
-        weights.load_weights(small_network(**{"backbone.resnet.model_id": 34}), prefix)
+        weights.load_weights(small_network({"backbone.resnet.model_id": 34}), prefix)
     with pytest.raises(RunError, match="does not fit the configured network"):
-        weights.load_weights(small_network(max_level=4), prefix)
+        weights.load_weights(small_network({"max_level": 4}), prefix)
 
 
 def test_a_classifier_initialises_only_the_backbone(network: PanopticFPN, write: Writer) -> None:
@@ -190,3 +191,46 @@ def test_a_truncated_checkpoint_changes_nothing(network: PanopticFPN, write: Wri
         weights.load_weights(network, prefix)
     for a, b in zip(before, network.weights, strict=True):
         np.testing.assert_array_equal(a, b.numpy())
+
+
+def test_a_published_model_initialises_other_categories_by_their_names(write: Writer) -> None:
+    values = stored_values()
+    table = CategoryTable.from_list(
+        [
+            {"id": 1, "name": "gnome", "isthing": 1},
+            {"id": 2, "name": "dog", "isthing": 1},  # COCO's 18
+            {"id": 3, "name": "sky-other-merged", "isthing": 0},  # COCO's 187
+            {"id": 4, "name": "person", "isthing": 1},  # COCO's 1
+        ],
+        "the test",
+    )
+    mine = dict.fromkeys(["num_classes", "stuff_classes_offset", "segmentation_model.num_classes"])
+    network = small_network(mine, table)
+    before = {v.path: v.numpy().copy() for v in network.variables}
+    loaded = weights.initialize(network, write(values))
+    assert "8 in part (rows of 3 of 4 categories: dog, person, sky-other-merged), 0 not at all" in str(loaded)
+    assert loaded.step == STEP
+
+    def check(ours: Any, theirs: str, classes: dict[int, int], sides: int = 1) -> None:
+        value, source, start = ours.numpy(), values[theirs], before[ours.path]
+        for place in range(value.shape[-1] // sides):
+            part = slice(place * sides, (place + 1) * sides)
+            their = classes.get(place)
+            there = start[..., part] if their is None else source[..., their * sides : (their + 1) * sides]
+            np.testing.assert_array_equal(value[..., part], there)
+
+    things, stuff = {0: 0, 2: 18, 3: 1}, {0: 0, 1: 1, 2: 187 - 90}
+    for kind in ("kernel", "bias"):
+        check(getattr(network.detection_head.classifier, kind), f"detection_head/0/_classifier/{kind}", things)
+        box = getattr(network.detection_head.box_regressor, kind)
+        check(box, f"detection_head/0/_box_regressor/{kind}", things, sides=4)
+        check(getattr(network.mask_head.mask_regressor, kind), f"mask_head/_mask_regressor/{kind}", things)
+        check(getattr(network.segmentation_head.classifier, kind), f"segmentation_head/_classifier/{kind}", stuff)
+    np.testing.assert_array_equal(network.mask_head.deconv.kernel.numpy(), values["mask_head/_deconv/kernel"])
+    with pytest.raises(RunError, match="has other categories in the checkpoint"):
+        weights.initialize(network, write(values), strict=True)
+
+
+def test_another_backbone_is_refused_as_initial_weights(write: Writer) -> None:
+    with pytest.raises(RunError, match="does not fit the configured network"):
+        weights.initialize(small_network({"backbone.resnet.model_id": 34}), write(stored_values()))

@@ -16,15 +16,16 @@ from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.models.eomt.layers import Linear, linear, truncated_normal
 from panoptic_cli.models.platform import Platform
 
-# Bytes of the scores of a chunk. A CPU computes fastest in chunks that its cache holds; elsewhere, larger ones keep the
+# Bytes of the scores of a chunk. On a CPU, the size does not matter for the speed; elsewhere, larger ones keep the
 # device busy.
 CHUNK_BYTES: dict[Platform, int] = {
-    "cpu": 32 << 20,
+    "cpu": 16 << 20,
     "gpu": 512 << 20,
     "xla": 512 << 20,
     "tflite": 256 << 20,
     "onnx": 256 << 20,
 }
+_MOST_CHUNKS = 32  # larger pictures have larger chunks instead, because building a graph of thousands takes a minute
 _CLOSED = -1e9  # added to the scores of closed pairs, whose probability is then exactly 0
 
 
@@ -43,13 +44,8 @@ class Rotation(NamedTuple):
 class _Rows(NamedTuple):
     """Rows of the scores that are computed together, and what is added to them: float32, or None for nothing."""
 
-    start: int
-    stop: int
+    number: int
     bias: tf.Tensor | None
-
-    def of(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns these rows of [batch, heads, tokens, head_dim]."""
-        return x if (self.start, self.stop) == (0, x.shape[2]) else x[:, :, self.start : self.stop]
 
 
 class Attention(keras.layers.Layer):
@@ -141,7 +137,8 @@ def attend(
         The same shape as queries.
     """
     heads, tokens = queries.shape[1:3]
-    chunks = _chunks(tokens, max(1, chunk_bytes // (4 * heads * tokens)), open_patches)
+    rows = max(1, chunk_bytes // (4 * heads * tokens), math.ceil(tokens / _MOST_CHUNKS))
+    chunks = _chunks(tokens, rows, open_patches)
 
     @tf.custom_gradient
     def compute(
@@ -158,18 +155,23 @@ def attend(
 def _chunks(tokens: int, most: int, open_patches: tf.Tensor | None) -> list[_Rows]:
     """Divides the rows evenly into chunks of at most `most`; those with closed pairs are apart."""
     if open_patches is None:
-        return [_Rows(start, stop, None) for start, stop in _ranges(0, tokens, most)]
+        return [_Rows(stop - start, None) for start, stop in _ranges(0, tokens, most)]
     masked, patches = open_patches.shape[1:]
     bias = tf.where(open_patches, 0.0, _CLOSED)
     bias = tf.pad(bias, [[0, 0], [0, 0], [tokens - patches, 0]])[:, None]
-    closed = [_Rows(start, stop, bias[:, :, start:stop]) for start, stop in _ranges(0, masked, most)]
-    return closed + [_Rows(start, stop, None) for start, stop in _ranges(masked, tokens, most)]
+    closed = [_Rows(stop - start, bias[:, :, start:stop]) for start, stop in _ranges(0, masked, most)]
+    return closed + [_Rows(stop - start, None) for start, stop in _ranges(masked, tokens, most)]
 
 
 def _ranges(start: int, stop: int, most: int) -> list[tuple[int, int]]:
     count = math.ceil((stop - start) / most)
     step = math.ceil((stop - start) / count)
     return [(place, min(place + step, stop)) for place in range(start, stop, step)]
+
+
+def _divided(chunks: list[_Rows], x: tf.Tensor) -> list[tf.Tensor]:
+    """Divides [batch, heads, tokens, head_dim] into the rows of each chunk."""
+    return [x] if len(chunks) == 1 else tf.split(x, [rows.number for rows in chunks], axis=2)
 
 
 def _probabilities(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
@@ -180,11 +182,8 @@ def _probabilities(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) 
 
 def _attend(chunks: list[_Rows], queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     parts: list[tf.Tensor] = []
-    for rows in chunks:
-        # Without the dependencies, TensorFlow would compute the scores of all chunks first. The rows are taken outside,
-        # or only they would wait, and not the product.
-        part = rows.of(queries)
-        with tf.control_dependencies(parts[-1:]):
+    for rows, part in zip(chunks, _divided(chunks, queries), strict=True):
+        with tf.control_dependencies(parts[-1:]):  # or TensorFlow computes the scores of all chunks first
             found = _probabilities(part, keys, rows.bias)
             parts.append(tf.matmul(tf.cast(found, values.dtype), values))
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
@@ -196,8 +195,7 @@ def _gradient(
     """Returns the gradients of queries, keys and values, given that of the result."""
     to_queries: list[tf.Tensor] = []
     totals: list[tf.Tensor] = []
-    for rows in chunks:
-        part, above = rows.of(queries), rows.of(upstream)
+    for rows, part, above in zip(chunks, _divided(chunks, queries), _divided(chunks, upstream), strict=True):
         with tf.control_dependencies(to_queries[-1:] + totals):
             found = _probabilities(part, keys, rows.bias)
             to_found = tf.cast(tf.matmul(above, values, transpose_b=True), tf.float32)

@@ -120,9 +120,10 @@ class Heads(keras.layers.Layer):
             platform: what the graph is traced for.
             training: whether gradients will be computed.
         """
-        width = x.shape[-1]
-        queries = x[:, : self.queries]
-        pixels = tf.reshape(x[:, x.shape[1] - grid[0] * grid[1] :], [-1, *grid, width])
+        tokens, width = x.shape[1:]
+        patches = grid[0] * grid[1]
+        queries, _, pixels = tf.split(x, [self.queries, tokens - self.queries - patches, patches], axis=1)
+        pixels = tf.reshape(pixels, [-1, *grid, width])
         for block in self.upscale:
             pixels = block(pixels, platform=platform, training=training)
         return Prediction(self.classes(queries), self.masks(queries), tf.cast(pixels, self.compute_dtype))

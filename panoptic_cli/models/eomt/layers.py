@@ -15,7 +15,7 @@ from panoptic_cli.models.platform import Platform
 def activation(name: Activation) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns an activation function by its name in the configuration. gelu is the exact one."""
     functions: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
-        "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+        "gelu": _gelu,
         "gelu_pytorch_tanh": lambda x: tf.nn.gelu(x, approximate=True),
         "silu": tf.nn.silu,
         "relu": tf.nn.relu,
@@ -27,6 +27,11 @@ def uniform(fan_in: int) -> keras.initializers.Initializer:
     """Random values in +-1 / sqrt(fan_in), for weights and biases of the heads, as PyTorch's layers begin."""
     bound = fan_in**-0.5
     return keras.initializers.RandomUniform(-bound, bound)
+
+
+def _gelu(x: tf.Tensor) -> tf.Tensor:
+    """Computes the exact GELU, unlike tf.nn.gelu without erfc, which ONNX does not have."""
+    return 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(0.5**0.5, x.dtype)))
 
 
 def truncated_normal(config: Eomt) -> keras.initializers.Initializer:
@@ -122,7 +127,9 @@ def _fused(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> t
         data_format="NCHW",
         is_training=True,
     )
-    return tf.ensure_shape(tf.reshape(y, tf.shape(x)), x.shape) * gamma + beta
+    y = tf.reshape(y, tf.shape(x))
+    y.set_shape(x.shape)  # not tf.ensure_shape, an operation that the optimizer would not expect here
+    return y * gamma + beta
 
 
 def _fuses_layer_norm() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,17 +11,21 @@ import tensorflow as tf
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.eomt import Eomt as EomtConfig
-from panoptic_cli.models.eomt import training
+from panoptic_cli.models.class_axes import ClassAxis
+from panoptic_cli.models.eomt import class_layers, training
 from panoptic_cli.models.eomt.blocks import Block
 from panoptic_cli.models.eomt.checkpoint_names import hugging_face_variables
 from panoptic_cli.models.eomt.embeddings import Embeddings, Queries, RotaryPositions
+from panoptic_cli.models.eomt.fusion import Fusion, Thresholds
 from panoptic_cli.models.eomt.heads import Heads, Prediction
 from panoptic_cli.models.eomt.layers import LayerNorm
 from panoptic_cli.models.eomt.losses import SegmentTargets
 from panoptic_cli.models.eomt.masking import open_patches
+from panoptic_cli.models.eomt.preprocessing import preprocessing_of
 from panoptic_cli.models.network import PanopticNetwork, TensorDescription
 from panoptic_cli.models.platform import Platform
 from panoptic_cli.models.random_numbers import fold, uniform_by_picture
+from panoptic_cli.models.segments import Segments
 from panoptic_cli.models.stored import StoredNetwork
 from panoptic_cli.pipeline.preprocessing import Geometry
 
@@ -43,17 +48,35 @@ class Eomt(PanopticNetwork):
         config: `task.model.eomt` of the configuration.
         table: the categories; class i is the i-th of them.
         train_steps: length of the training, for the decay of masked attention.
+        recompute: whether the gradient computes the blocks again, instead of keeping what is inside them.
         embeddings, blocks, norm: the transformer, which is the backbone.
-        queries, heads: the other parts.
+        queries, heads: the other parts of the network.
+        fusion: turns its outputs into segments and detections.
         rotary_positions: the positions of patches if they rotate queries and keys; None if `embeddings` adds them.
     """
 
-    def __init__(self, config: EomtConfig, table: CategoryTable, train_steps: int = 1, name: str = "eomt") -> None:
+    def __init__(
+        self,
+        config: EomtConfig,
+        table: CategoryTable,
+        train_steps: int = 1,
+        *,
+        recompute: bool = False,
+        name: str = "eomt",
+    ) -> None:
         super().__init__(name=name)
         self.train_steps = train_steps
+        self.recompute = recompute
         self.config = config
         self.table = table
-        self.max_detections = config.num_queries
+        self.preprocessing = preprocessing_of(config)
+        self.fusion = Fusion(
+            [category.id for category in table.categories],
+            [category.isthing for category in table.categories],
+            Thresholds(config.threshold, config.mask_threshold, config.overlap_mask_area_threshold),
+        )
+        # Every query can be a thing in the map, which is always among the detections.
+        self.max_detections = max(self.fusion.num_detections, config.num_queries)
         self.rotary_positions = RotaryPositions(config) if config.rotary else None
         with keras.name_scope(self.name, caller=self):  # for the paths of variables
             self.embeddings = Embeddings(config, name="embeddings")
@@ -134,14 +157,15 @@ class Eomt(PanopticNetwork):
                 else:
                     draw = draws[place]
                 opened = open_patches(found[-1], self._grid(images), probabilities[place], draw)
-            x = block(
-                x,
+            compute = functools.partial(
+                block.__call__,
                 rotation=rotation,
                 open_patches=opened,
                 seed=seeds[number] if training else None,
                 platform=platform,
                 training=training,
             )
+            x = tf.recompute_grad(compute)(x) if self.recompute and training else compute(x)
         return [*found, self._predict(x, images, platform, training)]
 
     def losses(
@@ -169,6 +193,25 @@ class Eomt(PanopticNetwork):
         layers[0] = [*self.embeddings.variables, *layers[0]]
         layers[-1] = [*layers[-1], *self.norm.variables]
         return layers
+
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """Returns the class axes of the layer that classifies the queries."""
+        return class_layers.class_axes(self.table)
+
+    def finish(
+        self, outputs: Mapping[str, tf.Tensor], geometry: Geometry, score_threshold: tf.Tensor | float | None = None
+    ) -> Segments:
+        """Fuses the queries of one picture; see `fusion` and `PanopticNetwork.finish`."""
+        return self.fusion(outputs["class_logits"], outputs["mask_logits"], geometry, score_threshold)
+
+    @property
+    def score_threshold(self) -> float:
+        """The configured threshold of `finish`."""
+        return self.config.threshold
+
+    def describe_finish(self) -> dict[str, Any]:
+        """Returns the settings of the fusion."""
+        return self.fusion.describe()
 
     def describe_outputs(self) -> dict[str, TensorDescription]:
         """Describes what `call` returns for one picture."""

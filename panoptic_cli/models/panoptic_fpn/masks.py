@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from panoptic_cli.models.run_lengths import window_runs
+
 
 def source_positions(
     start: tf.Tensor, size: tf.Tensor, cells: tf.Tensor, first: tf.Tensor, last: tf.Tensor
@@ -80,14 +82,7 @@ def mask_runs(
     def encode(i: tf.Tensor, runs: tf.TensorArray, lengths: tf.TensorArray) -> tuple[tf.Tensor, ...]:
         window = windows[i]
         inside = paste(ringed[i], grown[i], window) > threshold
-        # The window's columns at full height, one after the other.
-        strip = tf.pad(tf.transpose(inside), [[0, 0], [window[0], height - window[2]]])
-        strip = tf.pad(tf.reshape(strip, [-1]), [[1, 1]])
-        turns = tf.cast(tf.where(strip[1:] != strip[:-1])[:, 0], tf.int32) + window[1] * height
-        ends = tf.concat([[0], turns, [height * width]], axis=0)
-        found = ends[1:] - ends[:-1]
-        # If the last pixel is inside, drop the empty run at the end.
-        found = found[: tf.size(found) - tf.cast((tf.size(found) > 1) & (found[-1] == 0), tf.int32)]
+        found = window_runs(tf.transpose(inside), window, height, width)
         return i + 1, runs.write(i, found), lengths.write(i, tf.size(found))
 
     runs = tf.TensorArray(tf.int32, count, element_shape=[None], infer_shape=False)

@@ -9,10 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config.schema import Task
+from panoptic_cli.models.class_axes import ClassAxis
 from panoptic_cli.models.network import PanopticNetwork, TensorDescription
 from panoptic_cli.models.panoptic_fpn import boxes as box_ops
-from panoptic_cli.models.panoptic_fpn import fusion
+from panoptic_cli.models.panoptic_fpn import class_layers, fusion
 from panoptic_cli.models.panoptic_fpn import losses as loss_ops
 from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes, anchors_per_place
 from panoptic_cli.models.panoptic_fpn.checkpoint_names import model_garden_variables
@@ -200,9 +202,17 @@ class PanopticFPN(PanopticNetwork):
             "semantic_category_ids": self.label_space.semantic_ids.tolist(),
         }
 
+    def class_axes(self) -> dict[str, ClassAxis]:
+        """Returns the class axes of the last layers of the heads."""
+        return class_layers.class_axes(self.label_space)
+
     def model_garden_variables(self) -> dict[str, dict[str, Any]]:
         """Maps each part to {path in a checkpoint of tensorflow/models: variable}."""
         return model_garden_variables(self)
+
+    def model_garden_class_axes(self, table: CategoryTable) -> dict[str, ClassAxis]:
+        """Returns the class axes of a checkpoint of tensorflow/models; see `PanopticNetwork`."""
+        return class_layers.model_garden_class_axes(table)
 
     def losses(
         self, batch: Mapping[str, Any], seed: tf.Tensor, step: tf.Tensor, platform: Platform

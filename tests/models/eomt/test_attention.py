@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from panoptic_cli.models.eomt.attention import attend
+from panoptic_cli.models.eomt.heads import Prediction
 from panoptic_cli.models.eomt.masking import open_patches
 
 BATCH, HEADS, TOKENS, WIDTH, QUERIES, PATCHES = 2, 3, 21, 8, 6, 12
@@ -65,18 +66,25 @@ def test_scores_of_one_chunk_are_in_memory_at_once() -> None:
     assert [list(op.control_inputs) for op in scores[1:]] == [[op] for op in results[:-1]]
 
 
+def prediction(logits: Any) -> Prediction:
+    """Returns queries with these mask logits, [batch, queries, height, width]: each is a channel of the features."""
+    batch, queries = logits.shape[:2]
+    embeddings = tf.tile(tf.eye(queries)[None], [batch, 1, 1])
+    return Prediction(tf.zeros([batch, queries, 2]), embeddings, tf.transpose(logits, [0, 2, 3, 1]))
+
+
 @pytest.mark.parametrize("cell", [1, 2, 4, 8])
 def test_masks_at_patches_are_those_of_a_bilinear_resize(cell: int) -> None:
     grid = (3, 5)
     logits = tf.random.stateless_normal([2, 7, grid[0] * cell, grid[1] * cell], [cell, 1])
     resized = tf.image.resize(tf.transpose(logits, [0, 2, 3, 1]), grid)
     expected = np.reshape(tf.transpose(resized, [0, 3, 1, 2]) > 0, [2, 7, 15])
-    found = open_patches(logits, grid, 1.0, tf.zeros([2, 7]))
+    found = open_patches(prediction(logits), grid, 1.0, tf.zeros([2, 7]))
     assert np.array_equal(found, expected)
 
 
 def test_a_draw_above_the_probability_opens_a_whole_row() -> None:
-    logits = -tf.ones([1, 3, 4, 4])
+    closed = prediction(-tf.ones([1, 3, 4, 4]))
     draws = tf.constant([[0.2, 0.3, 0.9]])
-    assert np.asarray(open_patches(logits, (2, 2), 0.3, draws))[0, :, 0].tolist() == [False, False, True]
-    assert np.all(open_patches(logits, (2, 2), 0.0, tf.zeros([1, 3])))  # also where the draw is 0
+    assert np.asarray(open_patches(closed, (2, 2), 0.3, draws))[0, :, 0].tolist() == [False, False, True]
+    assert np.all(open_patches(closed, (2, 2), 0.0, tf.zeros([1, 3])))  # also where the draw is 0

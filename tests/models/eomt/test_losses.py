@@ -19,7 +19,7 @@ from panoptic_cli.models.eomt.heads import Prediction
 from panoptic_cli.models.eomt.losses import Points, SegmentTargets
 
 # Figures are those of float32 programs; the README states noise of at most 6e-6 of the whole network's total.
-CLOSE = {"rtol": 2e-5, "atol": 2e-6}
+CLOSE: Any = {"rtol": 2e-5, "atol": 2e-6}
 
 
 @pytest.fixture(scope="module")

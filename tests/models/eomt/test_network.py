@@ -129,7 +129,7 @@ def test_masked_attention_is_that_of_the_original(name: str, kind: str, load: Lo
     check_tokens(figures, kind, tokens)
     grid = (network.config.grid_size, network.config.grid_size)
     for place, (prediction, draw) in enumerate(zip(found, draws, strict=False)):
-        opened = open_patches(prediction.mask_logits, grid, probability, draw)
+        opened = open_patches(prediction, grid, probability, draw)
         shares = np.mean(opened.numpy(), axis=-1)
         np.testing.assert_allclose(shares, figures.values[f"{kind}_open_{place}"], rtol=0, atol=1e-6)
 

@@ -101,7 +101,7 @@ def test_the_records_of_the_model_garden_give_the_same() -> None:
     segments, targets = quarters(), targets_of()
     categories = np.array([0, 7, 3, 7, 9])[segments]
     instances = np.array([0, 1, 0, 3, 4])[segments]
-    theirs = {
+    theirs: dict[str, Any] = {
         schema.SEGMENT_MASK: None,
         schema.SEGMENT_CATEGORY: None,
         schema.SEGMENT_IS_CROWD: None,
@@ -115,7 +115,11 @@ def test_the_records_of_the_model_garden_give_the_same() -> None:
 
 def test_a_record_without_panoptic_masks_is_refused() -> None:
     segments, targets = quarters(), targets_of()
-    semantic = {schema.SEGMENT_MASK: None, schema.SEGMENT_CATEGORY: None, schema.SEMANTIC_MASK: png(segments)}
+    semantic: dict[str, Any] = {
+        schema.SEGMENT_MASK: None,
+        schema.SEGMENT_CATEGORY: None,
+        schema.SEMANTIC_MASK: png(segments),
+    }
     with pytest.raises(tf.errors.InvalidArgumentError, match="no panoptic masks"):
         targets(picture_of(record(segments, [], **semantic), targets))
 

@@ -124,3 +124,28 @@ def test_points_follow_from_the_seed_and_the_picture(network: Eomt) -> None:
     for one, other in zip(few, Points(*more), strict=True):
         places = slice(None) if one.ndim == 3 else slice(0, 3)
         np.testing.assert_array_equal(one, other[:2, places])
+
+
+def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[dict[str, Any], Any]) -> None:
+    facts, _ = golden
+    targets = segment_targets(facts["targets"], facts["mask_size"], 5)
+    batch = {
+        "images": tf.constant(eomt_checkpoints.pixels("tiny_gelu")),
+        "segment_map": targets.segment_map,
+        "segment_classes": targets.classes,
+    }
+
+    @tf.function
+    def gradients() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            total = network.losses(batch, tf.constant([3, 5]), tf.constant(0), "cpu")["total_loss"]
+        return [tf.convert_to_tensor(g) for g in tape.gradient(total, [v.value for v in network.trainable_variables])]
+
+    kept = gradients()
+    network.recompute = True
+    try:
+        again = tf.function(gradients.python_function)()
+    finally:
+        network.recompute = False
+    for variable, one, other in zip(network.trainable_variables, kept, again, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=variable.path)
