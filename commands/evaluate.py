@@ -18,7 +18,6 @@ from .model_loading import load, refuse_cluster
 from .quality_table import evaluation_tables, watch_table
 
 if TYPE_CHECKING:
-    from panoptic_cli.categories import CategoryTable
     from panoptic_cli.evaluation.evaluation_data import EvaluationData
     from panoptic_cli.evaluation.evaluator import EvaluationResult, Evaluator
     from panoptic_cli.evaluation.report_data import ReportData
@@ -252,9 +251,9 @@ class _Output:
             return False
         return True
 
-    def show(self, data: dict[str, Any], table: CategoryTable, *notes: str) -> None:
+    def show(self, data: dict[str, Any], *notes: str) -> None:
         """Prints the figures, with notes in the last line."""
-        tables = evaluation_tables(data, table if self.per_class else None)
+        tables = evaluation_tables(data, per_class=self.per_class)
         console.result(data, *tables, ", ".join(note for note in notes if note))
 
 
@@ -300,8 +299,7 @@ def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
     """Evaluates a model; returns the exit code."""
     from panoptic_cli.evaluation.report_data import ReportData
 
-    table = evaluator.model.table
-    report = ReportData(table) if shown.needs_report else None
+    report = ReportData(evaluator.model.table) if shown.needs_report else None
 
     def scored(result: EvaluationResult) -> None:
         if not result.partial:
@@ -313,7 +311,6 @@ def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
     mean_iou = result.semantic["mIoU"] if result.semantic else None
     shown.show(
         data,
-        table,
         f"{'interrupted after ' if result.partial else ''}{result.images} images",
         f"{result.images_per_second:.2f} images/s",
         f"semantic mIoU {100 * mean_iou:.1f}" if mean_iou is not None else "",
@@ -355,7 +352,6 @@ def _score_file(
     written = shown.write(str(predictions), data, scores.report)
     shown.show(
         data,
-        scores.table,
         f"{scores.images} images",
         f"{scores.images_per_second:.1f} images/s",
         f"report in {shown.report}" if shown.report and written else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,12 +12,14 @@ from panoptic_cli.errors import DataError, UsageError
 
 from . import options as o
 from .model_loading import load, refuse_cluster
+from .wanted_pictures import WantedPictures, archive_path, compare_categories, find_wanted
 
 if TYPE_CHECKING:
     from panoptic_cli.inference.pictures import PicturePredictor, PredictionSummary
     from panoptic_cli.runs.model_source import ModelSource
 
 _DRAWING = "Drawing"
+_SUBMISSION = "COCO's ids and evaluation server"
 
 
 def predict(
@@ -57,6 +58,29 @@ def predict(
             metavar="FILE",
             help="COCO JSON with the image ids.",
             show_default="ids are the file names",
+            rich_help_panel=_SUBMISSION,
+        ),
+    ] = None,
+    image_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--image-dir",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Its pictures' folder: predict all of them.",
+            show_default=False,
+            rich_help_panel=_SUBMISSION,
+        ),
+    ] = None,
+    submission_name: Annotated[
+        str | None,
+        typer.Option(
+            "--submission-name",
+            metavar="NAME",
+            help="Your method's name in COCO's zip.",
+            show_default="that of the model",
+            rich_help_panel=_SUBMISSION,
         ),
     ] = None,
     output: Annotated[
@@ -113,12 +137,16 @@ def predict(
 ) -> int:
     """Segment pictures: write an overlay and a panoptic PNG of each, and one pred.json in COCO's format.
 
+    With --image-info and --image-dir, it predicts all pictures that the JSON lists, draws nothing, and writes the zip
+    that COCO's panoptic evaluation server takes.
+
     After Ctrl-C, the same command goes on with the rest.
 
     Examples:
         panoptic predict photo.jpg --checkpoint panoptic_fpn_r50_3x
         panoptic predict photos/ --model-dir runs/panoptic_fpn_coco --output out
         panoptic predict 'photos/*.jpg' --saved-model exported --output out
+        panoptic predict --image-info image_info_test.json --image-dir test2017
     """
     from panoptic_cli.files import check_writable
     from panoptic_cli.images.contact_sheet import sheet_format, write_contact_sheet
@@ -128,7 +156,7 @@ def predict(
         sheet_format(sheet)
         check_writable(sheet, "--contact-sheet")
     check_writable(output / "pred.json", "--output")
-    files = _with_ids(_find_pictures(pictures or [], list_file, output), image_info)
+    wanted = find_wanted(pictures or [], list_file, output, image_info, image_dir)
     source: ModelSource | str
     if saved_model is not None:
         typed = model_dir if o.typed(context, "model_dir") else None
@@ -149,37 +177,34 @@ def predict(
                 ("runtime.num_gpus", gpus),
             ),
         )
+    model = source if isinstance(source, str) else source.checkpoint
+    archive = archive_path(wanted, submission_name, model, output)
     if dry_run:
-        return _print_plan(source, files, output)
+        return _print_plan(model, wanted, output, archive)
+    if wanted.info is not None and not o.typed(context, "exif"):
+        from panoptic_cli.coco.orientations import exif_of_listed
+
+        exif = exif_of_listed(wanted.listed, wanted.info.path)
     predictor, step = _load(source, score_threshold, gpus)
     from panoptic_cli.inference.pictures import predict_pictures
 
-    name = f"{source if isinstance(source, str) else source.checkpoint}, step {step}"
-    summary = predict_pictures(predictor, files, output, source=name, batch_size=batch_size, alpha=alpha, exif=exif)
+    if wanted.info is not None:
+        compare_categories(wanted.info, predictor.table)
+    summary = predict_pictures(
+        predictor,
+        wanted.files,
+        output,
+        source=f"{model}, step {step}",
+        batch_size=batch_size,
+        alpha=alpha,
+        exif=exif,
+        overlays=archive is None or sheet is not None,  # tens of gigabytes for COCO's test pictures
+        listed=wanted.listed or None,
+        submission=archive,
+    )
     if sheet is not None and summary.overlays:
         write_contact_sheet(summary.overlays, sheet)
-    return _print_result(summary, output, sheet, step)
-
-
-def _find_pictures(pictures: list[str], list_file: Path | None, output: Path) -> list[Path]:
-    from panoptic_cli.images.pictures import find_pictures, read_list
-
-    named = [item for item in pictures if item != "-"]
-    lists = [*(["-"] if "-" in pictures else []), *([str(list_file)] if list_file else [])]
-    if not named and not lists:
-        raise UsageError("There are no pictures to predict.", "Give pictures, folders or patterns, or --list FILE.")
-    from_list = [line for source in lists for line in read_list(source)]
-    return find_pictures(named, from_list=from_list, skip=[output / "overlay", output / "pred"])
-
-
-def _with_ids(files: list[Path], image_info: Path | None) -> dict[Path, int | str]:
-    """Returns {file: image id}."""
-    from panoptic_cli.coco.picture_ids import image_ids
-
-    found = image_ids(files, image_info)
-    if any(isinstance(identifier, str) for identifier in found.values()) and image_info is None:
-        console.info("The image ids are the file names, which are no numbers; --image-info FILE gives other ids.")
-    return found
+    return _print_result(summary, output, sheet, step, archive)
 
 
 def _check_saved_model(path: str, others: tuple[object, ...]) -> None:
@@ -214,33 +239,46 @@ def _load(
     return Predictor(model, score_threshold), model.step
 
 
-def _print_plan(source: ModelSource | str, files: Mapping[Path, int | str], output: Path) -> int:
-    model = source if isinstance(source, str) else source.checkpoint
+def _print_plan(model: str, wanted: WantedPictures, output: Path, archive: Path | None) -> int:
+    plan = {
+        "model": model,
+        "pictures": [str(file) for file in wanted.files],
+        "output": str(output),
+        "submission": str(archive) if archive is not None else None,
+    }
     console.result(
-        {"model": model, "pictures": [str(file) for file in files], "output": str(output)},
-        f"Would predict {len(files)} pictures with {model} into {output}.",
+        plan,
+        f"Would predict {len(wanted.files):,} pictures with {model} into {output}.",
+        *([f"Would write {archive}."] if archive is not None else []),
     )
     return 0
 
 
-def _print_result(summary: PredictionSummary, output: Path, sheet: Path | None, step: int | None) -> int:
+def _print_result(
+    summary: PredictionSummary, output: Path, sheet: Path | None, step: int | None, archive: Path | None
+) -> int:
     """Prints the result; returns the exit code."""
-    done, failed = len(summary.overlays), len(summary.failed)
+    done, failed = summary.done, len(summary.failed)
+    written = [*(["overlay/"] if summary.overlays else []), "pred/", "pred.json", "detections.json"]
     console.result(
         {
             "output": str(output),
             "overlays": [str(path) for path in summary.overlays],
             "predictions": str(output / "pred.json"),
+            "submission": str(summary.submission) if summary.submission is not None else None,
             "contact_sheet": str(sheet) if sheet is not None and summary.overlays else None,
             "failed": summary.failed,
             "notes": dict(summary.notes),
             "step": step,
         },
-        f"{done} pictures in {output}: overlay/, pred/, pred.json, detections.json"
+        f"{done} pictures in {output}: {', '.join(written)}"
         if done
         else f"No picture can be read; {output} is as it was.",
+        *([f"For COCO's server: {summary.submission}"] if summary.submission is not None else []),
         *(f"{count:,} {note}" for note, count in summary.notes.items()),
     )
     if failed and done:
         console.warn(f"{failed} of {done + failed} pictures cannot be read; the others are done.")
+        if archive is not None:
+            console.warn(f"{archive} is not written: COCO's server takes only predictions of all pictures.")
     return 1 if failed else 0

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from panoptic_cli import console
 
-if TYPE_CHECKING:
-    from panoptic_cli.categories import CategoryTable
 
-
-def evaluation_tables(figures: Mapping[str, Any], table: CategoryTable | None = None) -> list[Table]:
+def evaluation_tables(figures: Mapping[str, Any], *, per_class: bool = False) -> list[Table | console.WideTable]:
     """Builds the tables of an evaluation.
 
     Args:
         figures: the object that --json prints; "box", "mask" and "semantic" may be missing.
-        table: the categories, for a table of each category; None for none.
+        per_class: whether to add a table of all categories.
     """
-    tables = [quality_table(figures["panoptic"])]
+    tables: list[Table | console.WideTable] = [quality_table(figures["panoptic"])]
     if "box" in figures:
         tables.append(average_precision_table(figures["box"], figures["mask"]))
-    if table is not None:
-        tables.append(class_table(figures["panoptic"], table, figures.get("semantic")))
+    if per_class:
+        tables.append(class_table(figures))
     return tables
 
 
@@ -55,21 +52,25 @@ def average_precision_table(box: Mapping[str, Any], mask: Mapping[str, Any]) -> 
     return console.table("Average precision", ["", *keys], rows)
 
 
-def class_table(panoptic: Mapping[str, Any], table: CategoryTable, semantic: Mapping[str, Any] | None = None) -> Table:
-    """Builds the table of each category's panoptic quality, and of the semantic IoU of stuff if `semantic` is given."""
-    ious = {str(identifier): entry["iou"] for identifier, entry in semantic["per_class"].items()} if semantic else {}
-    rows = []
-    for identifier, figures in panoptic["per_class"].items():
-        category = table.by_id[int(identifier)]
-        occurs = figures["tp"] + figures["fp"] + figures["fn"] > 0
-        rows.append(
-            [
-                category.name,
-                "thing" if category.isthing else "stuff",
-                *(percent(figures[key] if occurs else None) for key in ("pq", "sq", "rq")),
-                *(str(figures[key]) for key in ("tp", "fp", "fn")),
-                *([percent(ious[str(identifier)]) if str(identifier) in ious else ""] if semantic else []),
-            ]
-        )
-    columns = ["category", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN", *(["semantic IoU"] if semantic else [])]
-    return console.table("Categories", columns, rows, left=2)
+def class_table(figures: Mapping[str, Any]) -> console.WideTable:
+    """Builds the table of each category's figures: panoptic quality, AP of things, and semantic IoU of stuff.
+
+    Args:
+        figures: the object that --json prints; only a model's has AP, and "semantic" if it has a semantic head.
+    """
+    per_class, counts = figures["per_class"], figures["panoptic"]["per_class"]
+    entries = [(entry, counts[identifier]) for identifier, entry in per_class.items()]
+    columns = {
+        "category": [entry["name"] for entry, _ in entries],
+        "kind": ["thing" if entry["isthing"] else "stuff" for entry, _ in entries],
+        **{key.upper(): [percent(entry[key]) for entry, _ in entries] for key in ("pq", "sq", "rq")},
+    }
+    if "box" in figures:
+        for key in ("box_AP", "mask_AP"):
+            columns[key.replace("_", " ")] = [percent(e[key]) if e["isthing"] else "" for e, _ in entries]
+    columns |= {key.upper(): [str(count[key]) for _, count in entries] for key in ("tp", "fp", "fn")}
+    if semantic := figures.get("semantic"):
+        ious = {str(identifier): entry["iou"] for identifier, entry in semantic["per_class"].items()}
+        columns["semantic IoU"] = [percent(ious[str(i)]) if str(i) in ious else "" for i in per_class]
+    spare = [("TP", "FP", "FN"), ("kind",), ("semantic IoU",), ("SQ", "RQ")]
+    return console.WideTable("Categories", columns, left=2, spare=spare)

@@ -7,15 +7,18 @@ JSON object on stdout. On a terminal, progress is a bar with rate and time left;
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -68,7 +71,7 @@ def _stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def result(data: Mapping[str, Any], *renderables: RenderableType) -> None:
+def result(data: Mapping[str, Any], *renderables: RenderableType | WideTable) -> None:
     """Prints a command's result on stdout: `data` with --json, otherwise the renderables."""
     if _state.json:
         sys.stdout.write(json.dumps(data, default=str) + "\n")
@@ -78,6 +81,8 @@ def result(data: Mapping[str, Any], *renderables: RenderableType) -> None:
     for item in renderables:
         if isinstance(item, str):
             out.print(item, markup=False, soft_wrap=True)
+        elif isinstance(item, WideTable):
+            item.print(out)
         else:
             out.print(item)
 
@@ -123,6 +128,52 @@ def table(title: str | None, columns: list[str], rows: list[list[str]], left: in
     for row in rows:
         built.add_row(*[escape(cell) for cell in row])
     return built
+
+
+@dataclass(frozen=True)
+class WideTable:
+    """A table that leaves columns out where a terminal is too narrow: folded figures cannot be read.
+
+    Attributes:
+        title: printed above it.
+        columns: {head: cells}; all of the same length.
+        left: how many of the first columns are text; the others are numbers, aligned to the right.
+        spare: heads to leave out, a group at a time, in this order.
+    """
+
+    title: str
+    columns: Mapping[str, Sequence[str]]
+    left: int
+    spare: Sequence[Sequence[str]]
+
+    def print(self, out: Console) -> None:
+        """Prints it: on a terminal as wide as fits, elsewhere whole."""
+        whole = self._build((), broken=False)
+        if not out.is_terminal and "COLUMNS" not in os.environ:
+            out.width = max(out.width, _width(whole))
+            out.print(whole)
+            return
+        for groups in range(len(self.spare) + 1):
+            absent = [head for group in self.spare[:groups] for head in group if head in self.columns]
+            for broken in (False, True):  # then each word of a head is on its own line
+                built = self._build(absent, broken)
+                if _width(built) <= out.width or (broken and groups == len(self.spare)):
+                    out.print(built)
+                    if absent:
+                        out.print(f"Without {', '.join(absent)}: the terminal is too narrow.", style="dim")
+                    return
+
+    def _build(self, absent: Sequence[str], broken: bool) -> Table:
+        heads = [head for head in self.columns if head not in absent]
+        left = sum(head not in absent for head in list(self.columns)[: self.left])
+        rows = zip(*(self.columns[head] for head in heads), strict=True)
+        names = [head.replace(" ", "\n") if broken else head for head in heads]
+        return table(self.title, names, [list(row) for row in rows], left)
+
+
+def _width(built: Table) -> int:
+    unlimited = Console(width=1_000_000, file=io.StringIO())
+    return Measurement.get(unlimited, unlimited.options, built).maximum
 
 
 class _Pace:

@@ -138,3 +138,46 @@ def test_with_json_an_error_is_an_object_too(capsys: pytest.CaptureFixture[str])
     assert captured.err == "error: a.json is cut short. Fetch it again.\n"
     report = {"type": "DataError", "message": "a.json is cut short.", "hint": "Fetch it again."}
     assert json.loads(captured.out) == {"error": report}
+
+
+WIDE = console.WideTable(
+    "Categories",
+    {"category": ["traffic light", "sky"], "kind": ["thing", "stuff"], "PQ": ["61.20", "n/a"], "box AP": ["5.00", ""]},
+    left=2,
+    spare=[("kind", "absent"), ("box AP",)],
+)
+
+
+def printed(width: int) -> list[str]:
+    drawn = io.StringIO()
+    WIDE.print(Console(file=drawn, force_terminal=True, width=width, color_system=None))
+    return [line.rstrip() for line in drawn.getvalue().splitlines()]
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_no_folded_figure() -> None:
+    assert printed(40)[1:] == [
+        "category       kind      PQ  box AP",
+        "traffic light  thing  61.20    5.00",
+        "sky            stuff    n/a",
+    ]
+    assert printed(34)[1:] == [
+        "                              box",
+        "category       kind      PQ    AP",
+        "traffic light  thing  61.20  5.00",
+        "sky            stuff    n/a",
+    ]
+    assert printed(28)[1:] == [
+        "category          PQ  box AP",
+        "traffic light  61.20    5.00",
+        "sky              n/a",
+        "Without kind: the terminal",
+        "is too narrow.",
+    ]
+    assert printed(20)[1] == "category          PQ"
+
+
+def test_what_is_no_terminal_gets_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    drawn = io.StringIO()
+    WIDE.print(Console(file=drawn, width=20))
+    assert drawn.getvalue().splitlines()[1].split() == ["category", "kind", "PQ", "box", "AP"]

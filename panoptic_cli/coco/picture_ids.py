@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoptic_cli.coco.image_ids import image_key
+from panoptic_cli.coco.image_info import read_image_info
 from panoptic_cli.coco.image_names import NameIndex
 from panoptic_cli.errors import DataError, listed
-from panoptic_cli.files import read_json
 
 
 def image_ids(pictures: Sequence[Path], image_info: Path | None = None) -> dict[Path, int | str]:
@@ -34,16 +33,7 @@ def image_ids(pictures: Sequence[Path], image_info: Path | None = None) -> dict[
 
 
 def _listed_ids(pictures: Sequence[Path], image_info: Path) -> dict[Path, int | str]:
-    content = read_json(image_info, "image info")
-    entries = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise DataError(f"{image_info} has no list of images.", "Give a COCO JSON with images.")
-    names = {}
-    for entry in entries:
-        if isinstance(entry, dict) and isinstance(name := entry.get("file_name"), str):
-            key = image_key(entry.get("id"))
-            if key is not None:
-                names[key] = name
+    names = {picture.image_id: picture.file_name for picture in read_image_info(image_info).pictures}
     index = NameIndex(names)
     found = {path: index.find(str(path)) for path in pictures}
     missing = [path for path, identifier in found.items() if identifier is None]

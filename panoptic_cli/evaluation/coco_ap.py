@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -17,13 +19,34 @@ from panoptic_cli.errors import DataError, listed
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
+@dataclass(frozen=True)
+class AveragePrecision:
+    """COCO's figures of boxes or of masks, each in 0..1.
+
+    Attributes:
+        figures: {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}; None if there
+            is no object to find (at all, or of that size). Sizes are areas: small is below 32**2 pixels, medium below
+            96**2, large the rest.
+        per_class: {category id: AP} of each category of the ground truth; None for those without an object to find,
+            which do not count in figures["AP"], the mean of the others.
+    """
+
+    figures: dict[str, float | None]
+    per_class: dict[int, float | None]
+
+    @classmethod
+    def unknown(cls, category_ids: Sequence[int] = ()) -> AveragePrecision:
+        """Returns None for every figure."""
+        return cls(dict.fromkeys(METRICS), dict.fromkeys(category_ids))
+
+
 def coco_average_precision(
     groundtruth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     iou_type: Literal["bbox", "segm"],
     image_ids: Sequence[int | str] | None = None,
-) -> dict[str, float | None]:
-    """Computes COCO's twelve figures.
+) -> AveragePrecision:
+    """Computes COCO's twelve figures, and the AP of each category.
 
     Args:
         groundtruth: a COCO instances JSON: `images`, `annotations` (bbox, area, iscrowd, segmentation as RLE
@@ -32,11 +55,6 @@ def coco_average_precision(
             "bbox" or segmentation (RLE) for "segm". Not changed.
         iou_type: whether to compare boxes or masks.
         image_ids: the pictures to score; None for all in `groundtruth`. Detections in other pictures are ignored.
-
-    Returns:
-        {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}, each in
-        0..1, or None if there is no ground truth to find (at all, or of that size). Sizes are areas: small is below
-        32**2 pixels, medium below 96**2, large the rest.
 
     Raises:
         DataError: the ground truth or a detection lacks a field that `iou_type` needs, or a detection belongs to a
@@ -58,12 +76,25 @@ def coco_average_precision(
         evaluation.params.imgIds = sorted(number_of.values())
         evaluation.params.catIds = sorted({category["id"] for category in truth["categories"]})
         if not chosen or not evaluation.params.catIds:
-            return dict.fromkeys(METRICS)
+            return AveragePrecision.unknown(evaluation.params.catIds)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     # -1 means "nothing to find".
-    return {name: float(value) if value >= 0 else None for name, value in zip(METRICS, evaluation.stats, strict=True)}
+    figures = {name: float(v) if v >= 0 else None for name, v in zip(METRICS, evaluation.stats, strict=True)}
+    return AveragePrecision(figures, _of_categories(evaluation))
+
+
+def _of_categories(evaluation: COCOeval) -> dict[int, float | None]:
+    """Returns the AP of each category: over all IoU thresholds and recalls, objects of all sizes."""
+    # [IoU threshold, recall, category, size, largest number of detections]: all sizes are first, 100 detections last.
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    found = {}
+    for place, category_id in enumerate(evaluation.params.catIds):
+        values = precision[:, :, place]
+        values = values[values >= 0]
+        found[int(category_id)] = float(values.mean()) if values.size else None
+    return found
 
 
 def _in_order(image_ids: set[int | str]) -> list[int | str]:

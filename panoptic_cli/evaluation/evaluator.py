@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from panoptic_cli import console, weights
 from panoptic_cli.errors import DataError, PanopticError, summarize
-from panoptic_cli.evaluation.coco_ap import METRICS
+from panoptic_cli.evaluation.category_figures import category_figures
+from panoptic_cli.evaluation.coco_ap import AveragePrecision
 from panoptic_cli.evaluation.evaluation_data import EvaluationData, read_data
 from panoptic_cli.evaluation.picture_scores import PictureScores
 from panoptic_cli.evaluation.prediction_loop import Batch, score_all
@@ -36,7 +37,8 @@ class EvaluationResult:
 
     Attributes:
         panoptic: see PanopticQuality.result.
-        box, mask: see coco_average_precision.
+        box, mask: see AveragePrecision.figures.
+        per_class: see category_figures.
         semantic: see SemanticIoU.result; None for networks without a semantic head.
         images: number of scored pictures.
         seconds: wall time.
@@ -49,6 +51,7 @@ class EvaluationResult:
     panoptic: dict[str, Any]
     box: dict[str, float | None]
     mask: dict[str, float | None]
+    per_class: dict[int, dict[str, Any]]
     semantic: dict[str, Any] | None
     images: int
     seconds: float
@@ -68,6 +71,7 @@ class EvaluationResult:
             "panoptic": self.panoptic,
             "box": self.box,
             "mask": self.mask,
+            "per_class": self.per_class,
             **({"semantic": self.semantic} if self.semantic is not None else {}),
             "images": self.images,
             "images_per_second": round(self.images_per_second, 3),
@@ -166,10 +170,13 @@ class Evaluator:
             if writer is not None:
                 writer.abort()
         self._warn(scores, unusable)
+        unknown = AveragePrecision.unknown()
+        panoptic, table = scores.quality.result(), self.model.table
         result = EvaluationResult(
-            panoptic=scores.quality.result(),
-            box=dict.fromkeys(METRICS),
-            mask=dict.fromkeys(METRICS),
+            panoptic=panoptic,
+            box=unknown.figures,
+            mask=unknown.figures,
+            per_class=category_figures(panoptic, table, unknown.per_class, unknown.per_class),
             semantic=scores.semantic.result() if scores.semantic is not None else None,
             images=len(scores.images),
             seconds=time.perf_counter() - begun,
@@ -180,7 +187,13 @@ class Evaluator:
         )
         scored(result)
         box, mask = scores.average_precision()
-        return dataclasses.replace(result, box=box, mask=mask, seconds=time.perf_counter() - begun)
+        return dataclasses.replace(
+            result,
+            box=box.figures,
+            mask=mask.figures,
+            per_class=category_figures(panoptic, table, box.per_class, mask.per_class),
+            seconds=time.perf_counter() - begun,
+        )
 
     def _score(self, scores: PictureScores, unusable: list[PanopticError], keep_partial: bool) -> bool:
         """Scores all pictures; returns whether Ctrl-C ended it early."""

@@ -16,6 +16,7 @@ import numpy as np
 from panoptic_cli import console, processes
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, PanopticError, summarize
+from panoptic_cli.evaluation.category_figures import category_figures
 from panoptic_cli.evaluation.pair_scoring import PartialScores, score_pairs, translated
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.report_data import ReportData, picture_of_file
@@ -53,7 +54,12 @@ class FileScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the object that --json prints and metrics.json contains."""
-        return {"panoptic": self.panoptic, "images": self.images, "images_per_second": self.images_per_second}
+        return {
+            "panoptic": self.panoptic,
+            "per_class": category_figures(self.panoptic, self.table),
+            "images": self.images,
+            "images_per_second": self.images_per_second,
+        }
 
 
 def score_files(files: ResultFiles, workers: int = 2, for_report: bool = False) -> FileScores:

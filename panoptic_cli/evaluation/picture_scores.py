@@ -10,7 +10,7 @@ from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, one_line
 from panoptic_cli.evaluation.annotation_file import InstanceAnnotations
-from panoptic_cli.evaluation.coco_ap import METRICS, coco_average_precision
+from panoptic_cli.evaluation.coco_ap import AveragePrecision, coco_average_precision
 from panoptic_cli.evaluation.groundtruth import GroundTruth
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.report_data import ReportData, picture_of_record
@@ -93,14 +93,14 @@ class PictureScores:
         self.images.append({"id": truth.image_id, "height": truth.height, "width": truth.width})
         self._objects.extend(truth.objects)
 
-    def average_precision(self) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    def average_precision(self) -> tuple[AveragePrecision, AveragePrecision]:
         """Returns the figures of boxes and of masks for the scored pictures, see coco_average_precision.
 
         What cannot be computed is None, with a warning that says why: the other figures are worth having without it.
         """
         return self._average_precision("box", "bbox"), self._average_precision("mask", "segm")
 
-    def _average_precision(self, name: str, iou_type: Literal["bbox", "segm"]) -> dict[str, float | None]:
+    def _average_precision(self, name: str, iou_type: Literal["bbox", "segm"]) -> AveragePrecision:
         try:
             if self.annotations is not None:
                 truth = self.annotations.to_coco(self.table, masks=iou_type == "segm")
@@ -111,4 +111,4 @@ class PictureScores:
         except Exception as error:  # pycocotools raises whatever its C code does not expect
             reason = error.message if isinstance(error, DataError) else f"{type(error).__name__}: {one_line(error)}."
             console.warn(f"The {name} AP cannot be computed: {reason}")
-            return dict.fromkeys(METRICS)
+            return AveragePrecision.unknown()

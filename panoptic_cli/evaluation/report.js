@@ -14,8 +14,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = (row) => row.cells[column].textContent;
+      const value = (row) => {
+        const number = parseFloat(key(row));
+        return Number.isNaN(number) ? (down ? -Infinity : Infinity) : number; // what has no figure comes last
+      };
       const compare = numeric
-        ? (a, b) => parseFloat(key(a)) - parseFloat(key(b))
+        ? (a, b) => (value(a) > value(b)) - (value(a) < value(b))
         : (a, b) => key(a).localeCompare(key(b));
       const rows = [...table.tBodies[0].rows].sort((a, b) => (down ? compare(b, a) : compare(a, b)));
       table.tBodies[0].append(...rows);

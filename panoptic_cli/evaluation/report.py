@@ -15,6 +15,7 @@ from panoptic_cli.files import write_text
 
 _CONFUSIONS = 15
 _AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+_CLASS_AP = {"box_AP": "box AP", "mask_AP": "mask AP"}
 
 
 def write_report(path: Path, subject: str, figures: Mapping[str, Any], data: ReportData) -> None:
@@ -23,8 +24,8 @@ def write_report(path: Path, subject: str, figures: Mapping[str, Any], data: Rep
     Args:
         path: the HTML file.
         subject: the checkpoint or result file that was evaluated.
-        figures: the object that `evaluate --json` prints: "panoptic", "images" and, for a model, "box", "mask",
-            "step" and, if it has a semantic head, "semantic".
+        figures: the object that `evaluate --json` prints: "panoptic", "per_class", "images" and, for a model,
+            "box", "mask", "step" and, if it has a semantic head, "semantic".
         data: what was collected picture by picture.
     """
     write_text(path, report_html(subject, figures, data))
@@ -43,7 +44,7 @@ def report_html(subject: str, figures: Mapping[str, Any], data: ReportData) -> s
     if figures.get("semantic"):
         sections.append(_section("Semantic head", _semantic(figures["semantic"])))
     sections += [
-        _section("Categories", _class_table(panoptic["per_class"], data.table)),
+        _section("Categories", _class_table(panoptic["per_class"], figures.get("per_class", {}), data.table)),
         _section("Predictions for pixels of things and stuff", _kinds(data)),
         _section("Most frequent confusions", _confusions(data)),
         _section("Worst pictures", _pictures(data.worst, data)),
@@ -123,23 +124,28 @@ def _semantic(semantic: Mapping[str, Any]) -> str:
     )
 
 
-def _class_table(per_class: Mapping[int | str, Mapping[str, Any]], table: CategoryTable) -> str:
-    found = [(table.by_id[int(i)], f) for i, f in per_class.items() if f["tp"] + f["fp"] + f["fn"]]
+def _class_table(
+    quality: Mapping[int | str, Mapping[str, Any]],
+    precision: Mapping[int | str, Mapping[str, Any]],
+    table: CategoryTable,
+) -> str:
+    found = [(i, f) for i, f in quality.items() if f["tp"] + f["fp"] + f["fn"]]
     found.sort(key=lambda entry: -entry[1]["pq"])
-    rows = [
-        [
-            _name(category),
-            "thing" if category.isthing else "stuff",
-            _bar(figures["pq"], "thing" if category.isthing else "stuff"),
-            *(_percent(figures[key], 1) for key in ("pq", "sq", "rq")),
-            *(str(figures[key]) for key in ("tp", "fp", "fn")),
-        ]
-        for category, figures in found
-    ]
-    absent = len(per_class) - len(found)
+    has_precision = any("box_AP" in entry for entry in precision.values())
+    rows = []
+    for identifier, figures in found:
+        category = table.by_id[int(identifier)]
+        kind = "thing" if category.isthing else "stuff"
+        row = [_name(category), kind, _bar(figures["pq"], kind), *(_percent(figures[k], 1) for k in ("pq", "sq", "rq"))]
+        if has_precision:
+            row += [_percent(precision[identifier][key], 1) if category.isthing else "" for key in _CLASS_AP]
+        rows.append([*row, *(str(figures[key]) for key in ("tp", "fp", "fn"))])
+    absent = len(quality) - len(found)
     note = f"<p>{absent} categories do not occur in these pictures.</p>" if absent else ""
-    head = ("category", "kind", "", "PQ", "SQ", "RQ", "matched", "false", "missed")
-    return _table(head, rows, "sortable classes", left=3) + note
+    if has_precision:
+        note = "<p>AP is of things only; n/a if there is no object to find.</p>" + note
+    head = ("category", "kind", "", "PQ", "SQ", "RQ", *(_CLASS_AP.values() if has_precision else ()))
+    return _table((*head, "matched", "false", "missed"), rows, "sortable classes", left=3) + note
 
 
 def _name(category: Category | None) -> str:

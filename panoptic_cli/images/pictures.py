@@ -14,7 +14,7 @@ import numpy as np
 
 from panoptic_cli.errors import DataError, listed
 from panoptic_cli.images.depth import DEEP_NOTE, is_deep
-from panoptic_cli.images.orientation import Exif, orientation_of
+from panoptic_cli.images.orientation import Exif, is_turned, orientation_of
 from panoptic_cli.images.pillow import FRAMES_NOTE, JPEG_FORMATS, decode_picture, has_frames, open_picture
 
 SUFFIXES = frozenset(
@@ -94,7 +94,12 @@ def find_pictures(inputs: Iterable[str], *, from_list: Iterable[str] = (), skip:
 
 
 def read_picture(
-    path: Path, exif: Exif = "apply", notes: Counter[str] | None = None, *, accurate_jpeg: bool = False
+    path: Path,
+    exif: Exif = "apply",
+    notes: Counter[str] | None = None,
+    *,
+    accurate_jpeg: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Reads a picture as people see it: EXIF orientation applied, greyscale and CMYK as RGB, alpha dropped.
 
@@ -105,13 +110,14 @@ def read_picture(
         path: the file.
         exif: "ignore" leaves the pixels as stored.
         notes: counts what was changed and the user should know about.
+        size: (height, width) that it must have; then `exif` only counts where both ways give that size.
         accurate_jpeg: see `images.decoding.decode_image`; a network says which it needs.
 
     Returns:
         uint8 [height, width, 3].
 
     Raises:
-        DataError: it cannot be read or decoded.
+        DataError: it cannot be read or decoded, or has another size.
     """
     try:
         content = path.read_bytes()
@@ -119,7 +125,7 @@ def read_picture(
             changes = [DEEP_NOTE] * is_deep(opened) + [FRAMES_NOTE] * has_frames(opened)
             if opened.format == "PNG":
                 opened.load()  # its orientation may follow its pixels
-            turned = exif == "apply" and orientation_of(opened) != 1
+            turned = _is_turned(orientation_of(opened), opened.size, size, exif)
             for_tensorflow = opened.format in (*JPEG_FORMATS, "PNG") and not turned
         if notes is not None:
             notes.update([TURNED_NOTE] * turned + changes)
@@ -137,6 +143,16 @@ def read_picture(
         return np.asarray(decode_image(tf.constant(content), accurate_jpeg))
     except tf.errors.OpError as error:
         raise _unreadable(path, decoding_reason(error)) from None
+
+
+def _is_turned(orientation: int, stored: tuple[int, int], size: tuple[int, int] | None, exif: Exif) -> bool:
+    """Decides whether a picture of a (width, height) is turned; raises ValueError if no way gives the size."""
+    if size is None:
+        return exif == "apply" and orientation != 1
+    turned = is_turned(orientation, stored, size[::-1], exif)
+    if turned is None:
+        raise ValueError(f"it has {stored[0]} x {stored[1]} pixels, but is listed with {size[1]} x {size[0]}")
+    return turned
 
 
 def _unreadable(path: Path, reason: str) -> DataError:

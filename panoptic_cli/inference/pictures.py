@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,14 @@ import numpy as np
 
 from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.coco.image_info import ListedPicture
 from panoptic_cli.errors import DataError
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import TURNED_NOTE, read_picture
 from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
+from panoptic_cli.results.submission import write_submission
 
 
 @dataclass
@@ -26,14 +29,18 @@ class PredictionSummary:
     """The outcome of predicting pictures.
 
     Attributes:
-        overlays: the overlay of each picture.
+        done: number of predicted pictures.
+        overlays: the overlay of each, if asked for.
         failed: {picture: reason} of the pictures that cannot be read.
         notes: changes to pictures that the user should know about, with their numbers.
+        submission: the archive for COCO's server; None if not asked for, or if a picture failed.
     """
 
+    done: int = 0
     overlays: list[Path] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    submission: Path | None = None
 
 
 class PicturePredictor(Protocol):
@@ -64,6 +71,9 @@ def predict_pictures(
     batch_size: int = 1,
     alpha: float = 0.5,
     exif: Exif = "apply",
+    overlays: bool = True,
+    listed: Mapping[Path, ListedPicture] | None = None,
+    submission: Path | None = None,
 ) -> PredictionSummary:
     """Predicts pictures; records the ones that cannot be read, and continues with the rest.
 
@@ -79,19 +89,30 @@ def predict_pictures(
         batch_size: pictures that the network takes at once.
         alpha: opacity of the overlay, 0..1.
         exif: whether pictures are turned as their EXIF orientation says.
+        overlays: whether to write overlay/*.png.
+        listed: {file: its entry in a list}, which gives the file names in pred.json and the sizes that pictures must
+            have; `exif` then only counts where both ways give that size. None for the files' paths, and any size.
+        submission: an archive to write for COCO's server, if all pictures can be read; None for none.
 
     Returns:
-        The overlays and the failures.
+        What is done, and the failures.
     """
+    work = [_Work(path, image_id, (listed or {}).get(path)) for path, image_id in pictures.items()]
     listing = "\n".join(f"{image_id} {path}" for path, image_id in pictures.items())
     digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
-    task = {"model": source, "threshold": predictor.score_threshold, "alpha": alpha, "exif": exif, "pictures": digest}
+    task = {
+        **{"model": source, "threshold": predictor.score_threshold, "exif": exif, "pictures": digest},
+        **{"alpha": alpha if overlays else None, "listed": listed is not None},
+    }
     notes: Counter[str] = Counter()
     writer = PredictionWriter(output_dir, predictor.table, folders=("overlay",), task=task)
     try:
-        failed = _predict(predictor, pictures, writer, batch_size, alpha, exif, notes)
-        overlays = [output_dir / "overlay" / name for name in writer.png_names]
-        writer.close() if overlays else writer.abort()
+        failed = _predict(predictor, work, writer, batch_size, alpha if overlays else None, exif, notes)
+        names = writer.png_names
+        if failed or not names:
+            submission = None
+        if names:
+            writer.close(lambda folder: write_submission(folder, submission) if submission is not None else None)
     except BaseException:
         if writer.done and writer.is_open:
             console.warn(
@@ -101,15 +122,38 @@ def predict_pictures(
         raise
     finally:
         writer.abort()
-    return PredictionSummary(overlays, failed, notes)
+    if not overlays:
+        with contextlib.suppress(OSError):
+            (output_dir / "overlay").rmdir()
+    drawn = [output_dir / "overlay" / name for name in names] if overlays else []
+    return PredictionSummary(len(names), drawn, failed, notes, submission)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A picture to predict."""
+
+    path: Path
+    image_id: int | str
+    listed: ListedPicture | None
+
+    @property
+    def name(self) -> str:
+        """Its file name in pred.json."""
+        return self.listed.file_name if self.listed is not None else str(self.path)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The (height, width) that it must have."""
+        return self.listed.size if self.listed is not None else None
 
 
 def _predict(
     predictor: PicturePredictor,
-    pictures: Mapping[Path, int | str],
+    work: Sequence[_Work],
     writer: PredictionWriter,
     batch_size: int,
-    alpha: float,
+    alpha: float | None,
     exif: Exif,
     notes: Counter[str],
 ) -> dict[str, str]:
@@ -117,39 +161,42 @@ def _predict(
     failed: dict[str, str] = {}
     done = set(writer.done)
     if done:
-        console.info(f"Going on after {len(done)} of {len(pictures)} pictures.")
-    rest = [(path, image_id) for path, image_id in pictures.items() if str(path) not in done]
-    waiting: list[tuple[Path, int | str, np.ndarray, bool]] = []
-    with console.progress("Predicting", len(pictures), start=len(done)) as advance:
-        for place, (path, image_id) in enumerate(rest, start=1):
+        console.info(f"Going on after {len(done)} of {len(work)} pictures.")
+    rest = [item for item in work if item.name not in done]
+    waiting: list[tuple[_Work, np.ndarray, bool]] = []
+    with console.progress("Predicting", len(work), start=len(done)) as advance:
+        for place, item in enumerate(rest, start=1):
             turned = notes[TURNED_NOTE]
             try:
-                pixels = read_picture(path, exif, notes, accurate_jpeg=predictor.accurate_jpeg)
-                waiting.append((path, image_id, pixels, notes[TURNED_NOTE] > turned))
+                accurate = predictor.accurate_jpeg
+                pixels = read_picture(item.path, exif, notes, accurate_jpeg=accurate, size=item.size)
+                waiting.append((item, pixels, notes[TURNED_NOTE] > turned))
             except DataError as error:
-                failed[str(path)] = error.message
+                failed[str(item.path)] = error.message
                 console.warn(error.message)
                 advance()
             if len(waiting) == batch_size or (waiting and place == len(rest)):
-                predictions = predictor.predict_batch([pixels for _, _, pixels, _ in waiting])
-                for (file, number, pixels, is_turned), prediction in zip(waiting, predictions, strict=True):
-                    _write(predictor, writer, number, file, pixels, prediction, alpha, is_turned)
+                predictions = predictor.predict_batch([pixels for _, pixels, _ in waiting])
+                for (picture, pixels, is_turned), prediction in zip(waiting, predictions, strict=True):
+                    if alpha is not None:  # first, so that a picture that is listed has all of its files
+                        _draw(predictor, writer, picture, pixels, prediction, alpha)
+                    writer.add(
+                        picture.image_id, picture.name, prediction, predictor.score_threshold, is_turned=is_turned
+                    )
                     advance()
                 waiting.clear()
     return failed
 
 
-def _write(
+def _draw(
     predictor: PicturePredictor,
     writer: PredictionWriter,
-    image_id: int | str,
-    path: Path,
+    picture: _Work,
     pixels: np.ndarray,
     prediction: Prediction,
     alpha: float,
-    is_turned: bool,
 ) -> None:
-    """Writes the results of one picture; the overlay first, so that a picture that is listed has all of them."""
+    """Writes the overlay of one picture."""
     drawn = draw_panoptic(
         pixels,
         prediction.category_map,
@@ -158,6 +205,4 @@ def _write(
         scores=dict(enumerate(prediction.detections.scores.tolist(), start=1)),
         alpha=alpha,
     )
-    name = writer.png_name(str(path))
-    drawn.save(writer.folder("overlay") / name, format="PNG", compress_level=3)
-    writer.add(image_id, str(path), prediction, predictor.score_threshold, is_turned=is_turned)
+    drawn.save(writer.folder("overlay") / writer.png_name(picture.name), format="PNG", compress_level=3)

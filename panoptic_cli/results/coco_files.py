@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -101,9 +101,10 @@ class PredictionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.abort()
 
     @property
@@ -174,12 +175,18 @@ class PredictionWriter:
         self._file_names.add(name)
         return WrittenPrediction(name, info, detections)
 
-    def close(self) -> None:
-        """Finishes the files and moves them into place."""
+    def close(self, before: Callable[[Path], object] = lambda folder: None) -> None:
+        """Finishes the files and moves them into place.
+
+        Args:
+            before: called with the folder of the finished files before they are moved. If it raises, the writer stays
+                open, so that nothing is lost: see `keep`.
+        """
         if not self._open:
             return
+        self._finish()
+        before(self._partial)
         try:
-            self._finish()
             self._move_into(self.output_dir)
             (self.output_dir / _TASK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it holds what another task left
@@ -225,16 +232,19 @@ class PredictionWriter:
 
     def _finish(self) -> None:
         """Writes the ends of the JSON files."""
+        if self._detections.closed:
+            return
         if self._pictures:
             self._detections.truncate(self._pictures[-1][-1])
         self._detections.write(_END)
-        self._detections.close()
+        self._detections.flush()
         content = {
             "images": [image for image, _, _ in self._pictures],
             "annotations": [annotation for _, annotation, _ in self._pictures],
             "categories": self._table.to_list(),
         }
         (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        self._detections.close()
 
     def _move_into(self, folder: Path) -> None:
         """Replaces earlier files with the new ones; an interruption restores the earlier ones."""

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from panoptic_cli.coco.dataset import read_dataset
+from panoptic_cli.coco.image_info import find_listed, read_image_info
 from panoptic_cli.coco.layout import SplitFiles, coco_files
-from panoptic_cli.coco.orientations import settle_exif
+from panoptic_cli.coco.orientations import exif_of_listed, settle_exif
 from panoptic_cli.images.orientation import Exif
 
 
@@ -62,3 +63,11 @@ def test_pictures_that_cannot_be_read_do_not_tell(dataset: Path) -> None:
     paths[0].unlink()
     paths[1].write_bytes(b"Exif\0\0 and nothing else")
     assert _settled(dataset) == "apply"
+
+
+@pytest.mark.parametrize(("turn_stored", "expected"), [(True, "apply"), (False, "ignore")])
+def test_sizes_in_a_list_tell_too(dataset: Path, turn_stored: bool, expected: Exif) -> None:
+    path = dataset / "annotations" / "panoptic_val2017.json"
+    assert exif_of_listed(find_listed(read_image_info(path), dataset / "val2017"), path) == "apply"
+    _orient(dataset, 6, turn_stored)
+    assert exif_of_listed(find_listed(read_image_info(path), dataset / "val2017"), path) == expected

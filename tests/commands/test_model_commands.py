@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +94,12 @@ def test_evaluate_prints_one_object_of_the_contracts_shape(evaluated: Evaluated)
     assert result["images"] == 4
     assert result["images_per_second"] > 0.0
     assert result["step"] == 3
+    assert result["per_class"].keys() == result["panoptic"]["per_class"].keys()
+    for kind in ("box", "mask"):  # AP is the mean of that of its categories
+        found = [entry[f"{kind}_AP"] for entry in result["per_class"].values()]
+        measured = [ap for ap in found if ap is not None]
+        assert len(measured) == 3
+        assert result[kind]["AP"] == pytest.approx(np.mean(measured), abs=1e-12)
     assert json.loads((evaluated.folder / "metrics.json").read_text()) == result
 
 
@@ -211,6 +218,55 @@ def test_predict_does_not_take_its_own_output_for_input(
         shutil.copy("photo.jpg", tmp_path / "predictions" / folder / "photo.png")
     outcome = panoptic("predict", ".", "--model-dir", tiny_run, "--dry-run", "--json")
     assert json.loads(outcome.out)["pictures"] == ["photo.jpg"]
+
+
+def test_a_submission_scores_like_evaluate(
+    tiny_run: Path, evaluated: Evaluated, shapes_dir: Path, tmp_path: Path
+) -> None:
+    truth = shapes_dir / "annotations/panoptic_val2017.json"
+    content = json.loads(truth.read_text())
+    # As COCO lists its test pictures: in another order than the files, without annotations, with other categories.
+    listed = {"images": content["images"][::-1], "categories": [{"id": content["categories"][0]["id"], "name": "axe"}]}
+    (tmp_path / "image_info_test-dev2017.json").write_text(json.dumps(listed))
+    words: tuple[object, ...] = ("predict", "--image-info", tmp_path / "image_info_test-dev2017.json")
+    words += ("--image-dir", shapes_dir / "val2017", "--model-dir", tiny_run, "--output", tmp_path / "out", "--json")
+    stem = "panoptic_test-dev2017_run_results"
+    assert json.loads(panoptic(*words, "--dry-run").out)["submission"] == str(tmp_path / "out" / f"{stem}.zip")
+    assert not (tmp_path / "out").exists()
+    outcome = panoptic(*words)
+    assert outcome.code == 0, outcome.err
+    assert "has other categories than the model" in outcome.err
+    assert "is 'axe' there" in outcome.err
+    result = json.loads(outcome.out)
+    assert result["submission"] == str(tmp_path / "out" / f"{stem}.zip")
+    assert result["overlays"] == []
+    written = ["detections.json", f"{stem}.zip", "pred", "pred.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
+    with zipfile.ZipFile(result["submission"]) as packed:
+        packed.extractall(tmp_path / "server")
+    assert sorted(path.name for path in (tmp_path / "server").iterdir()) == [stem, f"{stem}.json"]
+    masks = ("--panoptic-masks", shapes_dir / "panoptic_val2017")
+    scored = panoptic(
+        *("evaluate", "--predictions", tmp_path / "server" / f"{stem}.json", "--panoptic-annotations", truth),
+        *(*masks, "--json"),
+    )
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["panoptic"] == json.loads(evaluated.outcome.out)["panoptic"]
+
+
+def test_submission_usage(tiny_run: Path, shapes_dir: Path, tmp_path: Path) -> None:
+    info = ("--image-info", shapes_dir / "annotations/panoptic_val2017.json")
+    folder = ("--image-dir", shapes_dir / "val2017")
+    words = ("predict", "--model-dir", tiny_run, "--output", tmp_path / "out")
+    assert "--image-dir needs --image-info" in fails(2, *words, *folder)
+    assert "needs their folder" in fails(2, *words, *info)
+    assert "name all pictures" in fails(2, *words, *info, *folder, shapes_dir / "val2017")
+    assert "--submission-name needs" in fails(2, *words, shapes_dir / "val2017", "--submission-name", "x")
+    error = fails(1, *words, *info, "--image-dir", shapes_dir / "train2017")
+    assert "has none of the 4 pictures" in error
+    named = panoptic(*words, *info, *folder, "--submission-name", "Our net", "--dry-run", "--json")
+    assert json.loads(named.out)["submission"] == str(tmp_path / "out" / "panoptic_val2017_Our-net_results.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export(tiny_run: Path, tmp_path: Path) -> None:

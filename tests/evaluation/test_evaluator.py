@@ -107,6 +107,10 @@ def test_perfect_predictions_score_one(
     assert result["box"]["AP"] == 1.0
     assert result["mask"]["AP"] == 1.0
     assert result["semantic"]["mIoU"] == 1.0
+    assert result["per_class"].keys() == result["panoptic"]["per_class"].keys()
+    for entry in result["per_class"].values():
+        assert [entry[key] for key in ("pq", "sq", "rq")] == [1.0] * 3
+        assert {entry["box_AP"], entry["mask_AP"]} == ({1.0} if entry["isthing"] else {None})
     assert result["images"] == {"train": 12, "val": 4}[split]
     assert result["images_per_second"] > 0
 

@@ -103,7 +103,7 @@ def test_right_answers_score_one_and_only_what_is_there_counts(odd: Path) -> Non
     assert result["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 3}  # no triangle, square or water anywhere
     assert result["Things"]["n"] == 1
     # One circle is to be found and the crowd is none of them; without detections the AP is 0, not undefined.
-    assert scores.average_precision()[0]["AP"] == 0.0
+    assert scores.average_precision()[0].figures["AP"] == 0.0
 
 
 def test_what_is_predicted_on_a_crowd_or_on_nothing_is_excused(odd: Path) -> None:
@@ -139,7 +139,7 @@ def test_an_average_precision_that_cannot_be_computed_is_a_warning(
 
     monkeypatch.setattr(picture_scores, "coco_average_precision", fail)
     box, mask = scores.average_precision()
-    assert {*box.values(), *mask.values()} == {None}
+    assert {*box.figures.values(), *mask.figures.values()} == {None}
     assert "The box AP cannot be computed: TypeError: Argument 'bb' has incorrect type." in capsys.readouterr().err
     assert scores.quality.result()["All"]["pq"] == 1.0
 

@@ -16,6 +16,7 @@ from panoptic_cli.commands.main import run
 from PIL import Image
 
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.evaluation.category_figures import category_figures
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.report import report_html
 from panoptic_cli.evaluation.report_data import ReportData
@@ -127,12 +128,15 @@ def test_the_page_of_a_model() -> None:
     precision = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"), 0.25) | {"APl": None}
     semantic = {"mIoU": 0.5, "pixel_accuracy": None, "n": 2}
     figures = {"panoptic": quality.result(), "box": precision, "mask": precision, "semantic": semantic}
-    page = Page(report_html("runs/<x>", {**figures, "images": 2, "step": 1200}, data))
+    per_class = category_figures(figures["panoptic"], TABLE, {7: 0.125, 3: None}, {7: 0.375, 3: None})
+    page = Page(report_html("runs/<x>", {**figures, "per_class": per_class, "images": 2, "step": 1200}, data))
     assert "runs/<x>" in page.text
     assert "2 images · step 1,200" in page.text
     assert "dog & <b>" in page.text
     assert "25.00" in page.text
     assert "n/a" in page.text
+    assert re.search(r"cat\s+thing\s+[\d. ]+ 12\.5\s+37\.5\s", page.text)  # after PQ, SQ and RQ
+    assert re.search(r"dog & <b>\s+thing\s+[\d. ]+ n/a\s+n/a\s", page.text)
     assert "1 categories do not occur in these pictures" in page.text  # sky
     assert [i["alt"] for i in page.images] == [
         f"{view} of image {image_id}" for image_id in (0, 1) for view in ("picture", "ground truth", "prediction")

@@ -13,8 +13,13 @@ from PIL import ExifTags, Image
 from predictions import detections_of, prediction_of
 
 from panoptic_cli.categories import CategoryTable
+from panoptic_cli.coco.image_info import ListedPicture
 from panoptic_cli.coco.picture_ids import image_ids
-from panoptic_cli.inference.pictures import predict_pictures
+from panoptic_cli.errors import DataError
+from panoptic_cli.images.orientation import Exif
+from panoptic_cli.images.pictures import read_picture
+from panoptic_cli.inference import pictures as pictures_module
+from panoptic_cli.inference.pictures import PredictionSummary, predict_pictures
 from panoptic_cli.results.prediction import Prediction
 
 TABLE = CategoryTable.from_list([{"id": 5, "name": "cat", "isthing": 1}], "test")
@@ -129,3 +134,84 @@ def test_pred_json_says_which_pictures_were_turned(tmp_path: Path, exif: str, tu
     predict(paths, tmp_path / "out", exif=exif)
     entries = json.loads((tmp_path / "out" / "pred.json").read_text())["annotations"]
     assert [entry.get("exif_applied", False) for entry in entries] == [turned, False]
+
+
+def submit(
+    album: list[Path], output: Path, before: Callable[[int], None] = lambda number: None, **options: Any
+) -> tuple[PredictionSummary, int]:
+    """Predicts listed pictures, whose ids are not those of their names, for a submission."""
+    predictor = FakePredictor(before)
+    listed = {path: ListedPicture(100 - place, path.name, (16, 8)) for place, path in enumerate(album)}
+    ids = {path: picture.image_id for path, picture in listed.items()}
+    archive = output / "panoptic_x_y_results.zip"
+    summary = predict_pictures(
+        predictor, ids, output, source="c", overlays=False, listed=listed, submission=archive, **options
+    )
+    return summary, predictor.seen
+
+
+def test_a_submission_has_the_names_and_ids_of_the_list(album: list[Path], tmp_path: Path) -> None:
+    summary, _ = submit(album, tmp_path / "out")
+    assert (summary.done, summary.overlays) == (12, [])
+    files = ["detections.json", "panoptic_x_y_results.zip", "pred", "pred.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    assert summary.submission == tmp_path / "out" / "panoptic_x_y_results.zip"
+    content = json.loads((tmp_path / "out" / "pred.json").read_text())
+    assert [(image["id"], image["file_name"]) for image in content["images"]] == [
+        (100 - place, name) for place, name in enumerate(NAMES)
+    ]
+    submit(album, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")  # nothing depends on time or place
+
+
+def test_an_interrupted_submission_goes_on(
+    album: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit(album, tmp_path / "whole")
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit(album, tmp_path / "out", stop_at(5, KeyboardInterrupt()))
+    with monkeypatch.context() as patched:
+        patched.setattr(pictures_module, "write_submission", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            submit(album, tmp_path / "out")
+    assert "12 of 12 pictures are done and kept" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.zip"))
+    _, seen = submit(album, tmp_path / "out")
+    assert seen == 0  # only the archive was missing
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_picture_that_fails_leaves_no_archive(album: list[Path], tmp_path: Path) -> None:
+    Image.new("RGB", (9, 16)).save(album[3])
+    summary, _ = submit(album, tmp_path / "out")
+    assert list(summary.failed) == [str(album[3])]
+    assert "it has 9 x 16 pixels, but is listed with 8 x 16" in summary.failed[str(album[3])]
+    assert summary.done == 11
+    assert summary.submission is None
+    assert not list((tmp_path / "out").glob("*.zip"))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "exif", "turned"),
+    [
+        (6, (16, 8), "apply", False),
+        (6, (8, 16), "ignore", True),
+        (3, (16, 8), "apply", True),
+        (3, (16, 8), "ignore", False),
+    ],
+)
+def test_the_listed_size_decides_whether_a_picture_is_turned(
+    tmp_path: Path, orientation: int, size: tuple[int, int], exif: Exif, turned: bool
+) -> None:
+    data = Image.Exif()
+    data[ExifTags.Base.Orientation] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "1.png", exif=data)
+    expected = np.rot90(pixels, -1 if orientation == 6 else 2) if turned else pixels
+    np.testing.assert_array_equal(read_picture(tmp_path / "1.png", exif, size=size), expected)
+    with pytest.raises(DataError, match="is listed with 7 x 9"):
+        read_picture(tmp_path / "1.png", exif, size=(9, 7))
