@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from panoptic_cli import console
+from panoptic_cli.errors import counted
 
 from . import options as o
 
@@ -172,8 +173,8 @@ def _early_stopping(experiment: Experiment) -> str:
     config = experiment.trainer.early_stopping
     if config.patience is None:
         return "off"
-    gain = f" of at least {100 * config.min_delta:g} points" if config.min_delta else ""
-    return f"after {config.patience:,} evaluations without a gain in PQ{gain}"
+    gain = f" of at least {config.min_delta:g}" if config.min_delta else ""
+    return f"after {counted(config.patience, 'evaluations')} without a gain in PQ{gain}"
 
 
 def _dry_run(experiment: Experiment, directory: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from panoptic_cli.config.schema import EarlyStopping
+from panoptic_cli.errors import counted
 
 
 class Plateau(NamedTuple):
@@ -29,10 +30,10 @@ class Plateau(NamedTuple):
 
     def __str__(self) -> str:
         if self.step is None:
-            return f"PQ was undefined in {self.evaluations} evaluations"
-        least = f" by {100 * self.min_delta:g} points" if self.min_delta else ""
+            return f"PQ was undefined in {counted(self.evaluations, 'evaluations')}"
+        least = f" by {100 * self.min_delta:.1f}" if self.min_delta else ""
         best = f"it was {100 * self.quality:.1f} at step {self.step}"
-        return f"PQ has not risen{least} in {self.evaluations} evaluations; {best}"
+        return f"PQ has not risen{least} in {counted(self.evaluations, 'evaluations')}; {best}"
 
 
 def plateau(lines: Sequence[dict[str, Any]], config: EarlyStopping) -> Plateau:

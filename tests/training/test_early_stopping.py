@@ -53,10 +53,10 @@ def test_the_reason() -> None:
     config = EarlyStopping(patience=2, min_delta=0.01)
     assert reason_to_stop(lines(0.3, 0.3), config) is None
     assert reason_to_stop(lines(0.3, 0.3, 0.305), config) == (
-        "PQ has not risen by 1 points in 2 evaluations; it was 30.0 at step 10"
+        "PQ has not risen by 1.0 in 2 evaluations; it was 30.0 at step 10"
     )
     assert reason_to_stop(lines(0.3, 0.3, 0.3), EarlyStopping()) is None
-    assert reason_to_stop(lines(None), EarlyStopping(patience=1)) == "PQ was undefined in 1 evaluations"
+    assert reason_to_stop(lines(None), EarlyStopping(patience=1)) == "PQ was undefined in 1 evaluation"
 
 
 @pytest.fixture(autouse=True)

@@ -104,7 +104,7 @@ def test_early_stopping_ends_the_watch(run: RunDirectory, capsys: pytest.Capture
     run.start(experiment.model_copy(update={"trainer": stopping}), TABLE)
     save(run, 10, 20)
     assert len(watch(run, lambda _: result(0.1), timeout=60, poll=0.01)) == 2
-    assert "is finished: it stops early. PQ has not risen in 1 evaluations" in " ".join(capsys.readouterr().err.split())
+    assert "is finished: it stops early. PQ has not risen in 1 evaluation" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_without_new_checkpoints_ends_the_watch(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
