@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from panoptic_cli.coco.tables import name_key
-from panoptic_cli.errors import listed
+from panoptic_cli.errors import counted, listed
 from panoptic_cli.models.class_axes import UNUSED, ClassAxis, ClassLabel
 
 Shape = tuple[int, ...]
@@ -67,7 +67,7 @@ class Fit:
         return [*absent, *partly, *(f"{name} is only in the checkpoint" for name in self.unused)]
 
     def __str__(self) -> str:
-        parts = [f"{len(self.whole)} variables whole, {len(self.rows)} in part"]
+        parts = [f"{counted(len(self.whole), 'variables')} whole, {len(self.rows)} in part"]
         if self.rows:
             total = len(self.kept) + len(self.new)
             names = f"rows of {len(self.kept)} of {total} categories: {listed(list(self.kept), 5)}"

@@ -91,7 +91,7 @@ def test_other_categories_are_loaded_by_rows_and_other_layers_by_shape() -> None
     assert found.missing == {"neck": "is [8, 4] in the checkpoint and [8, 8] here"}
     assert (found.kept, found.new) == (("dog",), ("cat",))
     assert str(found) == (
-        "1 variables whole, 2 in part (rows of 1 of 2 categories: dog), "
+        "1 variable whole, 2 in part (rows of 1 of 2 categories: dog), "
         "1 not at all (neck is [8, 4] in the checkpoint and [8, 8] here), 1 of the checkpoint are not used (neck2)"
     )
     assert len(found.problems()) == 4
