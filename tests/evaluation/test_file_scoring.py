@@ -188,7 +188,7 @@ def test_stuff_in_several_segments_is_told(files: Callable[..., tuple[Path, Path
 
     (warning,) = score(files(change)).warnings
     assert "2 pictures have several segments of one stuff category" in warning
-    assert "pred.json have several segments of one stuff category" in warning
+    assert "pred.json: 2" in warning
 
 
 @pytest.mark.parametrize("listed", [True, False])
