@@ -1,8 +1,8 @@
 """Random numbers of a training step, which do not depend on the devices.
 
 Each picture's numbers follow from the step's seed and the picture's place in the batch of all replicas. So two replicas
-draw for half a batch each what one draws for the whole. The algorithm is fixed, because every kind of device would choose
-its own; even so, a step that XLA compiles draws other numbers than one that it does not.
+draw for half a batch each what one draws for the whole. The algorithm is fixed, because each kind of device would
+choose its own; even so, a step that XLA compiles draws other numbers than one that it does not.
 """
 
 from __future__ import annotations
