@@ -151,11 +151,11 @@ def test_a_crop_without_a_segment_is_drawn_again() -> None:
     segments[:6, :6] = 1
     parser = Parser(aug_scale_min=3.0, aug_scale_max=3.1, aug_rand_hflip=True)
     kept = 0
-    for seed in range(30):
+    for seed in range(12):
         accepted = masks(targets(picture_of(record(segments, [7]), targets, parser, seed)))
         parsed = parse_record(tf.constant(record(segments, [7])), targets.preprocessing)
         first = augment(parsed, tf.constant([0, seed], tf.int64), targets.preprocessing, parser)
         kept += bool(accepted)
         if masks(targets(first)):  # nothing changes where the first crop can be used
             assert masks(targets(first)) == accepted
-    assert kept == 30
+    assert kept == 12

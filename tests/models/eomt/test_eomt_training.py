@@ -100,6 +100,7 @@ def test_the_steps_of_the_authors_follow_from_the_length(
     assert training.annealing_steps(Config(num_blocks=blocks), total) == (starts, ends)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_under_xla(network: Eomt, golden: tuple[dict[str, Any], Any]) -> None:
     facts, _ = golden
     targets = segment_targets(facts["targets"], facts["mask_size"], 9)
@@ -127,6 +128,7 @@ def test_points_follow_from_the_seed_and_the_picture(network: Eomt) -> None:
         np.testing.assert_array_equal(one, other[:2, places])
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[dict[str, Any], Any]) -> None:
     facts, _ = golden
     targets = segment_targets(facts["targets"], facts["mask_size"], 5)
@@ -149,4 +151,6 @@ def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[
     finally:
         network.recompute = False
     for variable, one, other in zip(network.trainable_variables, kept, again, strict=True):
-        np.testing.assert_array_equal(one, other, err_msg=variable.path)
+        # The products of matrices may be divided among threads in another way.
+        scale = float(tf.reduce_max(tf.abs(one))) + 1e-6
+        np.testing.assert_allclose(one, other, atol=1e-5 * scale, err_msg=variable.path)
