@@ -12,7 +12,6 @@ these differences; see test_reference_stages.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
 from typing import Any
 
@@ -116,12 +115,7 @@ def test_detections_match(picture: int, computed: dict[str, Any], stored: dict[s
     for i in moved:
         low, high = sorted((i, int(pairs[i])))
         assert scores[low] - scores[high] <= TIED, (i, pairs[i])
-    # One that moves shifts all between its places: those that keep their order are the longest increasing series.
-    ends: list[int] = []
-    for place in pairs.tolist():
-        at = bisect.bisect_left(ends, place)
-        ends[at : at + 1] = [place]
-    assert count - len(ends) <= 10
+    assert len(moved) <= 20
 
     score_error = np.abs(computed["detection_scores"][picture][pairs] - scores)
     box_error = np.abs(computed["detection_boxes"][picture][pairs] - boxes).max(axis=-1)
@@ -129,11 +123,9 @@ def test_detections_match(picture: int, computed: dict[str, Any], stored: dict[s
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     proper = sides >= SLIVER
     assert proper.sum() >= 20
-    # Scores and boxes get twice the tolerance for the rounding of other machines and of oneDNN's convolutions, which
-    # the reference itself needs. The value of
+    assert score_error[proper].max() <= SCORES
+    # Boxes get twice the tolerance for the rounding of other machines, which the reference itself needs. The value of
     # a mask cell changes within a pixel.
-    assert np.quantile(score_error[proper], 0.9) <= SCORES
-    assert score_error[proper].max() <= 2 * SCORES
     assert np.quantile(box_error[proper], 0.9) <= BOXES
     assert box_error[proper].max() <= 2 * BOXES
     assert np.quantile(mask_error[proper].mean(axis=(1, 2)), 0.9) <= MASKS
