@@ -63,17 +63,7 @@ def import_tensorflow() -> None:
         _keep_freed_memory()
         if not os.environ.get("PANOPTIC_DEBUG"):
             _filter_descriptor()
-    use_onednn()
     import tensorflow  # noqa: F401
-
-
-def use_onednn() -> None:
-    """Lets TensorFlow use oneDNN's kernels on every processor, unless the environment says otherwise.
-
-    TensorFlow itself does so only on processors with newer instructions. On one with AVX2 alone, they make a training
-    step of Panoptic FPN a quarter faster and the network of EoMT 40 % faster. Call it before TensorFlow is imported.
-    """
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def require_tensorflow() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from panoptic_cli import console, startup
+from panoptic_cli import console
 
 if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
     from panoptic_cli.inference.predictor import LoadedModel, Predictor
@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 settings.register_profile("random", print_blob=True, deadline=None)
 settings.load_profile("fixed")
-
-startup.use_onednn()  # many tests import TensorFlow themselves
 
 # A shell starts what runs in its background with Ctrl-C ignored, nohup ignores SIGHUP; children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
