@@ -169,7 +169,7 @@ class Warmup(Section):
 
 
 class LayerDecay(Section):
-    """Smaller learning rates for the first layers of the backbone (arXiv 2106.08254, appendix): rate^(layers above)."""
+    """Smaller learning rates for the first layers of the backbone (arXiv 2106.08254): rate^(layers above)."""
 
     rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     full_rate_layers: NonNegative = 0  # the last layers, which keep the whole rate

@@ -85,10 +85,11 @@ def find_model(
     assignments = config.split_params(params_override or "")
     source = None if checkpoint is None else find_source(checkpoint)
     published = None if source is None else source.published
-    if source is not None and published is None and model_dir is None and experiment is None and config_file is None:
-        model_dir = run_of(source.description())
+    place = source.description() if source is not None and published is None and model_dir is None else None
+    if place is not None and experiment is None and config_file is None:
+        model_dir = run_of(place)
     if source is not None and model_dir is None:
-        described = find_described(source.description()) if published is None else None
+        described = find_described(place) if place is not None else None
         preset = experiment or (described.preset if described is not None else config.DEFAULT_EXPERIMENT)
         schedule = None
         if published is not None and experiment in (None, published.experiment):

@@ -29,18 +29,20 @@ SHRINK = 8  # every layer has an eighth of the published network's filters
 FIXED = {1, 3, 12, 91, 364, 111}
 
 
+NARROW = {
+    "backbone.resnet.depth_multiplier": 1 / SHRINK,
+    "decoder.fpn.num_filters": 256 // SHRINK,
+    "rpn_head.num_filters": 256 // SHRINK,
+    "detection_head.num_filters": 256 // SHRINK,
+    "detection_head.fc_dims": 1024 // SHRINK,
+    "mask_head.num_filters": 256 // SHRINK,
+    "segmentation_model.head.num_filters": 128 // SHRINK,
+}
+
+
 def small_network(settings: Mapping[str, Any] | None = None, table: CategoryTable | None = None) -> PanopticFPN:
     """Creates the network of panoptic_fpn_coco with all its layers and classes, but an eighth as wide."""
-    widths = {
-        "backbone.resnet.depth_multiplier": 1 / SHRINK,
-        "decoder.fpn.num_filters": 256 // SHRINK,
-        "rpn_head.num_filters": 256 // SHRINK,
-        "detection_head.num_filters": 256 // SHRINK,
-        "detection_head.fc_dims": 1024 // SHRINK,
-        "mask_head.num_filters": 256 // SHRINK,
-        "segmentation_model.head.num_filters": 128 // SHRINK,
-        **(settings or {}),
-    }
+    widths = NARROW | dict(settings or {})
     experiment = load_experiment(options=[(f"task.model.{key}", value) for key, value in widths.items()])
     if table is None:
         ids = [i for i in range(1, 201) if i != 91]

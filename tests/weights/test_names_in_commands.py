@@ -16,22 +16,13 @@ import pytest
 from cloud_emulator import emulator
 from garden import BUCKET
 from panoptic_cli.commands.main import run
-from test_model_garden import SHRINK, objects, stored_values
+from test_model_garden import NARROW, objects, stored_values
 
 from panoptic_cli.coco.official_categories import coco_panoptic_categories
 from panoptic_cli.weights.published import published_checkpoints
 
 NAME = "panoptic_fpn_r50_3x"
-WIDTHS = {
-    "backbone.resnet.depth_multiplier": 1 / SHRINK,
-    "decoder.fpn.num_filters": 256 // SHRINK,
-    "rpn_head.num_filters": 256 // SHRINK,
-    "detection_head.num_filters": 256 // SHRINK,
-    "detection_head.fc_dims": 1024 // SHRINK,
-    "mask_head.num_filters": 256 // SHRINK,
-    "segmentation_model.head.num_filters": 128 // SHRINK,
-    "input_size": "[128,128,3]",
-}
+WIDTHS = NARROW | {"input_size": "[128,128,3]"}
 SMALL = [word for key, value in WIDTHS.items() for word in ("--set", f"task.model.{key}={value}")]
 
 

@@ -1,7 +1,7 @@
 """The assignment of rows to columns with the smallest total cost, in TensorFlow operations of static shapes.
 
 The algorithm is the one of shortest augmenting paths (Crouse, On implementing 2D rectangular assignment algorithms,
-2016, section III), exact like SciPy's `linear_sum_assignment`. It runs many problems in step, compiles under XLA, and
+2016), exact like SciPy's `linear_sum_assignment`. It runs many problems in step, compiles under XLA, and
 runs on a TPU, where SciPy cannot be called.
 """
 

@@ -1,4 +1,4 @@
-"""The losses of EoMT (arXiv 2503.19108, section 3; those of Mask2Former, arXiv 2112.01527, section 3.3 and 3.4).
+"""The losses of EoMT (arXiv 2503.19108), which are those of Mask2Former (arXiv 2112.01527).
 
 Each prediction is compared with the segments of its picture on points, after each segment was matched with a query.
 """
@@ -177,7 +177,7 @@ def _at_points(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mask logits and targets of each segment and its query, float32 [batch, most, points], at its points.
 
-    Most of the points are those of the candidates where the logits are nearest to 0 (arXiv 1912.08193, section 3.1).
+    Most of the points are those of the candidates where the logits are nearest to 0 (arXiv 1912.08193).
     """
     height, width, channels = outputs.features.shape[1:]
     embeddings = tf.gather(outputs.embeddings, query, batch_dims=1)

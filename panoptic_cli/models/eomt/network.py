@@ -29,17 +29,6 @@ from panoptic_cli.models.segments import Segments
 from panoptic_cli.models.stored import StoredNetwork
 from panoptic_cli.pipeline.preprocessing import Geometry
 
-_OUTPUTS = {
-    "class_logits": TensorDescription(
-        "float32", (1, "queries", "classes + 1"), "scores of the classes in class_category_ids; no object is the last"
-    ),
-    "mask_logits": TensorDescription(
-        "float32",
-        (1, "queries", "height / 4", "width / 4"),
-        "a pixel belongs to the mask of a query where it is above 0",
-    ),
-}
-
 
 class Eomt(PanopticNetwork):
     """The network. The constructor creates its variables.
@@ -215,7 +204,16 @@ class Eomt(PanopticNetwork):
 
     def describe_outputs(self) -> dict[str, TensorDescription]:
         """Describes what `call` returns for one picture."""
-        return dict(_OUTPUTS)
+        queries, classes = self.config.num_queries, len(self.table.categories)
+        side = self.config.grid_size * 2**self.config.num_upscale_blocks
+        return {
+            "class_logits": TensorDescription(
+                "float32", (1, queries, classes + 1), "scores of the classes in class_category_ids; last, of no object"
+            ),
+            "mask_logits": TensorDescription(
+                "float32", (1, queries, side, side), "a cell belongs to the mask of a query where it is above 0"
+            ),
+        }
 
     def describe_classes(self) -> dict[str, list[int]]:
         """Returns the category id of each class."""

@@ -6,6 +6,8 @@ linearly; outside of the map they are 0, as those of torch.nn.functional.grid_sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -35,6 +37,10 @@ class Corners:
                 self.indices.append(tf.cast(place, tf.int32))
                 self.weights.append(tf.where(exists, in_rows * in_columns, 0.0))
 
+    def sum(self, weighted: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Adds what a function of `indices` and `weights` returns for each corner."""
+        return tf.add_n([weighted(index, weight) for index, weight in zip(self.indices, self.weights, strict=True)])
+
 
 def sample_rows(values: tf.Tensor, points: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Samples several maps at the same points.
@@ -48,12 +54,9 @@ def sample_rows(values: tf.Tensor, points: tf.Tensor, height: int, width: int) -
     Returns:
         float [batch, k, n].
     """
-    corners = Corners(points, height, width)
-    parts = [
-        tf.gather(values, index, batch_dims=1) * tf.cast(weight, values.dtype)[..., None]
-        for index, weight in zip(corners.indices, corners.weights, strict=True)
-    ]
-    return tf.add_n(parts)
+    return Corners(points, height, width).sum(
+        lambda index, weight: tf.gather(values, index, batch_dims=1) * tf.cast(weight, values.dtype)[..., None]
+    )
 
 
 def sample_maps(maps: tf.Tensor, points: tf.Tensor, height: int, width: int) -> tf.Tensor:
@@ -68,12 +71,9 @@ def sample_maps(maps: tf.Tensor, points: tf.Tensor, height: int, width: int) -> 
     Returns:
         float [batch, n, k].
     """
-    corners = Corners(points, height, width)
-    parts = [
-        tf.gather(maps, index, batch_dims=2) * tf.cast(weight, maps.dtype)
-        for index, weight in zip(corners.indices, corners.weights, strict=True)
-    ]
-    return tf.add_n(parts)
+    return Corners(points, height, width).sum(
+        lambda index, weight: tf.gather(maps, index, batch_dims=2) * tf.cast(weight, maps.dtype)
+    )
 
 
 def sample_segments(segment_map: tf.Tensor, points: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
@@ -89,9 +89,6 @@ def sample_segments(segment_map: tf.Tensor, points: tf.Tensor, numbers: tf.Tenso
     """
     height, width = int(segment_map.shape[1]), int(segment_map.shape[2])
     flat = tf.reshape(segment_map, [-1, height * width])
-    corners = Corners(points, height, width)
-    parts = [
-        tf.where(tf.gather(flat, index, batch_dims=1) == numbers, weight, 0.0)
-        for index, weight in zip(corners.indices, corners.weights, strict=True)
-    ]
-    return tf.add_n(parts)
+    return Corners(points, height, width).sum(
+        lambda index, weight: tf.where(tf.gather(flat, index, batch_dims=1) == numbers, weight, 0.0)
+    )

@@ -17,11 +17,11 @@ _POWER = 0.9  # of the decay of the masked attention
 
 
 def mask_probabilities(config: Eomt, step: tf.Tensor, train_steps: int) -> tf.Tensor:
-    """Returns the probability that a query's attention is masked in each of the blocks with queries (section 3.3).
+    """Returns the probability that a query's attention is masked in each of the blocks with queries.
 
-    It falls from 1 to 0, block after block: at the end, the network is a plain transformer. Without steps in the
-    configuration, the first block begins after a sixth of the training, the last one after four sixths, and each takes
-    a sixth, as the authors' do.
+    It falls from 1 to 0, block after block (mask annealing, arXiv 2503.19108): at the end, the network is a plain
+    transformer. Without steps in the configuration, the first block begins after a sixth of the training, the last one
+    after four sixths, and each takes a sixth, as the authors' do.
 
     Args:
         config: the number of blocks and, if they are set, the steps.
