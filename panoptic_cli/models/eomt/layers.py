@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,21 @@ def uniform(fan_in: int) -> keras.initializers.Initializer:
     return keras.initializers.RandomUniform(-bound, bound)
 
 
-def _gelu(x: tf.Tensor) -> tf.Tensor:
-    """Computes the exact GELU, unlike tf.nn.gelu without erfc, which ONNX does not have."""
-    return 0.5 * x * (1.0 + tf.math.erf(x * tf.constant(0.5**0.5, x.dtype)))
+@tf.custom_gradient
+def _gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Computes the exact GELU, unlike tf.nn.gelu without erfc, which ONNX does not have.
+
+    The gradient keeps the input only; TensorFlow's own would keep four tensors of its size.
+    """
+
+    def error() -> tf.Tensor:
+        return tf.math.erf(x * tf.constant(0.5**0.5, x.dtype))
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        density = tf.exp(tf.square(x) * -0.5) * tf.constant((2 * math.pi) ** -0.5, x.dtype)
+        return upstream * (0.5 * (1.0 + error()) + x * density)
+
+    return 0.5 * x * (1.0 + error()), gradient  # in this order, which oneDNN's kernel replaces
 
 
 def truncated_normal(config: Eomt) -> keras.initializers.Initializer:
@@ -107,9 +120,31 @@ class LayerNorm(keras.layers.Layer):
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         if platform == "cpu" and not training and _fuses_layer_norm() and not tf.executing_eagerly():
             return _fused(x, gamma, beta, self.epsilon)
+        return _normalize(x, gamma, beta, self.epsilon)
+
+
+def _normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Normalises the last axis. The gradient takes half the memory and time of TensorFlow's own."""
+
+    @tf.custom_gradient
+    def compute(
+        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
         mean = tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axis=-1, keepdims=True)
-        return (x - mean) * (tf.math.rsqrt(variance + self.epsilon) * gamma) + beta
+        factor = tf.math.rsqrt(variance + epsilon)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            normal, rows = (x - mean) * factor, list(range(x.shape.rank - 1))
+            scaled = upstream * gamma
+            shares = tf.reduce_mean(scaled, axis=-1, keepdims=True)
+            slopes = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)
+            to_gamma, to_beta = tf.reduce_sum(upstream * normal, axis=rows), tf.reduce_sum(upstream, axis=rows)
+            return (scaled - shares - normal * slopes) * factor, to_gamma, to_beta
+
+        return (x - mean) * (factor * gamma) + beta, gradient
+
+    return compute(x, gamma, beta)
 
 
 def _fused(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:

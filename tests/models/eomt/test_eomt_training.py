@@ -179,5 +179,9 @@ def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[
         again = tf.function(gradients.python_function)()
     finally:
         network.recompute = False
+    # Tokens go to a prediction, an attention and a sum. The gradients of the last two are added first if a block is
+    # computed again, which rounds otherwise. Those of the keys' biases are nothing but rounding.
+    largest = max(float(np.abs(gradient).max()) for gradient in kept)
     for variable, one, other in zip(network.trainable_variables, kept, again, strict=True):
-        np.testing.assert_array_equal(one, other, err_msg=variable.path)
+        limit = 1e-5 * np.abs(one).max() + 1e-6 * largest
+        np.testing.assert_allclose(one, other, rtol=0, atol=limit, err_msg=variable.path)
