@@ -103,6 +103,22 @@ class Eomt(Section):
         # As DINOv2 does: two thirds, because the gate is a third matrix, in multiples of 8.
         return (width * 2 // 3 + 7) // 8 * 8 if self.use_swiglu_ffn else width
 
+    def annealing_steps(self, train_steps: int) -> tuple[list[int], list[int]]:
+        """Returns the steps at which each block with queries begins and ends to give up its masks.
+
+        Unless they are set, the first block begins after a sixth of the training, the last one after four sixths, and
+        each takes a sixth, as the authors' do.
+
+        Args:
+            train_steps: length of the training.
+        """
+        starts, ends = self.attn_mask_annealing_start_steps, self.attn_mask_annealing_end_steps
+        if starts is not None and ends is not None:
+            return list(starts), list(ends)
+        sixth = train_steps / 6
+        shares = [3 * place / max(self.num_blocks - 1, 1) for place in range(self.num_blocks)]
+        return [int(sixth * (1 + x) + 0.5) for x in shares], [int(sixth * (2 + x) + 0.5) for x in shares]
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Eomt:
         if self.image_size % self.patch_size:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -117,13 +117,37 @@ def dump(experiment: Experiment) -> str:
 
 
 def differences(ours: Experiment, theirs: Experiment) -> list[Difference]:
-    """Returns every value in which two configurations differ, sorted by key."""
+    """Returns every value that counts and in which two configurations differ, sorted by key.
+
+    Values in sections of a type that one of them did not choose do not count.
+    """
     left, right = _flatten(ours.model_dump(mode="json")), _flatten(theirs.model_dump(mode="json"))
+    unused = (*_unused_sections(ours), *_unused_sections(theirs))
     return [
         Difference(key, left.get(key), right.get(key))
         for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
+        if left.get(key) != right.get(key) and not key.startswith(unused)
     ]
+
+
+def _unused_sections(section: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted keys, with a dot at the end, of the sections whose type is not the chosen one."""
+    fields = type(section).model_fields
+    types = _literals(fields["type"].annotation) if "type" in fields else set()
+    for name in fields:
+        value = getattr(section, name)
+        if not isinstance(value, BaseModel):
+            continue
+        if name in types and name != getattr(section, "type", None):
+            yield f"{prefix}{name}."
+        else:
+            yield from _unused_sections(value, f"{prefix}{name}.")
+
+
+def _literals(annotation: Any) -> set[Any]:
+    """Returns the values of a Literal, also of one that may be None."""
+    values = get_args(annotation)
+    return set(values) if get_origin(annotation) is Literal else set().union(*map(_literals, values))
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -127,7 +127,7 @@ class RunDirectory:
         conflicts = resuming.conflicts(experiment, theirs)
         if same_records:  # at another place
             conflicts = [conflict for conflict in conflicts if conflict.key != resuming.TRAIN_DATA]
-        problems = [resuming.describe(conflict) for conflict in conflicts]
+        problems = [resuming.describe(conflict, theirs) for conflict in conflicts]
         if same_records is False and all(conflict.key != resuming.TRAIN_DATA for conflict in conflicts):
             problems.append(f"the training records: {self.file(_RECORDS)} lists other names or sizes")
         if self.read_table().to_list() != table.to_list():

@@ -49,7 +49,8 @@ def make_steps(model: keras.Model, strategy: tf.distribute.Strategy, count: int,
 def _single(model: keras.Model, strategy: tf.distribute.Strategy, compiled: bool) -> Callable:
     """Returns a function of iterator and number that does one step on one batch."""
 
-    @tf.function(jit_compile=compiled)
+    # Without AutoGraph, which would rewrite every function of the network, tracing takes a third less time.
+    @tf.function(jit_compile=compiled, autograph=False)
     def step(batch: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
         return _first(strategy, strategy.run(model.train_step, args=(batch, number)))
 
@@ -60,11 +61,11 @@ def _accumulated(model: keras.Model, strategy: tf.distribute.Strategy, compiled:
     """Returns a function of iterator and number that does one step on several batches. Their losses are averaged."""
     batches = model.accumulation
 
-    @tf.function(jit_compile=compiled)
+    @tf.function(jit_compile=compiled, autograph=False)
     def accumulate(batch: Any, number: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
         return _first(strategy, strategy.run(model.accumulate_step, args=(batch, number, place)))
 
-    @tf.function(jit_compile=compiled)
+    @tf.function(jit_compile=compiled, autograph=False)
     def update(number: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.name_scope("update"):  # a TPU takes two programs of one name for one
             return _first(strategy, strategy.run(model.update_step, args=(number,)))

@@ -84,20 +84,27 @@ class GroupedAdamW(SummedGradients, keras.optimizers.Adam):
         self._groups = list(groups)
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
-        """Computes both rates once, and not for every variable again."""
-        rates = ops.stack([ops.cast(learning_rate, "float32"), ops.cast(self._backbone(self.iterations), "float32")])
-        super()._backend_update_step(grads, trainable_variables, rates)
+        """Computes once what all variables share: both rates, and the corrections of both moments."""
+        step = ops.cast(self.iterations + 1, "float32")
+        shared = [
+            ops.cast(learning_rate, "float32"),
+            ops.cast(self._backbone(self.iterations), "float32"),
+            1.0 - ops.power(float(self.beta_1), step),
+            1.0 - ops.power(float(self.beta_2), step),
+        ]
+        super()._backend_update_step(grads, trainable_variables, ops.stack(shared))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable; `learning_rate` has the rates of both schedules."""
+        """Updates one variable; `learning_rate` is what `_backend_update_step` computed."""
+        rate, of_backbone, first_correction, second_correction = ops.unstack(ops.cast(learning_rate, variable.dtype), 4)
         place = self._get_variable_index(variable)
         group = self._groups[place]
-        rate = ops.cast(learning_rate[1 if group.of_backbone else 0] * group.factor, variable.dtype)
+        rate = (of_backbone if group.of_backbone else rate) * group.factor
         gradient = ops.cast(gradient, variable.dtype)
-        step = ops.cast(self.iterations + 1, variable.dtype)
         first, second = self._momentums[place], self._velocities[place]
         self.assign_add(first, (gradient - first) * (1 - self.beta_1))
         self.assign_add(second, (ops.square(gradient) - second) * (1 - self.beta_2))
-        corrected = first / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), step))
-        spread = ops.sqrt(second / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step)))
-        self.assign_sub(variable, rate * (self._decay_rate * variable + corrected / (spread + self.epsilon)))
+        spread = ops.sqrt(second / second_correction)
+        self.assign_sub(
+            variable, rate * (self._decay_rate * variable + first / first_correction / (spread + self.epsilon))
+        )

@@ -48,7 +48,8 @@ def is_worth_resending(error: Exception) -> bool:
 def as_transfer_error(error: Exception, bucket: str, *, reading: bool = False) -> TransferError:
     """Translates an error of the client library; see `explain`."""
     message, hint = explain(error, bucket, reading=reading)
-    return TransferError(message[0].upper() + message[1:] + ".", hint)
+    begins = message if message.startswith("gs://") else message[0].upper() + message[1:]
+    return TransferError(f"{begins}.", hint)
 
 
 def explain(error: BaseException, bucket: str, *, reading: bool = False) -> tuple[str, str]:

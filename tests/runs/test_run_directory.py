@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import TABLE, tiny_experiment
 
-from panoptic_cli import storage
+from panoptic_cli import config, storage
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError
@@ -226,6 +227,31 @@ def test_a_longer_cosine_needs_its_decay_steps(tmp_path: Path) -> None:
         run.check(tiny_experiment(**whole, trainer__train_steps=20), TABLE)
     longer = tiny_experiment(**{decay: 10}, trainer__train_steps=20)
     assert [change.key for change in run.check(longer, TABLE)] == [decay, "trainer.train_steps"]
+
+
+def test_a_longer_training_of_eomt_keeps_its_decay_and_annealing_by_their_steps(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"task.train_data.input_path": "/records/*", "trainer.train_steps": 600}
+    length = {"trainer.train_steps": 1200}
+    begun = config.load_experiment("eomt_shapes", options=settings.items())
+    run = RunDirectory(tmp_path)
+    start(run, begun)
+    with pytest.raises(RunError, match="the polynomial learning rate and the masked attention cover all") as caught:
+        run.check(config.load_experiment("eomt_shapes", options=(settings | length).items()), TABLE)
+    offered = re.findall(r"--set (\S+=\S+)", str(caught.value))
+    assert len(offered) == 3
+    longer = config.load_experiment("eomt_shapes", settings=offered, options=(settings | length).items())
+    changed = [change.key for change in run.check(longer, TABLE)]
+    assert changed == sorted([*(text.split("=")[0] for text in offered), "trainer.train_steps"])
+
+
+@pytest.mark.parametrize("steps", [{}, {"trainer.train_steps": 1200}])
+def test_settings_of_types_that_are_not_chosen_are_no_conflict(tmp_path: Path, steps: dict[str, Any]) -> None:
+    run = RunDirectory(tmp_path)
+    stepwise = {"trainer.optimizer_config.learning_rate.type": "stepwise"}
+    start(run, tiny_experiment(**stepwise))
+    rates = "trainer.optimizer_config.learning_rate"
+    other = {f"{rates}.cosine.decay_steps": 7, f"{rates}.polynomial.power": 2.0, "task.model.eomt.num_queries": 3}
+    assert [change.key for change in run.check(tiny_experiment(**stepwise, **other, **steps), TABLE)] == list(steps)
 
 
 def test_complete_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:

@@ -180,7 +180,11 @@ def test_each_refusal_names_the_command_that_helps(
 @pytest.mark.parametrize(
     ("status", "sentence", "words"),
     [
-        (400, "Bucket is a requester pays bucket but no user project provided.", "--user-project PROJECT"),
+        (
+            400,
+            "Bucket is a requester pays bucket but no user project provided.",
+            "error: gs://records is a requester-pays bucket",
+        ),
         (
             403,
             "The billing account for the owning project is disabled in state closed",

@@ -20,8 +20,7 @@ def mask_probabilities(config: Eomt, step: tf.Tensor, train_steps: int) -> tf.Te
     """Returns the probability that a query's attention is masked in each of the blocks with queries.
 
     It falls from 1 to 0, block after block (mask annealing, arXiv 2503.19108): at the end, the network is a plain
-    transformer. Without steps in the configuration, the first block begins after a sixth of the training, the last one
-    after four sixths, and each takes a sixth, as the authors' do.
+    transformer.
 
     Args:
         config: the number of blocks and, if they are set, the steps.
@@ -31,19 +30,10 @@ def mask_probabilities(config: Eomt, step: tf.Tensor, train_steps: int) -> tf.Te
     Returns:
         float32 [num_blocks].
     """
-    starts, ends = annealing_steps(config, train_steps)
+    starts, ends = config.annealing_steps(train_steps)
     first, last = tf.constant(starts, tf.float32), tf.constant(ends, tf.float32)
     done = (tf.cast(step, tf.float32) - first) / tf.maximum(last - first, 1.0)
     return tf.pow(1.0 - tf.clip_by_value(done, 0.0, 1.0), _POWER)
-
-
-def annealing_steps(config: Eomt, train_steps: int) -> tuple[list[int], list[int]]:
-    """Returns the steps between which each block's masks are given up."""
-    if config.attn_mask_annealing_start_steps is not None and config.attn_mask_annealing_end_steps is not None:
-        return list(config.attn_mask_annealing_start_steps), list(config.attn_mask_annealing_end_steps)
-    sixth, blocks = train_steps / 6, config.num_blocks
-    shares = [3 * place / max(blocks - 1, 1) for place in range(blocks)]
-    return [int(sixth * (1 + x) + 0.5) for x in shares], [int(sixth * (2 + x) + 0.5) for x in shares]
 
 
 def draw_points(config: Eomt, batch: int, segments: tf.Tensor | int, seed: tf.Tensor) -> Points:

@@ -126,7 +126,7 @@ def test_the_steps_of_the_authors_follow_from_the_length(
 ) -> None:
     from panoptic_cli.config.eomt import Eomt as Config
 
-    assert training.annealing_steps(Config(num_blocks=blocks), total) == (starts, ends)
+    assert Config(num_blocks=blocks).annealing_steps(total) == (starts, ends)
 
 
 @pytest.mark.slow
