@@ -95,7 +95,7 @@ style: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
-# The pages in docs/ as a site in site/; a wrong link is an error. It needs none of our packages.
+# The pages in docs/ as a site in site/. Wrong links are errors, but not with --quiet, which hides them from --strict.
 DOCS := .venv-docs
 $(DOCS)/.installed: pyproject.toml constraints.txt
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
@@ -104,7 +104,7 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 docs-site: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 	@echo "the site is in site/; to read it: $(PYTHON) -m http.server --directory site"
 
 bench: setup
