@@ -15,7 +15,7 @@ CONSTRAINTS = $(CONSTRAINTS_$(DEVICE))
 STAMP = $(VENV)/.installed-$(DEVICE)
 
 .PHONY: setup aria2 demo test test-slow test-without-tensorflow test-oldest test-oldest-sample fuzz quality style docs \
-	bench wheel clean
+	docs-site bench wheel clean
 
 setup: $(STAMP) aria2
 
@@ -95,6 +95,18 @@ style: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
+# The pages in docs/ as a site in site/. Wrong links are errors, but not with --quiet, which hides them from --strict.
+DOCS := .venv-docs
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP_INSTALL) 'pip>=25.1'
+	$(DOCS)/bin/python $(PIP_INSTALL) -c constraints.txt --group docs
+	@touch $@
+
+docs-site: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+	@echo "the site is in site/; to read it: $(PYTHON) -m http.server --directory site"
+
 bench: setup
 	$(BIN)/python -m benchmarks.run
 
@@ -103,4 +115,4 @@ wheel: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(BEAM) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BEAM) $(OLDEST) $(DOCS) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
