@@ -100,7 +100,7 @@ def test_sixteen_bits_are_scaled_and_that_is_told(tmp_path: Path, channels: int)
     picture = read_picture_file(_wide_png(tmp_path / "a.png", channels), W, H)
     assert picture.format == "png"
     assert [note.split(":")[0] for note in picture.notes] == [
-        "pictures of more than 8 bits scaled by their brightest value"
+        "pictures of more than 8 bits scaled by the picture's brightest value"
     ]
     expected = np.repeat(_pixels()[..., :1], 3, axis=-1) if channels == 1 else _pixels()
     with Image.open(io.BytesIO(picture.encoded)) as stored:
