@@ -29,6 +29,7 @@ from panoptic_cli.config.schema import Runtime
 from panoptic_cli.demo.shapes import CATEGORIES
 from panoptic_cli.pipeline.batches import training_dataset
 from panoptic_cli.training.loop import make_steps
+from panoptic_cli.training.parameter_groups import parameter_groups
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import TrainingModel
 from panoptic_cli.weights.checkpoints import Checkpoints
@@ -151,8 +152,9 @@ def main(records: str, output: str, preset: str, *settings: str) -> None:
     def build() -> tuple[TrainingModel, keras.optimizers.Optimizer]:
         with strategy.scope():
             model = TrainingModel(models.create_network(experiment, table), experiment, "xla")
-            precision = experiment.runtime.mixed_precision_dtype
-            optimizer = build_optimizer(experiment.trainer.optimizer_config, 100, precision)
+            precision, config = experiment.runtime.mixed_precision_dtype, experiment.trainer.optimizer_config
+            groups = parameter_groups(model.network, config.layer_decay) if config.by_group else None
+            optimizer = build_optimizer(config, 100, precision, groups)
             optimizer.build(model.trainable_variables)
             model.compile(optimizer=optimizer, auto_scale_loss=False)
         return model, optimizer

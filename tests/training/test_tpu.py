@@ -44,8 +44,15 @@ pytestmark = pytest.mark.slow
             "trainer.gradient_accumulation_steps=2",
             "task.model.input_size=[64,64,3]",
         ),
+        (
+            "eomt_shapes",
+            "runtime.mixed_precision_dtype=bfloat16",
+            "trainer.recompute=true",
+            "task.model.eomt.image_size=64",
+            "task.model.eomt.drop_path_rate=0.1",
+        ),
     ],
-    ids=["float32", "bfloat16", "accumulated"],
+    ids=["float32", "bfloat16", "accumulated", "eomt"],
 )
 def program(request: pytest.FixtureRequest, shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the program of three steps consists of."""

@@ -1,6 +1,6 @@
-"""Runs training steps of the shapes preset on one CPU device or on two logical ones; a script of test_distribution.
+"""Runs training steps of a preset on one CPU device or on two logical ones; a script of test_distribution.
 
-python two_replicas.py REPLICAS RECORDS OUTPUT.npz [dotted.key=value ...]
+python two_replicas.py PRESET REPLICAS RECORDS OUTPUT.npz [dotted.key=value ...]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from panoptic_cli.pipeline.batches import training_dataset
 from panoptic_cli.training.schedules import build_optimizer
 from panoptic_cli.training.step import TrainingModel
 
-replicas, records, output, *settings = sys.argv[1:]
+preset, replicas, records, output, *settings = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 if replicas == "2":
@@ -28,10 +28,7 @@ if replicas == "2":
 else:
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
 
-experiment = load_experiment(
-    "panoptic_fpn_shapes",
-    settings=[f"task.train_data.input_path={records}", "task.model.input_size=[64,64,3]", *settings],
-)
+experiment = load_experiment(preset, settings=[f"task.train_data.input_path={records}", *settings])
 table = CategoryTable.from_list(CATEGORIES, "shapes")
 targets = models.training_targets(experiment, table)
 keras.utils.set_random_seed(0)
