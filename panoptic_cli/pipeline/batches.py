@@ -84,7 +84,9 @@ def training_dataset(
         deterministic=True,
     )
     dataset = dataset.batch(batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    # TensorFlow would expect the last batch of a worker to be smaller, and forget the shapes.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return dataset.prefetch(tf.data.AUTOTUNE).apply(endless)
 
 
 def _of_worker(

@@ -168,16 +168,26 @@ def test_a_second_ctrl_c_ends_a_worker_that_waits_for_another(tmp_path: Path) ->
         workers[1].process.kill()
 
 
+_TINY_EOMT = (
+    "task.model.eomt.image_size=64",
+    "task.model.eomt.num_hidden_layers=2",
+    "task.model.eomt.num_blocks=1",
+    "task.model.eomt.hidden_size=64",
+)
+
+
+@pytest.mark.parametrize(("family", "losses"), [("panoptic_fpn", 8), ("eomt", 4)])
 def test_the_panoptic_network_sees_whole_batches(
-    tmp_path: Path, shapes_records: Path, tiny_network: tuple[str, ...]
+    tmp_path: Path, shapes_records: Path, tiny_network: tuple[str, ...], family: str, losses: int
 ) -> None:
     records = f"{shapes_records}/train-*"
-    workers = pair(tmp_path, tmp_path / "run", 2, 0, records, network=tiny_network)
+    network = (f"{family}_shapes", *(_TINY_EOMT if family == "eomt" else tiny_network))
+    workers = pair(tmp_path, tmp_path / "run", 2, 0, records, network=network)
     ended = [worker.ends(0, 400) for worker in workers]
-    Worker(tmp_path, -1, 0, str(tmp_path / "alone"), "2", "0", records, network=tiny_network).ends(0, 400)
+    Worker(tmp_path, -1, 0, str(tmp_path / "alone"), "2", "0", records, network=network).ends(0, 400)
     assert ended[0]["losses"] == ended[1]["losses"]
     one, whole = (read_metrics(tmp_path / run)[0] for run in ("run", "alone"))
     names = {name for name in whole if name.endswith("_loss")}
-    assert len(names) >= 8
+    assert len(names) >= losses
     for name in names:
         assert one[name] == pytest.approx(whole[name], rel=1e-4), name  # float32, added in another order

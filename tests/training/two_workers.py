@@ -49,9 +49,10 @@ with leave_cluster_on_failure():
         fake = fakes.tiny_experiment(trainer__train_steps=steps, trainer__gradient_accumulation_steps=batches)
         result = trainer.train(fake, run, fakes.TABLE)
     else:
+        preset, *network = json.loads(os.environ["TINY_NETWORK"])
         experiment = load_experiment(
-            "panoptic_fpn_shapes",
-            settings=[*json.loads(os.environ["TINY_NETWORK"]), "trainer.summary_interval=1"],
+            preset,
+            settings=[*network, "trainer.summary_interval=1"],
             options=[
                 ("task.train_data.input_path", records),
                 ("task.train_data.global_batch_size", 4),
