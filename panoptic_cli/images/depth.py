@@ -13,8 +13,8 @@ import numpy as np
 from PIL import ImageFile
 
 DEEP_NOTE = (
-    "pictures of more than 8 bits scaled by the picture's brightest value: 10-bit values are divided by 4, 12-bit by 16, "
-    "14-bit by 64, 16-bit by 256; floats up to 1 are multiplied by 255"
+    "pictures of more than 8 bits scaled by the picture's brightest value: 10-bit values are divided by 4, 12-bit by "
+    "16, 14-bit by 64, 16-bit by 256; floats up to 1 are multiplied by 255"
 )
 _EXCHANGED = {"16B": "16L", "16L": "16B", "16N": "16B"}  # the order of a sample's bytes
 
