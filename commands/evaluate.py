@@ -14,6 +14,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import INTERRUPTED, UsageError, counted
 
 from . import options as o
+from .help_pages import HelpAll
 from .model_loading import load, refuse_cluster
 from .quality_table import evaluation_tables, watch_table
 
@@ -33,6 +34,10 @@ _MODEL_OPTIONS = (
     *("annotation_file", "categories", "limit", "batch_size", "watch", "precision", "gpus"),
 )
 _SCORING_OPTIONS = ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers")
+RARE = (
+    *("--experiment", "--config", "--set", "--params-override", "--categories", "--annotation-file", "--max-pixels"),
+    *("--watch-timeout", "--predictions-dir", "--panoptic-masks", "--image-dir", "--workers", "--batch-size", "--tpu"),
+)
 
 
 def evaluate(
@@ -69,7 +74,7 @@ def evaluate(
             envvar="PANOPTIC_OUTPUT",
             metavar="DIR",
             file_okay=False,
-            help="Folder for predictions (COCO format) and metrics.json.",
+            help="Folder for predictions and metrics.json. The predictions are in COCO's format.",
         ),
     ] = None,
     predictions: Annotated[
@@ -77,7 +82,7 @@ def evaluate(
         typer.Option(
             "--predictions",
             metavar="FILE",
-            help="Score this COCO panoptic result JSON instead of a model.",
+            help="COCO panoptic result JSON to score. No model is needed.",
             rich_help_panel=_SCORE,
         ),
     ] = None,
@@ -133,7 +138,7 @@ def evaluate(
             "--report",
             metavar="FILE",
             dir_okay=False,
-            help="Write an HTML report with metrics, confusions, and the best and worst pictures.",
+            help="Write an HTML report. It has metrics, confusions, and the best and worst pictures.",
         ),
     ] = None,
     watch: Annotated[
@@ -159,6 +164,7 @@ def evaluate(
     tpu: o.Tpu = None,
     dry_run: o.DryRun = False,
     json_output: o.Json = False,
+    help_all: HelpAll = False,
 ) -> int:
     """Measure panoptic quality, box AP and mask AP.
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +19,7 @@ from panoptic_cli.startup import own_process
 
 from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, models, predict, train, upload
 from . import inspect as inspect_command
+from .help_pages import paged
 
 # Typer keeps these line breaks; the leading newline keeps the indentation too.
 _EXAMPLES = """
@@ -65,8 +66,11 @@ class _InterruptedError(Exception):
     """Ctrl-C. On a KeyboardInterrupt Typer would exit without a message."""
 
 
-def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
-    """Adds a command. Its docstring is its help: paragraphs, which Typer wraps, and examples, which it keeps."""
+def _add(name: str, panel: str, command: Callable[..., Any], rare: Collection[str] = ()) -> None:
+    """Adds a command. Its docstring is its help: paragraphs, which Typer wraps, and examples, which it keeps.
+
+    `rare` are the options that `--help` only names.
+    """
     text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     lines = "".join(f"  {line.strip()}\n" for line in examples.splitlines())
@@ -79,18 +83,19 @@ def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
             raise _InterruptedError from None
 
     epilog = f"\nExamples:\n{lines}"
-    app.command(name, rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=epilog)(interruptible)
+    add = app.command(name, cls=paged(rare), rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=epilog)
+    add(interruptible)
 
 
 _add("download", _DATA, download.download)
-_add("inspect", _DATA, inspect_command.inspect)
-_add("make-panoptic", _DATA, make_panoptic.make_panoptic)
-_add("make-tfrecords", _DATA, make_tfrecords.make_tfrecords)
+_add("inspect", _DATA, inspect_command.inspect, inspect_command.RARE)
+_add("make-panoptic", _DATA, make_panoptic.make_panoptic, make_panoptic.RARE)
+_add("make-tfrecords", _DATA, make_tfrecords.make_tfrecords, make_tfrecords.RARE)
 _add("upload", _DATA, upload.upload)
-_add("train", _MODEL, train.train)
-_add("evaluate", _MODEL, evaluate.evaluate)
+_add("train", _MODEL, train.train, train.RARE)
+_add("evaluate", _MODEL, evaluate.evaluate, evaluate.RARE)
 _add("export", _MODEL, export.export)
-_add("predict", _MODEL, predict.predict)
+_add("predict", _MODEL, predict.predict, predict.RARE)
 _add("models", _MODEL, models.models)
 _add("demo", _HELP, demo.demo)
 _add("doctor", _HELP, doctor.doctor)

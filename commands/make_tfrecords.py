@@ -12,6 +12,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import UsageError, counted
 
 from . import custom_data
+from .help_pages import HelpAll
 from .options import DATA, DEFAULT_DATA_DIR, AnnotatedExif, DataDir, DryRun, Json, MaxPixels
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _RECORDS = "Records"
 _BEAM = "Apache Beam (several machines)"
+RARE = (
+    *("--merge-stuff", "--seed", "--exif", "--max-pixels", "--output-prefix", "--shards"),
+    *("--runner", "--runner-option"),
+)
 
 
 def make_tfrecords(
@@ -64,7 +69,8 @@ def make_tfrecords(
     on_bad_data: Annotated[
         Literal["fail", "skip", "void"],
         typer.Option(
-            help="At bad pictures: stop, or skip them; void stops but keeps those without annotation as unlabelled."
+            help="What to do at bad pictures. fail stops and skip leaves them out. void stops, too, but keeps "
+            "pictures without annotation as unlabelled."
         ),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
@@ -84,7 +90,7 @@ def make_tfrecords(
         float | None,
         typer.Option(
             metavar="X",
-            help="Divide one split into train and val; val gets this share.",
+            help="Share of one split that becomes val. The rest becomes train.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -127,6 +133,7 @@ def make_tfrecords(
     max_pixels: MaxPixels = None,
     dry_run: DryRun = False,
     json: Json = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Convert a COCO panoptic data set to sharded TFRecords.
 
