@@ -184,7 +184,7 @@ def evaluate(
         _refuse(context, _MODEL_OPTIONS, "--predictions scores a file: omit {}.")
         folders = (predictions_dir, panoptic_masks, image_dir)
         return _score_file(predictions, panoptic_annotations, folders, workers, shown, dry_run)
-    _refuse(context, _SCORING_OPTIONS, "{} needs --predictions.")
+    _refuse(context, _SCORING_OPTIONS, "{} is for scoring a result file: give --predictions, or omit {}.")
     refuse_cluster("evaluates")
     if watch:
         _prepare_watch(context, model_dir, experiment, watch_timeout, dry_run)
@@ -267,7 +267,7 @@ def _refuse(context: typer.Context, names: Sequence[str], message: str) -> None:
     """Raises a UsageError if one of the options is given on the command line."""
     for parameter in context.command.params:
         if parameter.name in names and o.typed(context, parameter.name):
-            raise UsageError(message.format(max(parameter.opts, key=len)))
+            raise UsageError(message.replace("{}", max(parameter.opts, key=len)))
 
 
 def _validation_records(context: typer.Context, eval_data: str | None, data_dir: Path) -> tuple[str | None, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
+import re
 import signal
 import sys
 import traceback
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from panoptic_cli import __version__, console
-from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line
+from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line, plain_check
 from panoptic_cli.startup import own_process
 
 from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, models, predict, train, upload
@@ -159,11 +161,32 @@ def _usage_error(error: typer.TyperException, arguments: list[str]) -> int:
     option, command = getattr(error, "option_name", None), path.partition(" ")[2]
     if option in _GLOBAL and command:
         message = f"{option} must come before the command: panoptic {option} {command}"
-    # Typer checks values with pydantic, which adds these words.
-    message = message.replace(": Value error, ", ": ").replace(": Input should", ": must")
-    message = message.partition(", unable to parse")[0]
+    message = _plain(message, arguments)
     console.error(error, f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See '{path} --help'.")
     return int(getattr(error, "exit_code", 2))
+
+
+def _plain(message: str, arguments: list[str]) -> str:
+    """Returns a message of Typer in plain words, with the value that it is about."""
+    message = plain_check(message).replace(": file '", ": the file '")
+    message = re.sub(r": the file '(.*)' is a directory", r": '\1' is a folder, not a file", message)
+    message = re.sub(r": (?:dir|directory) '(.*)'", r": the folder '\1'", message)
+    message = re.sub(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"Unexpected argument: \1", message)
+    option = re.match("Invalid value for '(-[^' ]+)", message)
+    if option is not None and ": must " in message:
+        value = _value_after(option[1], arguments)
+        message = f"{message}, not '{value}'" if value is not None else message
+    return message
+
+
+def _value_after(option: str, arguments: list[str]) -> str | None:
+    """Returns the last value of an option on a command line: --name VALUE or --name=VALUE."""
+    values = [
+        word.removeprefix(f"{option}=") if word != option else following
+        for word, following in itertools.pairwise([*arguments, ""])
+        if word == option or word.startswith(f"{option}=")
+    ]
+    return values[-1] if values else None
 
 
 def _origin(error: BaseException) -> str:

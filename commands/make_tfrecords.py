@@ -153,9 +153,9 @@ def make_tfrecords(
     from panoptic_cli.records.plans import plan_conversions
 
     if val_share is not None and not 0 < val_share < 1:
-        raise UsageError(f"--val-share must be between 0 and 1, not {val_share:g}.")
+        raise UsageError(f"--val-share must be between 0 and 1, not {val_share:g}.", "For example: --val-share 0.1.")
     if seed is not None and val_share is None:
-        raise UsageError("--seed needs --val-share.")
+        raise UsageError("--seed is for dividing a split.", "Give --val-share X, too, or omit --seed.")
     target = output_dir or data_dir / RECORDS_FOLDER
     plans = plan_conversions(
         data_dir,
@@ -172,7 +172,7 @@ def make_tfrecords(
         seed=seed or 0,
     )
     if runner is None and runner_option:
-        raise UsageError("--runner-option needs --runner.")
+        raise UsageError("--runner-option is for Apache Beam.", "Give --runner NAME, too, or omit --runner-option.")
     run = run_units if runner is None else beam_units(runner, runner_option or [], target)
     if dry_run:
         _show_plans(plans)

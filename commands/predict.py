@@ -13,7 +13,7 @@ from panoptic_cli.errors import DataError, UsageError, counted
 from . import options as o
 from .help_pages import HelpAll
 from .model_loading import load, refuse_cluster
-from .wanted_pictures import WantedPictures, archive_path, compare_categories, find_wanted
+from .wanted_pictures import WantedPictures, archive_path, compare_categories, find_wanted, tell_of_names
 
 if TYPE_CHECKING:
     from panoptic_cli.inference.pictures import PicturePredictor, PredictionSummary
@@ -160,7 +160,7 @@ def predict(
         sheet_format(sheet)
         check_writable(sheet, "--contact-sheet")
     check_writable(output / "pred.json", "--output")
-    wanted = find_wanted(pictures or [], list_file, output, image_info, image_dir)
+    wanted = find_wanted(pictures or [], list_file, output, image_info, image_dir, submission_name)
     source: ModelSource | str
     if saved_model is not None:
         typed = model_dir if o.typed(context, "model_dir") else None
@@ -189,6 +189,8 @@ def predict(
         from panoptic_cli.coco.orientations import exif_of_listed
 
         exif = exif_of_listed(wanted.listed, wanted.info.path)
+    if image_info is None:
+        tell_of_names(wanted)
     predictor, step = _load(source, score_threshold, gpus)
     from panoptic_cli.inference.pictures import predict_pictures
 
