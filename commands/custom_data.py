@@ -59,7 +59,7 @@ CategoryMapFile = Annotated[
     typer.Option(
         "--category-map",
         metavar="FILE",
-        help="YAML: names or ids to a new name, thing, stuff or drop.",
+        help="YAML file to rename, merge or drop categories. It maps names or ids to a new name, thing, stuff or drop.",
         rich_help_panel=DATA,
     ),
 ]

@@ -14,6 +14,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import INTERRUPTED, UsageError, counted
 
 from . import options as o
+from .help_pages import HelpAll
 from .model_loading import load, refuse_cluster
 from .quality_table import evaluation_tables, watch_table
 
@@ -33,6 +34,10 @@ _MODEL_OPTIONS = (
     *("annotation_file", "categories", "limit", "batch_size", "watch", "precision", "gpus"),
 )
 _SCORING_OPTIONS = ("predictions_dir", "panoptic_annotations", "panoptic_masks", "image_dir", "workers")
+RARE = (
+    *("--experiment", "--config", "--set", "--params-override", "--categories", "--annotation-file", "--max-pixels"),
+    *("--watch-timeout", "--predictions-dir", "--panoptic-masks", "--image-dir", "--workers", "--batch-size", "--tpu"),
+)
 
 
 def evaluate(
@@ -69,7 +74,7 @@ def evaluate(
             envvar="PANOPTIC_OUTPUT",
             metavar="DIR",
             file_okay=False,
-            help="Folder for predictions (COCO format) and metrics.json.",
+            help="Folder for predictions and metrics.json. The predictions are in COCO's format.",
         ),
     ] = None,
     predictions: Annotated[
@@ -77,7 +82,7 @@ def evaluate(
         typer.Option(
             "--predictions",
             metavar="FILE",
-            help="Score this COCO panoptic result JSON instead of a model.",
+            help="COCO panoptic result JSON to score. No model is needed.",
             rich_help_panel=_SCORE,
         ),
     ] = None,
@@ -133,7 +138,7 @@ def evaluate(
             "--report",
             metavar="FILE",
             dir_okay=False,
-            help="Write an HTML report with metrics, confusions, and the best and worst pictures.",
+            help="Write an HTML report. It has metrics, confusions, and the best and worst pictures.",
         ),
     ] = None,
     watch: Annotated[
@@ -159,6 +164,7 @@ def evaluate(
     tpu: o.Tpu = None,
     dry_run: o.DryRun = False,
     json_output: o.Json = False,
+    help_all: HelpAll = False,
 ) -> int:
     """Measure panoptic quality, box AP and mask AP.
 
@@ -178,7 +184,7 @@ def evaluate(
         _refuse(context, _MODEL_OPTIONS, "--predictions scores a file: omit {}.")
         folders = (predictions_dir, panoptic_masks, image_dir)
         return _score_file(predictions, panoptic_annotations, folders, workers, shown, dry_run)
-    _refuse(context, _SCORING_OPTIONS, "{} needs --predictions.")
+    _refuse(context, _SCORING_OPTIONS, "{} is for scoring a result file: give --predictions, or omit {}.")
     refuse_cluster("evaluates")
     if watch:
         _prepare_watch(context, model_dir, experiment, watch_timeout, dry_run)
@@ -261,7 +267,7 @@ def _refuse(context: typer.Context, names: Sequence[str], message: str) -> None:
     """Raises a UsageError if one of the options is given on the command line."""
     for parameter in context.command.params:
         if parameter.name in names and o.typed(context, parameter.name):
-            raise UsageError(message.format(max(parameter.opts, key=len)))
+            raise UsageError(message.replace("{}", max(parameter.opts, key=len)))
 
 
 def _validation_records(context: typer.Context, eval_data: str | None, data_dir: Path) -> tuple[str | None, str]:

@@ -13,11 +13,13 @@ from panoptic_cli.errors import UsageError, counted
 
 from . import custom_data as custom
 from . import options as o
+from .help_pages import HelpAll
 
 if TYPE_CHECKING:
     from panoptic_cli.inspection.inspection import Source
 
 _DRAWING = "Drawing"
+RARE = ("--config", "--set", "--categories", "--exif", "--max-pixels")
 
 
 def inspect(
@@ -66,6 +68,7 @@ def inspect(
         typer.Option("--workers", min=1, metavar="N", help="Number of processes.", show_default="one per CPU"),
     ] = None,
     json: o.Json = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Check a data set or records and count what is in them.
 

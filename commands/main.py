@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
 
 from panoptic_cli import __version__, console
-from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line
+from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line, plain_check
 from panoptic_cli.startup import own_process
 
 from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, models, predict, train, upload
 from . import inspect as inspect_command
+from .help_pages import paged
 
 # Typer keeps these line breaks; the leading newline keeps the indentation too.
 _EXAMPLES = """
@@ -65,8 +68,11 @@ class _InterruptedError(Exception):
     """Ctrl-C. On a KeyboardInterrupt Typer would exit without a message."""
 
 
-def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
-    """Adds a command. Its docstring is its help: paragraphs, which Typer wraps, and examples, which it keeps."""
+def _add(name: str, panel: str, command: Callable[..., Any], rare: Collection[str] = ()) -> None:
+    """Adds a command. Its docstring is its help: paragraphs, which Typer wraps, and examples, which it keeps.
+
+    `rare` are the options that `--help` only names.
+    """
     text, _, examples = (inspect.getdoc(command) or "").partition("\n\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
     lines = "".join(f"  {line.strip()}\n" for line in examples.splitlines())
@@ -79,18 +85,19 @@ def _add(name: str, panel: str, command: Callable[..., Any]) -> None:
             raise _InterruptedError from None
 
     epilog = f"\nExamples:\n{lines}"
-    app.command(name, rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=epilog)(interruptible)
+    add = app.command(name, cls=paged(rare), rich_help_panel=panel, help="\n\n".join(paragraphs), epilog=epilog)
+    add(interruptible)
 
 
 _add("download", _DATA, download.download)
-_add("inspect", _DATA, inspect_command.inspect)
-_add("make-panoptic", _DATA, make_panoptic.make_panoptic)
-_add("make-tfrecords", _DATA, make_tfrecords.make_tfrecords)
+_add("inspect", _DATA, inspect_command.inspect, inspect_command.RARE)
+_add("make-panoptic", _DATA, make_panoptic.make_panoptic, make_panoptic.RARE)
+_add("make-tfrecords", _DATA, make_tfrecords.make_tfrecords, make_tfrecords.RARE)
 _add("upload", _DATA, upload.upload)
-_add("train", _MODEL, train.train)
-_add("evaluate", _MODEL, evaluate.evaluate)
+_add("train", _MODEL, train.train, train.RARE)
+_add("evaluate", _MODEL, evaluate.evaluate, evaluate.RARE)
 _add("export", _MODEL, export.export)
-_add("predict", _MODEL, predict.predict)
+_add("predict", _MODEL, predict.predict, predict.RARE)
 _add("models", _MODEL, models.models)
 _add("demo", _HELP, demo.demo)
 _add("doctor", _HELP, doctor.doctor)
@@ -154,11 +161,32 @@ def _usage_error(error: typer.TyperException, arguments: list[str]) -> int:
     option, command = getattr(error, "option_name", None), path.partition(" ")[2]
     if option in _GLOBAL and command:
         message = f"{option} must come before the command: panoptic {option} {command}"
-    # Typer checks values with pydantic, which adds these words.
-    message = message.replace(": Value error, ", ": ").replace(": Input should", ": must")
-    message = message.partition(", unable to parse")[0]
+    message = _plain(message, arguments)
     console.error(error, f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} See '{path} --help'.")
     return int(getattr(error, "exit_code", 2))
+
+
+def _plain(message: str, arguments: list[str]) -> str:
+    """Returns a message of Typer in plain words, with the value that it is about."""
+    message = plain_check(message).replace(": file '", ": the file '")
+    message = re.sub(r": the file '(.*)' is a directory", r": '\1' is a folder, not a file", message)
+    message = re.sub(r": (?:dir|directory) '(.*)'", r": the folder '\1'", message)
+    message = re.sub(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"Unexpected argument: \1", message)
+    option = re.match("Invalid value for '(-[^' ]+)", message)
+    if option is not None and ": must " in message:
+        value = _value_after(option[1], arguments)
+        message = f"{message}, not '{value}'" if value is not None else message
+    return message
+
+
+def _value_after(option: str, arguments: list[str]) -> str | None:
+    """Returns the last value of an option on a command line: --name VALUE or --name=VALUE."""
+    values = [
+        word.removeprefix(f"{option}=") if word != option else following
+        for word, following in itertools.pairwise([*arguments, ""])
+        if word == option or word.startswith(f"{option}=")
+    ]
+    return values[-1] if values else None
 
 
 def _origin(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import UsageError
 
 from . import custom_data
+from .help_pages import HelpAll
 from .options import DATA, DEFAULT_DATA_DIR, DataDir, DryRun, Json
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _STUFF = "Stuff"
 _SHOWN = 3  # vanished objects that are named
+RARE = ("--image-dir", "--stuff-categories", "--overlaps", "--workers")
 
 
 def make_panoptic(
@@ -106,10 +108,11 @@ def make_panoptic(
     ] = None,
     on_bad_data: Annotated[
         Literal["fail", "skip"],
-        typer.Option(help="How to handle bad pictures: stop, or skip and count them."),
+        typer.Option(help="What to do at bad pictures. fail stops, skip leaves them out and counts them."),
     ] = "fail",
     dry_run: DryRun = False,
     json: Json = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Make panoptic data from polygons or masks of objects, and of stuff.
 

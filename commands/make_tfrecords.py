@@ -12,6 +12,7 @@ from panoptic_cli import console
 from panoptic_cli.errors import UsageError, counted
 
 from . import custom_data
+from .help_pages import HelpAll
 from .options import DATA, DEFAULT_DATA_DIR, AnnotatedExif, DataDir, DryRun, Json, MaxPixels
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _RECORDS = "Records"
 _BEAM = "Apache Beam (several machines)"
+RARE = (
+    *("--merge-stuff", "--seed", "--exif", "--max-pixels", "--output-prefix", "--shards"),
+    *("--runner", "--runner-option"),
+)
 
 
 def make_tfrecords(
@@ -64,7 +69,8 @@ def make_tfrecords(
     on_bad_data: Annotated[
         Literal["fail", "skip", "void"],
         typer.Option(
-            help="At bad pictures: stop, or skip them; void stops but keeps those without annotation as unlabelled."
+            help="What to do at bad pictures. fail stops and skip leaves them out. void stops, too, but keeps "
+            "pictures without annotation as unlabelled."
         ),
     ] = "fail",
     image_dir: custom_data.ImageDir = None,
@@ -84,7 +90,7 @@ def make_tfrecords(
         float | None,
         typer.Option(
             metavar="X",
-            help="Divide one split into train and val; val gets this share.",
+            help="Share of one split that becomes val. The rest becomes train.",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -127,6 +133,7 @@ def make_tfrecords(
     max_pixels: MaxPixels = None,
     dry_run: DryRun = False,
     json: Json = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Convert a COCO panoptic data set to sharded TFRecords.
 
@@ -146,9 +153,9 @@ def make_tfrecords(
     from panoptic_cli.records.plans import plan_conversions
 
     if val_share is not None and not 0 < val_share < 1:
-        raise UsageError(f"--val-share must be between 0 and 1, not {val_share:g}.")
+        raise UsageError(f"--val-share must be between 0 and 1, not {val_share:g}.", "For example: --val-share 0.1.")
     if seed is not None and val_share is None:
-        raise UsageError("--seed needs --val-share.")
+        raise UsageError("--seed is for dividing a split.", "Give --val-share X, too, or omit --seed.")
     target = output_dir or data_dir / RECORDS_FOLDER
     plans = plan_conversions(
         data_dir,
@@ -165,7 +172,7 @@ def make_tfrecords(
         seed=seed or 0,
     )
     if runner is None and runner_option:
-        raise UsageError("--runner-option needs --runner.")
+        raise UsageError("--runner-option is for Apache Beam.", "Give --runner NAME, too, or omit --runner-option.")
     run = run_units if runner is None else beam_units(runner, runner_option or [], target)
     if dry_run:
         _show_plans(plans)

@@ -35,7 +35,7 @@ DataDir = Annotated[
         "--data-dir",
         envvar="PANOPTIC_DATA_DIR",
         metavar="DIR",
-        help="Data folder in COCO's layout.",
+        help="Folder in COCO's layout.",
         rich_help_panel=DATA,
     ),
 ]

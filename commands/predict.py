@@ -11,8 +11,9 @@ from panoptic_cli import console
 from panoptic_cli.errors import DataError, UsageError, counted
 
 from . import options as o
+from .help_pages import HelpAll
 from .model_loading import load, refuse_cluster
-from .wanted_pictures import WantedPictures, archive_path, compare_categories, find_wanted
+from .wanted_pictures import WantedPictures, archive_path, compare_categories, find_wanted, tell_of_names
 
 if TYPE_CHECKING:
     from panoptic_cli.inference.pictures import PicturePredictor, PredictionSummary
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 _DRAWING = "Drawing"
 _SUBMISSION = "COCO's ids and evaluation server"
+RARE = (
+    *("--list", "--experiment", "--config", "--set", "--categories", "--submission-name"),
+    *("--batch-size", "--exif", "--max-pixels", "--precision"),
+)
 
 
 def predict(
@@ -28,7 +33,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="PICTURE",
-            help="Pictures, folders or patterns; - reads a list from stdin.",
+            help="Pictures, folders or patterns; - is a list on stdin.",
             show_default=False,
         ),
     ] = None,
@@ -89,7 +94,7 @@ def predict(
             "--output",
             envvar="PANOPTIC_OUTPUT",
             metavar="DIR",
-            help="Folder for overlays, PNGs and JSON files.",
+            help="Folder of the results. It gets overlays, PNGs and JSON files.",
         ),
     ] = Path("predictions"),
     score_threshold: Annotated[
@@ -112,7 +117,7 @@ def predict(
             min=0.0,
             max=1.0,
             metavar="X",
-            help="Opacity of the colours; 0 draws nothing.",
+            help="Opacity of the colours. 0 draws nothing.",
             rich_help_panel=_DRAWING,
         ),
     ] = 0.5,
@@ -134,13 +139,12 @@ def predict(
     gpus: o.Gpus = None,
     dry_run: o.DryRun = False,
     json_output: o.Json = False,
+    help_all: HelpAll = False,
 ) -> int:
     """Segment pictures: write an overlay and a panoptic PNG of each, and one pred.json in COCO's format.
 
     With --image-info and --image-dir, it predicts all pictures that the JSON lists, draws nothing, and writes the zip
-    that COCO's panoptic evaluation server takes.
-
-    After Ctrl-C, the same command goes on with the rest.
+    that COCO's panoptic evaluation server takes. After Ctrl-C, the same command goes on with the rest.
 
     Examples:
         panoptic predict photo.jpg --checkpoint panoptic_fpn_r50_3x
@@ -156,7 +160,7 @@ def predict(
         sheet_format(sheet)
         check_writable(sheet, "--contact-sheet")
     check_writable(output / "pred.json", "--output")
-    wanted = find_wanted(pictures or [], list_file, output, image_info, image_dir)
+    wanted = find_wanted(pictures or [], list_file, output, image_info, image_dir, submission_name)
     source: ModelSource | str
     if saved_model is not None:
         typed = model_dir if o.typed(context, "model_dir") else None
@@ -185,6 +189,8 @@ def predict(
         from panoptic_cli.coco.orientations import exif_of_listed
 
         exif = exif_of_listed(wanted.listed, wanted.info.path)
+    if image_info is None:
+        tell_of_names(wanted)
     predictor, step = _load(source, score_threshold, gpus)
     from panoptic_cli.inference.pictures import predict_pictures
 

@@ -10,9 +10,14 @@ from panoptic_cli import console
 from panoptic_cli.errors import counted
 
 from . import options as o
+from .help_pages import HelpAll
 
 if TYPE_CHECKING:
     from panoptic_cli.config import Experiment
+RARE = (
+    *("--params-override", "--categories", "--annotation-file", "--init-categories"),
+    *("--strict-init", "--tpu", "--tpu-zone", "--tpu-project"),
+)
 
 
 def train(
@@ -43,7 +48,7 @@ def train(
             "--accumulate",
             min=1,
             metavar="N",
-            help="Batches per optimizer step, for small memories. A step equals one of the N-fold batch size, up to "
+            help="Batches per optimizer step. For small memories: a step equals one of the N-fold batch size, up to "
             "rounding, except that batch statistics, random draws and averages over objects are those of each batch.",
             show_default="1",
             rich_help_panel=o.RUN,
@@ -69,8 +74,8 @@ def train(
             "--init-checkpoint",
             metavar="NAME",
             envvar="PANOPTIC_INIT_CHECKPOINT",
-            help="Initial weights of a new run, as for evaluate --checkpoint, as far as they fit; categories by name. "
-            "'none' for random weights.",
+            help="Initial weights: a published name, a path or 'none'. Names and paths are those of evaluate "
+            "--checkpoint. Weights are taken as far as they fit, categories by name; 'none' is random weights.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -101,18 +106,19 @@ def train(
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Do one step on one real batch; print shapes, memory and time; write nothing."),
+        typer.Option("--dry-run", help="Do one step on a real batch; write nothing. Prints shapes, memory and time."),
     ] = False,
     print_config: Annotated[
         bool,
-        typer.Option("--print-config", help="Check everything, print the effective configuration and stop."),
+        typer.Option("--print-config", help="Check everything, print the configuration and stop."),
     ] = False,
     json_output: o.Json = False,
+    help_all: HelpAll = False,
 ) -> int:
     """Train a network, or resume a run.
 
-    Everything is written to the run directory. Run the same command again to resume from the last checkpoint. Ctrl-C
-    and SIGTERM save a checkpoint first. For several workers, set TF_CONFIG in the environment of each.
+    Run it again to resume from the last checkpoint. Ctrl-C and SIGTERM save one first. For several workers, set
+    TF_CONFIG in the environment of each.
 
     Examples:
         panoptic train --schedule 1x --gpus 1 --batch-size 4 --dry-run

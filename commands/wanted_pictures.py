@@ -30,7 +30,12 @@ class WantedPictures:
 
 
 def find_wanted(
-    pictures: list[str], list_file: Path | None, output: Path, image_info: Path | None, image_dir: Path | None
+    pictures: list[str],
+    list_file: Path | None,
+    output: Path,
+    image_info: Path | None,
+    image_dir: Path | None,
+    submission_name: str | None,
 ) -> WantedPictures:
     """Finds the pictures: those that are named, or all that a JSON lists.
 
@@ -39,6 +44,8 @@ def find_wanted(
         DataError: a picture is missing or has no id.
     """
     named = bool(pictures or list_file)
+    if submission_name is not None and (image_info is None or image_dir is None):
+        raise UsageError("--submission-name needs --image-info and --image-dir.", "Give both, or omit it.")
     if image_dir is None:
         if image_info is not None and not named:
             raise UsageError(
@@ -46,7 +53,10 @@ def find_wanted(
             )
         return WantedPictures(_with_ids(_find_pictures(pictures, list_file, output), image_info))
     if image_info is None:
-        raise UsageError("--image-dir needs --image-info, which lists its pictures.", f"Or give {image_dir} alone.")
+        raise UsageError(
+            "--image-dir needs --image-info, which lists its pictures.",
+            f"Give both, or only the folder: panoptic predict {image_dir}.",
+        )
     if named:
         raise UsageError(
             "--image-info and --image-dir name all pictures.", "Omit the pictures and --list, or --image-dir."
@@ -58,11 +68,15 @@ def find_wanted(
     return WantedPictures({path: picture.image_id for path, picture in entries.items()}, info, entries)
 
 
+def tell_of_names(wanted: WantedPictures) -> None:
+    """Says that image ids are names of files: COCO's ids are numbers."""
+    if any(isinstance(identifier, str) for identifier in wanted.files.values()):
+        console.info("Image ids in the JSON files are the file names. --image-info FILE gives COCO's ids.")
+
+
 def archive_path(wanted: WantedPictures, name: str | None, model: str, output: Path) -> Path | None:
     """Returns the zip for COCO's server; None if there is none to write."""
     if wanted.info is None:
-        if name is not None:
-            raise UsageError("--submission-name needs --image-info and --image-dir.", "Give both, or omit it.")
         return None
     from panoptic_cli.results.submission import submission_stem
 
@@ -105,7 +119,4 @@ def _with_ids(files: list[Path], image_info: Path | None) -> dict[Path, int | st
     """Returns {file: image id}."""
     from panoptic_cli.coco.picture_ids import image_ids
 
-    found = image_ids(files, image_info)
-    if any(isinstance(identifier, str) for identifier in found.values()) and image_info is None:
-        console.info("The image ids are the file names, which are no numbers; --image-info FILE gives other ids.")
-    return found
+    return image_ids(files, image_info)

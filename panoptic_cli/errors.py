@@ -6,6 +6,7 @@ exits with the class's exit code. It prints no traceback unless PANOPTIC_DEBUG=1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 _SINGULAR_VERBS = {"are": "is", "were": "was", "have": "has", "do": "does", "differ": "differs"}
@@ -24,7 +25,7 @@ class PanopticError(Exception):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _tidy(message)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -61,6 +62,32 @@ class TrainingError(PanopticError):
 
 class DeviceError(UsageError):
     """The requested devices are not available."""
+
+
+def _tidy(message: str) -> str:
+    """Removes the sentence's period after the last line of a list, and the space before the list."""
+    first, newline, items = message.partition("\n")
+    return f"{first.rstrip()}\n{items.removesuffix('.')}" if newline else message
+
+
+_OF_PYDANTIC = {
+    "Value error, ": "",
+    "Input should": "must",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
+
+def plain_check(message: str) -> str:
+    """Returns what pydantic says of a value in plain words: "must be an integer"."""
+    message = re.split(", (?:unable to|got a number) ", message)[0]
+    for theirs, ours in _OF_PYDANTIC.items():
+        message = message.replace(theirs, ours)
+    return message
 
 
 def summarize(problems: list[str], limit: int = 10) -> str:

@@ -77,16 +77,21 @@ def plan_coco_splits(data_dir: Path, splits: Sequence[str]) -> list[CompositionP
 
     Raises:
         UsageError: a split has another name than COCO's.
-        DataError: there is no instances JSON.
+        DataError: there is no such folder or no instances JSON.
     """
     unknown = [name for name in splits if name not in SPLIT_NAMES]
     if unknown:
         raise UsageError(f"--split is train or val, not {unknown[0]!r}.")
+    if not data_dir.is_dir():
+        raise DataError(
+            f"The data folder {data_dir} does not exist.", "Give --data-dir, or name your file: --object-annotations."
+        )
     plans = [_coco_plan(data_dir, name) for name in dict.fromkeys(splits or SPLIT_NAMES)]
     missing = [str(plan.object_annotations) for plan in plans if not plan.object_annotations.is_file()]
     if len(missing) == len(plans) or (splits and missing):
         raise DataError(
-            f"Not found: {summarize(missing)}.", "Give --data-dir, or name your file: --object-annotations."
+            f"{data_dir} has no object annotations; not found: {summarize(missing)}.",
+            "Give --data-dir, or name your file: --object-annotations.",
         )
     return [plan for plan in plans if plan.object_annotations.is_file()]
 

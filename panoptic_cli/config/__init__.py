@@ -4,6 +4,7 @@ from panoptic_cli.config.data import default_records
 from panoptic_cli.config.load import (
     DEFAULT_EXPERIMENT,
     Difference,
+    check_used,
     differences,
     dump,
     load_experiment,
@@ -19,6 +20,7 @@ __all__ = [
     "Difference",
     "Experiment",
     "apply_overrides",
+    "check_used",
     "default_records",
     "differences",
     "dump",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from panoptic_cli import storage
 from panoptic_cli.config.eomt import Eomt
-from panoptic_cli.errors import RunError, listed, one_line, summarize
+from panoptic_cli.errors import RunError, listed, one_line, plain_check, summarize
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -164,8 +164,8 @@ def _labels(config: Mapping[str, Any], source: str) -> tuple[str, ...] | None:
 
 def _describe(item: Any) -> str:
     """Returns one of pydantic's errors as "field: problem"."""
-    message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    message = plain_check(item["msg"])
     if item["type"] == "value_error":
         return str(message)
     field = ".".join(str(part) for part in item["loc"])
-    return f"{field}: {message.replace('Input should', 'must', 1)}, not {item['input']!r}"
+    return f"{field}: {message}, not {item['input']!r}"

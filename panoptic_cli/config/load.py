@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from panoptic_cli import console
-from panoptic_cli.config.overrides import apply_overrides, merge, set_key
+from panoptic_cli.config.overrides import apply_overrides, merge, parse_override, set_key
 from panoptic_cli.config.schema import Experiment
-from panoptic_cli.errors import ConfigError, listed, one_line, summarize
+from panoptic_cli.errors import ConfigError, listed, one_line, plain_check, summarize
 
 DEFAULT_EXPERIMENT = "panoptic_fpn_coco"
 
@@ -55,8 +55,8 @@ def load_experiment(
     schedule: str | None = None,
     described: Mapping[str, Any] | None = None,
     config_file: Path | None = None,
-    params_override: Iterable[str] = (),
-    settings: Iterable[str] = (),
+    params_override: Sequence[str] = (),
+    settings: Sequence[str] = (),
     options: Iterable[tuple[str, Any]] = (),
 ) -> Experiment:
     """Builds the effective configuration. Later arguments override earlier ones.
@@ -71,7 +71,7 @@ def load_experiment(
         options: (dotted key, value) pairs from command-line options that were given.
 
     Raises:
-        ConfigError: lists every unknown key and invalid value.
+        ConfigError: lists every unknown key and invalid value; or an assignment changes nothing, see `check_used`.
     """
     tree, schedules = _read_preset(experiment)
     sources = [f"experiment {experiment}"]
@@ -90,7 +90,9 @@ def load_experiment(
     for key, value in options:
         set_key(tree, key, value)
     tree["experiment"] = experiment
-    return validate(tree, " + ".join(sources))
+    effective = validate(tree, " + ".join(sources))
+    check_used(effective, [*params_override, *settings])
+    return effective
 
 
 def validate(tree: dict[str, Any], source: str) -> Experiment:
@@ -109,6 +111,23 @@ def validate(tree: dict[str, Any], source: str) -> Experiment:
         problems = [_describe(item) for item in error.errors()]
         found = "is not valid" if len(problems) == 1 else f"has {len(problems)} problems"
         raise ConfigError(f"The configuration ({source}) {found}: {summarize(problems, 30)}.") from None
+
+
+def check_used(experiment: Experiment, assignments: Iterable[str]) -> None:
+    """Checks that no assignment `a.b=c` is for another type of network, where it would change nothing.
+
+    Raises:
+        ConfigError: one is.
+    """
+    model = experiment.task.model
+    used = model.model_dump()
+    for assignment in assignments:
+        key = parse_override(assignment)[0]
+        if key[:2] == ["task", "model"] and key[2:] and key[2] not in used:
+            raise ConfigError(
+                f"{'.'.join(key)} changes nothing: the network has task.model.type {model.type}.",
+                "Choose an --experiment of the other type, or omit it. panoptic train --print-config shows all keys.",
+            )
 
 
 def dump(experiment: Experiment) -> str:
@@ -238,10 +257,9 @@ def _describe(item: Any) -> str:
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {listed(known, 30)}"
         return f"{key}: unknown key ({hint})"
-    message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    message = plain_check(item["msg"])
     if item["type"] == "value_error":
         return f"{key}: {message}"
-    message = message.replace("Input should", "must", 1)
     return f"{key}: {message[0].lower()}{message[1:]}, not {item['input']!r}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.config.panoptic_fpn import PanopticFPNLosses, PanopticFPNModel, PanopticFPNTargetSettings
@@ -206,6 +206,15 @@ class OptimizerConfig(Section):
         return self
 
 
+def _some_or_all(steps: int) -> int:
+    if steps < -1 or steps == 0:
+        raise ValueError(f"must be -1 for all batches, or at least 1, not {steps}")
+    return steps
+
+
+_Batches = Annotated[int, AfterValidator(_some_or_all)]
+
+
 class EarlyStopping(Section):
     """Ends the training when PQ no longer rises; see runs.plateau."""
 
@@ -224,7 +233,7 @@ class Trainer(Section):
     checkpoint_interval: Positive = 1000
     max_to_keep: Positive = 5
     validation_interval: NonNegative | None = None  # steps between evaluations; 0 or None: none
-    validation_steps: Positive | Literal[-1] | None = None  # batches of validation_data; -1 or None: all
+    validation_steps: _Batches | None = None  # of validation_data; -1 or None: all
     early_stopping: EarlyStopping = EarlyStopping()
     seed: int = 0
     optimizer_config: OptimizerConfig = OptimizerConfig()

@@ -86,7 +86,7 @@ def find_pictures(inputs: Iterable[str], *, from_list: Iterable[str] = (), skip:
             elif not matches:
                 missing.append(item)
     if missing:
-        raise DataError(f"Nothing found for: {listed(missing)}.", "Check the path.")
+        raise DataError(f"No file or folder matches {listed(missing)}.", "Check the path.")
     if not found:
         places = listed(named, 3) or "what the list names"
         raise DataError(f"There are no pictures ({', '.join(sorted(SUFFIXES))}) in {places}.", "Check the path.")

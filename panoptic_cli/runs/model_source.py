@@ -11,7 +11,7 @@ from panoptic_cli import config, storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import PanopticError, UsageError
+from panoptic_cli.errors import PanopticError, RunError, UsageError
 from panoptic_cli.records.files import first_folder
 from panoptic_cli.runs import run_directory
 from panoptic_cli.runs.categories import load_categories
@@ -79,12 +79,17 @@ def find_model(
 
     Raises:
         UsageError: the arguments contradict each other, or the checkpoint names nothing.
-        RunError: there is no such run.
+        RunError: there is no such run or checkpoint.
         TransferError: the description of a repository on Hugging Face cannot be fetched.
     """
     assignments = config.split_params(params_override or "")
     source = None if checkpoint is None else find_source(checkpoint)
     published = None if source is None else source.published
+    if source is not None and not source.exists():
+        raise RunError(
+            f"The checkpoint {checkpoint} does not exist.",
+            "Check the path, or give a run directory with --model-dir. panoptic models lists the published ones.",
+        )
     place = source.description() if source is not None and published is None and model_dir is None else None
     if place is not None and experiment is None and config_file is None:
         model_dir = run_of(place)
@@ -130,6 +135,7 @@ def find_model(
         for key, value in options:
             config.set_key(changed, key, value)
         effective = config.validate(changed, f"{directory}/config.yaml with overrides")
+        config.check_used(effective, [*assignments, *(settings or ())])
         if "task.categories_file" in dict(options):
             table = _replace_categories(effective, table)
     source = source or Source(str(directory))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import http.client
 import os
 import urllib.error
@@ -20,6 +19,7 @@ from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.records.sample import sample_records
 from panoptic_cli.records.sets import set_problems
 from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.runs.model_source import run_of
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.weights.sources import Source, find_source
 
@@ -54,8 +54,8 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
         table: the category table; None: read the one that the configuration points to.
 
     Raises:
-        PanopticError: the devices contradict each other, a file is missing, the categories do not fit the network, or
-            the directory holds another run.
+        PanopticError: the devices contradict each other, a file is missing, the categories do not fit the network, the
+            initial weights are those of another family, or the directory holds another run.
     """
     run, task = RunDirectory(model_dir), experiment.task
     devices.check_devices(
@@ -72,6 +72,7 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
     changes = run.check(experiment, table)
     initial = None
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
+        _check_family(experiment, find_source(task.init_checkpoint, option="--init-checkpoint"))
         initial = check_init_checkpoint(task.init_checkpoint)
         if task.init_categories is not None:
             read_categories(task.init_categories)
@@ -159,9 +160,27 @@ def check_init_checkpoint(checkpoint: str) -> Source:
             _check_bucket(source.published.source)
     elif storage.is_remote(checkpoint):
         _check_bucket(checkpoint)
-    elif not (os.path.exists(checkpoint) or glob.glob(glob.escape(checkpoint) + ".*")):
+    elif not source.exists():
         raise RunError(f"The initial weights {checkpoint} do not exist.", INIT_HINT)
     return source
+
+
+def _check_family(experiment: Experiment, initial: Source) -> None:
+    """Checks that initial weights are not those of another network, as far as that is known before reading them."""
+    run = None if initial.is_fetched else run_of(initial.text)
+    if run is not None:
+        theirs = RunDirectory(run).read_config()
+    elif initial.published is not None and initial.published.experiment is not None:
+        theirs = config.load_experiment(initial.published.experiment)
+    else:
+        return
+    ours = experiment.task.model.type
+    if theirs.task.model.type != ours:
+        raise RunError(
+            f"The initial weights {initial.text} are those of {theirs.task.model.type}, but experiment "
+            f"{experiment.experiment} trains {ours}.",
+            f"Use --experiment {theirs.experiment}, other initial weights, or --init-checkpoint none.",
+        )
 
 
 def _check_bucket(checkpoint: str) -> None:

@@ -58,11 +58,12 @@ def explained(error: Exception, repository: Repository, cache: Path) -> Exceptio
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
         return TransferError(f"The Hub does not accept the token for {repository}.", login)
     if is_unreachable(error) or isinstance(error, errors.HfHubHTTPError):
-        reason: object = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else _cause(error)
+        offline = constants.is_offline_mode()
+        reason = "HF_HUB_OFFLINE is set" if offline else one_line(_cause(error), 150)
         return TransferError(
-            f"{repository} is not in the cache, and {constants.ENDPOINT} cannot be reached: {one_line(reason, 150)}.",
-            f"Check the network. Or copy {cache} from a machine that has fetched it, or download the files "
-            f"of {where} and give their folder.",
+            f"{repository} is not in the cache, and {constants.ENDPOINT} cannot be reached: {reason}.",
+            f"{'Unset HF_HUB_OFFLINE' if offline else 'Check the network'}. Without a network, copy {cache} from a "
+            f"machine that has fetched it, or give a folder with the files of {where}.",
         )
     if isinstance(error, httpx2.HTTPError) or not isinstance(error, OSError):
         return error

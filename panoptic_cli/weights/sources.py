@@ -43,6 +43,10 @@ class Source:
         """Whether the files come into a cache; others are used where they are."""
         return self.published is not None or self.repository is not None
 
+    def exists(self) -> bool:
+        """Whether the files are there, as far as this machine knows: False only for a local path without any."""
+        return self.is_fetched or storage.is_remote(self.text) or _is_here(self.text)
+
     def cached(self) -> str | None:
         """Returns the place of the files if they are at hand, None if they have to be fetched."""
         if self.repository is not None:
@@ -120,15 +124,20 @@ def _of_address(address: str, tell: Callable[[str], None]) -> Source:
     return Source(address, published, repository)
 
 
+def _is_here(path: str) -> bool:
+    """Whether there is a file, a folder or a checkpoint's prefix."""
+    return os.path.exists(path) or bool(glob.glob(glob.escape(path) + ".*"))
+
+
 def _of_word(text: str, tell: Callable[[str], None]) -> Source:
     """Returns the source of a text without a scheme. "NAME" is a published name, "./NAME" and "NAME/" are paths."""
     is_path = os.path.basename(text) != text or text in (".", "..")
     text = storage.normalize(text)
-    exists = os.path.exists(text) or bool(glob.glob(glob.escape(text) + ".*"))
+    exists = _is_here(text)
     if is_path:
         published = table.published_at(f"{SCHEME}{text}")
         if exists or published is None:
-            return Source(text)  # the reader of checkpoints says that a path does not exist
+            return Source(text)  # which need not exist
         tell(f"{text} is no path here; it is the published checkpoint {published.name}.")
         return source_of(published)
     known = table.published_checkpoints().get(text)

@@ -331,7 +331,7 @@ def test_a_checkpoint_needs_categories(tiny_run: Path, tmp_path: Path, monkeypat
     assert "needs --output" in fails(2, "export", *words, "--categories", tiny_run / "categories.json")
     missing = ("--checkpoint", "nowhere/ckpt-1", "--experiment", "panoptic_fpn_shapes")
     error = fails(1, "export", *missing, "--categories", tiny_run / "categories.json", "--output", "model")
-    assert "There is no checkpoint at nowhere/ckpt-1" in error
+    assert "The checkpoint nowhere/ckpt-1 does not exist" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -356,6 +356,8 @@ def test_a_run_takes_no_other_configuration(tiny_run: Path, tmp_path: Path) -> N
     assert panoptic(*run_dir, "--categories", tmp_path / "renamed.json").code == 0
     (tmp_path / "fewer.json").write_text(json.dumps(categories[1:]))
     assert "not those that the run" in fails(2, *run_dir, "--categories", tmp_path / "fewer.json")
+    told = fails(2, *run_dir, "--set", "task.model.eomt.image_size=64")
+    assert "task.model.eomt.image_size changes nothing: the network has task.model.type panoptic_fpn." in told
 
 
 def test_evaluate_usage(tiny_run: Path, shapes_records: Path, tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_evaluate_usage(tiny_run: Path, shapes_records: Path, tmp_path: Path) ->
     assert "gt.json does not exist" in fails(1, *scoring)
     model = ("evaluate", "--model-dir", tiny_run)
     for option in ("--predictions-dir", "--panoptic-annotations", "--panoptic-masks"):
-        assert f"{option} needs --predictions" in fails(2, *model, option, tmp_path)
+        assert f"{option} is for scoring a result file" in fails(2, *model, option, tmp_path)
     (tmp_path / "file").write_text("")
     assert "is a file" in fails(2, *model, "--output", tmp_path / "file")
     assert "missing/val-*" in fails(1, *model, "--eval-data", tmp_path / "missing/val-*")

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,9 +19,8 @@ from typer import rich_utils
 DOCS = Path(__file__).parents[2] / "docs"
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = {"": GROUP, **GROUP.commands}
-# Most lines of a help page at 80 columns: a screen of 50, except for commands with many options.
-SCREEN = 50
-LONGER = {"inspect": 62, "make-panoptic": 56, "predict": 81, "make-tfrecords": 79, "train": 85, "evaluate": 91}
+SCREEN = 50  # lines of a help page, at most, at 80 columns
+PAGED = [name for name, command in COMMANDS.items() if getattr(command, "rare", None)]
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +31,21 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rich_utils, "FORCE_TERMINAL", False)
 
 
-def _help(name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    monkeypatch.setenv("COLUMNS", str(width))
-    assert run([*name.split(), "--help"]) == 0
-    return capsys.readouterr().out
+@pytest.fixture
+def help_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Returns a function that returns the help page of a command."""
+
+    def page(name: str, width: int, option: str = "--help") -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert run([*name.split(), option]) == 0
+        return capsys.readouterr().out
+
+    return page
+
+
+def _full(name: str) -> str:
+    """Returns the option that describes everything."""
+    return "--help-all" if name in PAGED else "--help"
 
 
 def _words(page: str) -> str:
@@ -81,30 +91,79 @@ def test_the_reference_names_every_command_option_and_variable() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("width", [80, 200])
-def test_a_help_page_fits_and_is_complete(
-    name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = _help(name, width, monkeypatch, capsys)
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_help_page_fits_and_names_every_option(name: str, width: int, help_page: Callable[..., str]) -> None:
+    page = help_page(name, width)
     lines = page.splitlines()
     assert max(map(len, lines)) <= width
-    assert len(lines) <= LONGER.get(name, SCREEN)
+    assert len(lines) <= SCREEN
     assert "…" not in page  # nothing is cut
     assert "\x1b" not in page
-    words = _words(page)
+    words = _words(page).split()
     for parameter in COMMANDS[name].params:
         for option in (*parameter.opts, *parameter.secondary_opts):
-            if option.startswith("-"):
-                assert f" {option}" in words
-        if isinstance(parameter.show_default, str):
-            assert parameter.show_default.split()[0] in words
+            assert option in words or f"{option}," in words or not option.startswith("-"), option
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_help_page_ends_with_examples_on_separate_lines(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines = [line.rstrip() for line in _help(name, 80, monkeypatch, capsys).rstrip().splitlines()]
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_full_help_describes_every_option(name: str, width: int, help_page: Callable[..., str]) -> None:
+    page = help_page(name, width, _full(name))
+    assert max(map(len, page.splitlines())) <= width
+    assert "…" not in page
+    words = _words(page)
+    for parameter in COMMANDS[name].params:
+        assert " ".join(parameter.help.split()) in words, parameter.name
+        for text in (parameter.show_default, parameter.envvar):
+            assert not isinstance(text, str) or text in words, (parameter.name, text)
+
+
+def test_rare_options_stand_in_the_last_panel(help_page: Callable[..., str]) -> None:
+    assert set(PAGED) == {"inspect", "make-panoptic", "make-tfrecords", "train", "evaluate", "predict"}
+    for name in PAGED:
+        page, command = help_page(name, 80), COMMANDS[name]
+        described, last = page.split("╭─ More options: ")
+        last = last.split("╰")[0]
+        assert last.startswith(f"see panoptic {name} --help-all ")
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert command.rare <= known, name  # no misspelt one
+        assert set(re.findall(r"--[\w-]+", last.split("\n", 1)[1])) == set(command.rare)
+        starts = {word for line in described.splitlines() for word in re.findall(r"^│ (?:-\w, )?(--[\w-]+)", line)}
+        assert starts == {option for option in known - command.rare if option.startswith("--")} | {"--help"}
+
+
+def test_common_options_show_their_first_sentence(help_page: Callable[..., str]) -> None:
+    brief, full = _words(help_page("train", 80)), _words(help_page("train", 80, "--help-all"))
+    assert "--batch-size N Global batch size. --accumulate N" in brief
+    assert "Global batch size. Learning rates" in full
+    assert "PANOPTIC_MODEL_DIR" in full
+    assert "PANOPTIC_MODEL_DIR" not in brief
+
+
+def test_a_command_without_rare_options_has_one_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["upload", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "PANOPTIC_DATA_DIR" in page
+    assert "--help-all" not in page
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_shell_completes_rare_options(name: str) -> None:
+    elsewhere = {
+        **os.environ,
+        "_PANOPTIC_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"panoptic {name} --",
+        "COMP_CWORD": "2",
+    }
+    program = Path(sys.executable).with_name("panoptic")
+    done = subprocess.run([program], env=elsewhere, capture_output=True, text=True, check=True, timeout=60)
+    known = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
+    assert set(done.stdout.split()) == known | {"--help"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_help_page_ends_with_examples_on_separate_lines(name: str, help_page: Callable[..., str]) -> None:
+    lines = [line.rstrip() for line in help_page(name, 80).rstrip().splitlines()]
     examples = lines[lines.index(" Examples:") + 1 :]
     assert examples
     for line in examples:
@@ -140,10 +199,12 @@ def test_choices_are_in_the_help() -> None:
     assert seen > 10
 
 
-def test_help_imports_nothing_slow(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["--help", "train --help", "train --help-all"])
+def test_help_imports_nothing_slow(line: str, tmp_path: Path) -> None:
+    slow = {"numpy", "tensorflow", "yaml", "PIL", *(["pydantic"] if line == "--help" else [])}  # Typer's, for options
     code = (
-        "import sys; from panoptic_cli.commands.main import run; assert run(['--help']) == 0; "
-        "sys.exit(' '.join({'numpy', 'pydantic', 'tensorflow', 'yaml', 'PIL'} & set(sys.modules)))"
+        f"import sys; from panoptic_cli.commands.main import run; assert run({line.split()}) == 0; "
+        f"sys.exit(' '.join({slow} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.stderr.strip() == ""

@@ -402,7 +402,8 @@ def test_files_of_others_are_not_replaced(dataset: Path, capsys: Out) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--data-dir", "nowhere"], 1, "instances_train2017.json"),
+        (["--data-dir", "nowhere"], 1, "The data folder nowhere does not exist"),
+        (["--data-dir", "."], 1, "not found:   - annotations/instances_train2017.json"),
         (["--split", "test"], 2, "--split is train or val"),
         (["--output", "x.json"], 2, "--object-annotations"),
         (["--object-annotations", "a.json", "--split", "val"], 2, "COCO's layout"),

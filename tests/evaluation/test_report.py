@@ -185,4 +185,4 @@ def test_wrong_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["evaluate", "--predictions", "p.json", "--image-dir", str(tmp_path / "no")]) == 2
     assert "--image-dir" in capsys.readouterr().err
     assert run(["evaluate", "--image-dir", str(tmp_path)]) == 2
-    assert "--image-dir needs --predictions" in capsys.readouterr().err
+    assert "--image-dir is for scoring a result file" in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_pictures_are_found_in_files_folders_and_patterns(album: Path) -> None:
 
 
 def test_inputs_without_pictures_are_errors(album: Path) -> None:
-    with pytest.raises(DataError, match=r"Nothing found for: .*none\.jpg, .*\*\.gif"):
+    with pytest.raises(DataError, match=r"No file or folder matches .*none\.jpg, .*\*\.gif"):
         find_pictures([str(album / "none.jpg"), str(album / "a.png"), str(album / "*.gif")])
     (album / "bare").mkdir()
     with pytest.raises(DataError, match="no pictures"):

@@ -30,6 +30,7 @@ def test_the_file_beside_the_records_unless_another_is_given(tmp_path: Path) -> 
 def test_folders_of_any_name(tmp_path: Path, pattern: str) -> None:
     folder = tmp_path / "a, b [2]"
     folder.mkdir()
+    (tmp_path / "ckpt-1.index").touch()
     (folder / "train-00000-of-00001.tfrecord").touch()
     (folder / "categories.json").write_text(json.dumps(TABLE.to_list()))
     records = ("task.train_data.input_path", pattern.format(folder))
@@ -50,6 +51,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_the_file_beside_records_in_a_bucket(tmp_path: Path) -> None:
     import tensorflow as tf
 
+    (tmp_path / "ckpt-1.index").touch()
     tf.io.gfile.makedirs("ram://beside/records")
     with tf.io.gfile.GFile("ram://beside/records/categories.json", "w") as file:
         file.write(json.dumps(TABLE.to_list()))

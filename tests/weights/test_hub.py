@@ -118,7 +118,7 @@ def test_without_a_network_the_copy_is_used(hub: HubServer, monkeypatch: pytest.
     (folder / "model.safetensors").unlink()
     told = fails()
     assert f"hf://{NAME} is not in the cache, and http://127.0.0.1:9 cannot be reached: HF_HUB_OFFLINE is set." in told
-    assert f"copy {module.hub_cache_folder()} from a machine" in told
+    assert f"Unset HF_HUB_OFFLINE. Without a network, copy {module.hub_cache_folder()} from a machine" in told
 
 
 def test_with_prefer_cache_the_hub_is_not_asked(hub: HubServer) -> None:
@@ -134,7 +134,7 @@ def test_without_a_network_and_a_copy(hub: HubServer, monkeypatch: pytest.Monkey
     assert "is not in the cache, and http://127.0.0.1:9 cannot be reached: " in told
     assert "Connection refused" in told
     assert "Check the network." in told
-    assert "give their folder" in told
+    assert f"give a folder with the files of http://127.0.0.1:9/{NAME}" in told
 
 
 def test_a_cut_connection_does_not_matter(hub: HubServer) -> None:
