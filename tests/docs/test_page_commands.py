@@ -94,10 +94,10 @@ def runs(data: Path) -> Path:
                 continue
             records = Path(experiment.task.train_data.input_path.split(",")[0]).parent
             directory.start(experiment, read_categories(records / "categories.json"))
-            checkpoints = Path(directory.checkpoints)
-            checkpoints.mkdir()
-            (checkpoints / "ckpt-1.index").touch()
-            (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
+            for checkpoints in (Path(directory.checkpoints), Path(directory.path) / "best"):
+                checkpoints.mkdir()
+                (checkpoints / "ckpt-1.index").touch()
+                (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-1"\n')
     return folder
 
 
