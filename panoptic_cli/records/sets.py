@@ -31,7 +31,7 @@ def set_problems(pattern: str, table: CategoryTable | None = None) -> list[str]:
         for part, others in other_sets(pattern).items()
     ]
     files = find_record_files(pattern)
-    empty = [path for path in files if not storage.size(path)]
+    empty = [path for path in files if not storage.size(path) and not _wrote_nothing(path)]
     if empty:
         problems.append(f"{listed(empty, 3)}: the file is empty. Convert or copy it again.")
     sets: dict[tuple[str, str], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -58,15 +58,30 @@ def set_problems(pattern: str, table: CategoryTable | None = None) -> list[str]:
     return problems
 
 
-def _compare_with_manifest(manifest: Path, shards: Sequence[Path], table: CategoryTable | None) -> list[str]:
-    """Compares names, sizes and categories with what the conversion wrote down."""
+def _wrote_nothing(path: str) -> bool:
+    """Whether a shard is empty because its conversion had more shards than pictures."""
+    match = SHARD_NAME.fullmatch(os.path.basename(path))
+    if match is None or storage.is_remote(path):
+        return False
+    return _read_manifest(Path(path).parent / f"{match[1]}.manifest.json")[1].get(os.path.basename(path)) == 0
+
+
+def _read_manifest(manifest: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Returns what a conversion wrote down, and the bytes of each shard by name; nothing if there is no manifest."""
     if not manifest.is_file():
-        return []
+        return {}, {}
     try:
         value = read_json(manifest, "manifest")
-        sizes = {entry["name"]: entry["bytes"] for entry in value["shards"]}
+        return value, {entry["name"]: entry["bytes"] for entry in value["shards"]}
     except (DataError, KeyError, TypeError):
-        return []  # not ours; `inspect` reports it
+        return {}, {}  # not ours; `inspect` reports it
+
+
+def _compare_with_manifest(manifest: Path, shards: Sequence[Path], table: CategoryTable | None) -> list[str]:
+    """Compares names, sizes and categories with what the conversion wrote down."""
+    value, sizes = _read_manifest(manifest)
+    if not value:
+        return []
     problems = []
     changed = [path.name for path in shards if sizes.get(path.name) != path.stat().st_size]
     if changed:
