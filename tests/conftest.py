@@ -166,11 +166,18 @@ def tiny_predictor(tiny_model: LoadedModel) -> Predictor:
 
 
 @pytest.fixture
-def float32_policy() -> Iterator[None]:
-    """Sets Keras' dtype policy, which commands of other tests may have changed, for one test."""
+def restored_policy() -> Iterator[None]:
+    """Restores Keras' dtype policy after one test."""
     import keras
 
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def float32_policy(restored_policy: None) -> None:
+    """Sets Keras' dtype policy, which commands of other tests may have changed, for one test."""
+    import keras
+
+    keras.config.set_dtype_policy("float32")

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -250,16 +250,7 @@ def test_an_unknown_tpu_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.create_strategy(Runtime(tpu="local"))
 
 
-@pytest.fixture
-def _restored_policy() -> Iterator[None]:
-    import keras
-
-    before = keras.config.dtype_policy()
-    yield
-    keras.config.set_dtype_policy(before)
-
-
-@pytest.mark.usefixtures("_restored_policy")
+@pytest.mark.usefixtures("restored_policy")
 @pytest.mark.parametrize(("dtype", "compute"), [("float32", "float32"), ("bfloat16", "bfloat16")])
 def test_variables_are_float32_at_every_precision(dtype: Any, compute: str) -> None:
     import keras
@@ -269,7 +260,7 @@ def test_variables_are_float32_at_every_precision(dtype: Any, compute: str) -> N
     assert (layer.compute_dtype, layer.variable_dtype) == (compute, "float32")
 
 
-@pytest.mark.usefixtures("_restored_policy")
+@pytest.mark.usefixtures("restored_policy")
 def test_float16_on_a_cpu_suggests_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
     devices.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
     assert "use --precision bfloat16 instead" in capsys.readouterr().err

@@ -27,7 +27,6 @@ __all__ = [
     "PanopticDataset",
     "Picture",
     "Pictures",
-    "Problem",
     "SegmentInfo",
     "read_dataset",
     "require_sound",

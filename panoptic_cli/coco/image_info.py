@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from panoptic_cli import console
 from panoptic_cli.categories import whole_number
@@ -50,7 +49,7 @@ class ImageInfo:
     path: Path
     pictures: list[ListedPicture]
     unusable: list[int]
-    categories: Mapping[Any, str]
+    categories: Mapping[int, str]
 
     @property
     def set_name(self) -> str:

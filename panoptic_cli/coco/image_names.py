@@ -14,17 +14,17 @@ _SHOWN = 3
 
 
 def same_name(one: str, other: str) -> bool:
-    """Whether two paths can name the same picture: one ends with the other, whatever the separator and the suffix."""
-    parts = _parts(one), _parts(other)
+    """Whether two paths can name the same picture: one ends with the other, see `name_parts`."""
+    parts = name_parts(one), name_parts(other)
     shorter = min(map(len, parts))
     return parts[0][-shorter:] == parts[1][-shorter:]
 
 
-def _parts(name: str) -> list[str]:
-    """Returns folders and stem, in one Unicode form."""
+def name_parts(name: str) -> list[str]:
+    """Returns the folders and the stem of a file name: no suffix, and one separator, case and Unicode form."""
     if not name.isascii():
         name = unicodedata.normalize("NFC", name)
-    *folders, last = name.replace("\\", "/").split("/")
+    *folders, last = name.replace("\\", "/").casefold().split("/")
     stem, dot, _ = last.rpartition(".")
     return [*(part for part in folders if part not in ("", ".")), stem if dot and stem else last]
 
@@ -40,12 +40,16 @@ class NameIndex:
         self._by_stem: dict[str, list[tuple[ImageId, str]]] = {}
         for identifier, name in names.items():
             if name:
-                self._by_stem.setdefault(_parts(name)[-1], []).append((identifier, name))
+                self._by_stem.setdefault(name_parts(name)[-1], []).append((identifier, name))
 
     def find(self, name: str) -> ImageId | None:
         """Returns the id of the one picture that a name fits; None if there is none, or more than one."""
-        found = [entry for entry in self._by_stem.get(_parts(name)[-1], ()) if same_name(entry[1], name)]
-        for fits in (lambda other: _suffix(other) == _suffix(name), lambda other: _parts(other) == _parts(name)):
+        found = [entry for entry in self._by_stem.get(name_parts(name)[-1], ()) if same_name(entry[1], name)]
+        for fits in (
+            lambda other: _suffix(other) == _suffix(name),
+            lambda other: name_parts(other) == name_parts(name),
+            lambda other: other == name,
+        ):
             if len(found) > 1:
                 found = [entry for entry in found if fits(entry[1])] or found
         return found[0][0] if len(found) == 1 else None

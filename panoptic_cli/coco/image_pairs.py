@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import msgspec
 
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.image_ids import ImageIds, id_key
+from panoptic_cli.coco.image_names import name_parts
 from panoptic_cli.coco.json_index import JsonIndex
 from panoptic_cli.coco.problems import Notes, Problem
 
@@ -69,7 +68,7 @@ def pair_images(
 
 
 def _same_name(one: _Image, other: _Image) -> bool:
-    return one.name == other.name or name_of(one.name) == name_of(other.name)
+    return one.name == other.name or name_parts(one.name)[-1] == name_parts(other.name)[-1]
 
 
 def _compare_sizes(
@@ -95,24 +94,12 @@ def _number(ids: ImageIds, image: _Image) -> int:
 
 def _by_name(ours: list[_Image], theirs: list[_Image]) -> dict[str, _Image]:
     """Returns our image of the same name for each of their keys; by whole paths if last parts are not unique."""
-    for whole in (False, True):
-        named = {name_of(image.name, whole): image for image in ours}
-        known = {name_of(image.name, whole) for image in theirs}
-        if len(named) == len(ours) and len(known) == len(theirs):
-            found = ((image.key, named.get(name_of(image.name, whole))) for image in theirs)
-            return {key: image for key, image in found if image is not None}
+    for first in (-1, 0):
+        named = {tuple(name_parts(image.name)[first:]): image for image in ours}
+        keys = {tuple(name_parts(image.name)[first:]): image.key for image in theirs}
+        if len(named) == len(ours) and len(keys) == len(theirs):
+            return {key: named[name] for name, key in keys.items() if name in named}
     return {}
-
-
-def name_of(file_name: str, whole: bool = False) -> str:
-    """Returns what two file names of one picture have in common: no folder, suffix, case or Unicode form.
-
-    Args:
-        file_name: the name.
-        whole: keep the folders.
-    """
-    path = PurePosixPath(file_name.replace("\\", "/"))
-    return unicodedata.normalize("NFC", str(path.parent / path.stem) if whole else path.stem).casefold()
 
 
 def _images(index: JsonIndex) -> Iterator[_Image]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from panoptic_cli.categories import Category, CategoryTable, whole_number
 from panoptic_cli.coco import json_entries
+from panoptic_cli.coco.category_names import pair_categories
 from panoptic_cli.coco.image_ids import ImageIds
 from panoptic_cli.coco.image_pairs import pair_images
 from panoptic_cli.coco.json_entries import SoundObject
@@ -17,7 +18,6 @@ from panoptic_cli.coco.json_fields import FieldError
 from panoptic_cli.coco.json_index import JsonIndex
 from panoptic_cli.coco.lists import Row, Rows, first_of_each, id_array, read_list
 from panoptic_cli.coco.problems import Notes, Problem
-from panoptic_cli.coco.tables import pair_categories
 
 OTHER_PICTURE = "picture not in the panoptic annotations"
 _HARDLY_ANY = 0.1  # objects for each thing segment; COCO has 0.9 to 1.1

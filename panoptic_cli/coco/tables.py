@@ -1,4 +1,4 @@
-"""The category tables of annotation files: reading them, and pairing those of two files by name."""
+"""The category tables of annotation files: reading them, and contradictions between two of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from panoptic_cli.categories import CategoryTable, whole_number
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.json_fields import UNUSUAL_NUMBERS
 from panoptic_cli.coco.json_index import JsonIndex
-from panoptic_cli.coco.problems import Notes, Problem
-from panoptic_cli.errors import listed
-
-_SHOWN = 3  # categories named in a note
+from panoptic_cli.coco.problems import Notes
 
 
 def read_table(index: JsonIndex, notes: Notes) -> tuple[CategoryTable, int]:
@@ -78,54 +75,6 @@ def note_oddities(table: CategoryTable, notes: Notes) -> None:
 def name_key(name: Any) -> str:
     """Returns a name without differences in case, outer spaces and Unicode form."""
     return unicodedata.normalize("NFC", str(name)).strip().casefold()
-
-
-def pair_categories(
-    instances: JsonIndex, table: CategoryTable, added: int, panoptic: JsonIndex, notes: Notes, problems: list[Problem]
-) -> dict[int, int]:
-    """Pairs the categories of an instances JSON with those of the panoptic JSON by name.
-
-    Args:
-        instances: index of the instances JSON.
-        table: the categories of the panoptic JSON.
-        added: what was added to their ids.
-        panoptic: index of the panoptic JSON.
-        notes: receives categories with the same name and another id.
-        problems: receives ids that have another name in the panoptic JSON.
-
-    Returns:
-        The table's id for each id of the instances JSON. Categories that only one file has are absent.
-    """
-    by_id = {category.id - added: category for category in table.categories}
-    entries = decode_list(instances, "categories") if "categories" in instances.lists else []
-    named = {
-        number: entry["name"]
-        for entry in entries
-        if isinstance(entry, dict) and entry.get("name") is not None
-        if (number := whole_number(entry.get("id"))) is not None
-    }
-    if not named:  # nothing to compare: the ids are those of the panoptic JSON
-        return {number: category.id for number, category in by_id.items()}
-    counts = Counter(name_key(category.name) for category in table.categories)
-    unique = {name_key(c.name): c for c in table.categories if counts[name_key(c.name)] == 1}
-    paired: dict[int, int] = {}
-    moved: list[str] = []
-    for number, name in named.items():
-        same = by_id.get(number)
-        if same is not None and name_key(same.name) == name_key(name):
-            paired[number] = same.id
-        elif (category := unique.get(name_key(name))) is not None:
-            paired[number] = category.id
-            moved.append(f"{name} is {number} there, {category.id - added} here")
-        elif same is not None:
-            message = f"category {number} is {name!r}, but {same.name!r} in {panoptic.file.path}"
-            problems.append(Problem("category of another name", instances.file.path, message, None))
-            paired[number] = same.id  # so that its objects are not problems as well
-    if moved:
-        notes.add("object categories are paired by name", listed(moved, _SHOWN), len(moved))
-    else:  # ids that the instances JSON uses without listing them
-        paired = {number: category.id for number, category in by_id.items() if number not in named} | paired
-    return paired
 
 
 def conflicts(first: CategoryTable, second: CategoryTable) -> list[str]:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_cli.categories import VOID_ID
+from panoptic_cli.categories import VOID_ID, whole_number
+from panoptic_cli.coco.image_ids import image_key
 from panoptic_cli.coco.json_fields import MAX_SIDE, FieldError
 from panoptic_cli.composition.painting import Layer, paint
 from panoptic_cli.composition.plans import CompositionPlan
 from panoptic_cli.composition.semantic import read_semantic, semantic_path
 from panoptic_cli.composition.source import AnnotatedPicture, Source, plain_name
-from panoptic_cli.composition.vocabulary import Vocabulary, plain_number
+from panoptic_cli.composition.vocabulary import Vocabulary
 from panoptic_cli.files import atomic_path
 from panoptic_cli.images import masks, panoptic_png
 from panoptic_cli.images.encoded import PictureError, read_file
@@ -113,7 +114,7 @@ def make_picture(plan: CompositionPlan, source: Source, vocabulary: Vocabulary, 
         counts["crowds" if segment["iscrowd"] else "things" if isthing else "stuff"] += 1
     counts["pixels"] = painting.ids.size
     counts["unlabelled"] = int(np.count_nonzero(painting.ids == VOID_ID))
-    identifier = plain_number(entry["id"])
+    identifier = image_key(entry["id"])
     image = {**entry, "id": identifier, "height": size[0], "width": size[1]}
     annotation = {"image_id": identifier, "file_name": name, "segments_info": painting.segments}
     entries = (json.dumps(image), json.dumps(annotation))
@@ -144,8 +145,8 @@ def _layers(
 
 def _stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     """Returns (height, width) of an entry of `images`; None if they are missing or not possible."""
-    height, width = (plain_number(entry.get(key)) for key in ("height", "width"))
-    sides = [side for side in (height, width) if type(side) is int and 1 <= side <= MAX_SIDE]
+    height, width = (whole_number(entry.get(key)) for key in ("height", "width"))
+    sides = [side for side in (height, width) if side is not None and 1 <= side <= MAX_SIDE]
     return (sides[0], sides[1]) if len(sides) == 2 else None
 
 

@@ -11,11 +11,14 @@ import msgspec
 import numpy as np
 
 from panoptic_cli import console
+from panoptic_cli.categories import whole_number
 from panoptic_cli.coco import json_entries
+from panoptic_cli.coco.image_ids import id_key
 from panoptic_cli.coco.json_fields import flag, relative_path
 from panoptic_cli.coco.json_index import JsonFile, JsonIndex
 from panoptic_cli.coco.json_kinds import INSTANCES, index_kind
-from panoptic_cli.composition.vocabulary import CategoryList, plain_number
+from panoptic_cli.coco.tables import decode_list
+from panoptic_cli.composition.vocabulary import CategoryList
 from panoptic_cli.errors import DataError, counted
 
 
@@ -86,7 +89,8 @@ class Outlines:
                 raise self.file.changed()
             is_crowd = flag({"iscrowd": entry.get("iscrowd") or 0}, "iscrowd")
             outline = entry.get("segmentation")
-            found.append(Outline(entry.get("id"), plain_number(entry["category_id"]), is_crowd, outline, self.is_stuff))
+            category = _category_id(entry["category_id"])
+            found.append(Outline(entry.get("id"), category, is_crowd, outline, self.is_stuff))
         return found
 
 
@@ -147,7 +151,7 @@ def read_source(instances: Path, stuff: Path | None) -> tuple[Source, CategoryLi
     names = _read_names(index)
     places = {identifier: place for place, identifier in enumerate(names)}
     outlines = [_read_owners(index, places, len(names), is_stuff=False)]
-    categories = CategoryList(_decode_list(index, "categories"), instances)
+    categories = CategoryList(decode_list(index, "categories"), instances)
     digests = [index.digest]
     stuff_categories = None
     if stuff is not None:
@@ -156,7 +160,7 @@ def read_source(instances: Path, stuff: Path | None) -> tuple[Source, CategoryLi
             by_name = {name: place for place, name in enumerate(names.values())}
             places = {i: by_name[name] for i, name in _read_names(other).items() if name in by_name}
         outlines.append(_read_owners(other, places, len(names), is_stuff=True))
-        stuff_categories = CategoryList(_decode_list(other, "categories"), stuff)
+        stuff_categories = CategoryList(decode_list(other, "categories"), stuff)
         digests.append(other.digest)
     stems = Counter(PurePath(name).with_suffix("").as_posix() for name in names.values())
     shared = frozenset(stem for stem, count in stems.items() if count > 1)
@@ -173,16 +177,16 @@ def _read_names(index: JsonIndex) -> dict[str, str]:
     names: dict[str, str] = {}
     seen: set[str] = set()
     for _, text, spans in index.regions("images"):
-        for entry in _decode_entries(index, text, len(spans), "images"):
-            identifier, name = entry.get("id"), entry.get("file_name")
+        for entry in _decode_images(index, text, len(spans)):
+            key, name = id_key(entry.get("id")), entry.get("file_name")
             where = f"{index.file.path}: images[{len(names)}]"
-            if identifier is None or not isinstance(name, str):
-                raise DataError(f"{where} has no {'id' if identifier is None else 'file_name'}.", "Add it.")
+            if key is None or not isinstance(name, str):
+                raise DataError(f"{where} has no {'id' if key is None else 'file_name'}.", "Add it.")
             name = plain_name(name)
-            if _key(identifier) in names or name in seen:
-                same = f"id {identifier}" if _key(identifier) in names else f"file name {name}"
+            if key in names or name in seen:
+                same = f"id {key}" if key in names else f"file name {name}"
                 raise DataError(f"{where} has the {same} of another image.", "Remove one of them.")
-            names[_key(identifier)] = name
+            names[key] = name
             seen.add(name)
     return names
 
@@ -201,9 +205,9 @@ def _read_owners(index: JsonIndex, places: dict[str, int], pictures: int, *, is_
             entries = _DECODE_OWNERS.decode(b"".join((b"[", *index.without_long_values(offset, text), b"]")))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _unusable(index, text, found, sum(map(len, rows)), error) from None
-        rows.append(np.array([places.get(_key(entry.image_id), -1) for entry in entries], np.int64))
+        rows.append(np.array([places.get(id_key(entry.image_id) or "", -1) for entry in entries], np.int64))
         spans.append(found + offset)
-        categories.update(plain_number(entry.category_id) for entry in entries)
+        categories.update(_category_id(entry.category_id) for entry in entries)
     owners, begins = np.concatenate(rows), np.concatenate(spans)
     known = owners >= 0
     if len(known) and not known.any():
@@ -233,13 +237,14 @@ def plain_name(file_name: str) -> str:
     return file_name.replace("\\", "/")
 
 
-def _key(identifier: Any) -> str:
-    """Returns an id as text: 7, 7.0 and "7" are the same id."""
-    return str(plain_number(identifier))
+def _category_id(value: Any) -> Any:
+    """Returns an id that may be written as 7.0 or "7"; another value unchanged, so that it can be named."""
+    number = whole_number(value)
+    return value if number is None else number
 
 
-def _decode_entries(index: JsonIndex, text: bytes, count: int, key: str) -> list[dict[str, Any]]:
-    """Decodes a region of a list, all of whose entries must be objects.
+def _decode_images(index: JsonIndex, text: bytes, count: int) -> list[dict[str, Any]]:
+    """Decodes a region of `images`, all of whose entries must be objects.
 
     Raises:
         DataError: it is not JSON, or has other entries.
@@ -247,12 +252,7 @@ def _decode_entries(index: JsonIndex, text: bytes, count: int, key: str) -> list
     try:
         entries = list(json_entries.decode_entry(b"[" + text + b"]"))
     except (ValueError, RecursionError) as error:
-        raise index.file.invalid(f"{error}, in {key}") from None
+        raise index.file.invalid(f"{error}, in images") from None
     if len(entries) != count or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f"{index.file.path}: an entry of {key} is not an object.", "Give a file in COCO's form.")
+        raise DataError(f"{index.file.path}: an entry of images is not an object.", "Give a file in COCO's form.")
     return entries
-
-
-def _decode_list(index: JsonIndex, key: str) -> list[dict[str, Any]]:
-    begin, end = index.lists[key]
-    return _decode_entries(index, index.file.read(begin, end - begin), len(index.entries[key]), key)

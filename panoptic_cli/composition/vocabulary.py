@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from panoptic_cli.categories import Category, CategoryTable, whole_number
+from panoptic_cli.categories import Category, CategoryTable
 from panoptic_cli.coco.category_map import CategoryMap
+from panoptic_cli.coco.tables import added_to_ids, raised
 from panoptic_cli.errors import DataError, listed, one_line
 
 _COCO_OTHER = (183, "other")  # in COCO's stuff annotations: the pixels of all things
@@ -113,7 +114,7 @@ class CategoryList:
         source: the file.
     """
 
-    entries: Sequence[Any]
+    entries: list[Any]
     source: Path
 
     def table(self, isthing: bool) -> tuple[CategoryTable, int]:
@@ -125,19 +126,12 @@ class CategoryList:
         Raises:
             DataError: an entry is not usable.
         """
-        entries = [dict(entry) if isinstance(entry, Mapping) else entry for entry in self.entries]
-        added = int(any(isinstance(entry, dict) and entry.get("id") in (0, "0") for entry in entries))
-        for entry in entries:
-            if isinstance(entry, dict):
-                entry["id"] = plain_number(entry.get("id"), added)
-                entry["isthing"] = int(isthing) if entry.get("isthing") is None else entry["isthing"]
+        added = added_to_ids(self.entries)
+        entries = [
+            {**entry, "isthing": isthing} if isinstance(entry, dict) and entry.get("isthing") is None else entry
+            for entry in raised(self.entries, added)
+        ]
         return CategoryTable.from_list(entries, str(self.source)), added
-
-
-def plain_number(value: Any, added: int = 0) -> Any:
-    """Returns an id that may be written as 7.0 or "7", plus `added`; another value unchanged."""
-    number = whole_number(value)
-    return value if number is None else number + added
 
 
 def read_category_list(path: Path) -> CategoryList:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from panoptic_cli.categories import CategoryTable
+from panoptic_cli.categories import CategoryTable, whole_number
 from panoptic_cli.coco.category_names import category_names, map_categories
 from panoptic_cli.coco.image_ids import ImageId, image_key
 from panoptic_cli.coco.image_names import pair_images
@@ -241,17 +241,14 @@ def _categories(
     notes: list[str],
 ) -> dict[Any, int]:
     """Returns {category id as the objects have it: id in the table}."""
-    names = {}
-    for identifier, name in category_names(entries).items():
-        if isinstance(key := image_key(identifier), int):
-            names[key] = name
+    names = category_names(entries)
     used: dict[Any, int] = {}
     unknown = []
     for place, entry, _ in ours:
         raw = entry.category_id if isinstance(entry.category_id, int | float | str) else None
         if raw in used:
             continue
-        if not isinstance(key := image_key(raw), int) or key not in names:
+        if (key := whole_number(raw)) is None or key not in names:
             unknown.append(f"{entry.category_id!r} (annotations[{place}], id {entry.id}, of image {entry.image_id})")
         else:
             used[raw] = key

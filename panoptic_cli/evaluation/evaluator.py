@@ -22,7 +22,7 @@ from panoptic_cli.evaluation.prediction_loop import Batch, score_all
 from panoptic_cli.evaluation.report_data import ReportData
 from panoptic_cli.inference.predictor import LoadedModel, Predictor
 from panoptic_cli.pipeline.batches import evaluation_dataset
-from panoptic_cli.pipeline.record_errors import record_error
+from panoptic_cli.pipeline.record_errors import explained_records
 from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
 
@@ -271,10 +271,5 @@ def _default_batch_size(model: LoadedModel) -> int:
 
 def _batches(dataset: tf.data.Dataset, pattern: str) -> Iterator[Batch]:
     """Yields the batches; names the record that cannot be read."""
-    try:
+    with explained_records(pattern):
         yield from dataset
-    except tf.errors.OpError as error:
-        explanation = record_error(error, pattern)
-        if explanation is None:
-            raise
-        raise explanation from error

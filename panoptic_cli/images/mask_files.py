@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from panoptic_cli.images.masks import SegmentRuns, segment_runs
-from panoptic_cli.images.panoptic_png import MAX_ID, decode_colours, read_rgb, rgb_to_ids
+from panoptic_cli.images.panoptic_png import MAX_ID, decode_colours, read_segment_ids, rgb_to_ids
 
 _MOST = 65_534  # segments that `segment_runs` can number
 
@@ -69,7 +69,7 @@ def read_ids(path: Path, segment_ids: Sequence[int]) -> tuple[np.ndarray, str | 
     Raises:
         DataError: the file is missing or cannot be read.
     """
-    usual = rgb_to_ids(read_rgb(path))
+    usual = read_segment_ids(path)
     listed = sorted({i for i in segment_ids if 0 < i <= MAX_ID})
     if len(listed) > _MOST:
         return usual, None

@@ -125,7 +125,7 @@ def segment_runs(ids: np.ndarray, segment_ids: Sequence[int]) -> tuple[SegmentRu
     """Replaces segment ids by the 1-based places of the segments.
 
     Args:
-        ids: uint32 [height, width], as panoptic_png.decode_ids returns them.
+        ids: uint32 [height, width], as panoptic_png.read_segment_ids returns them.
         segment_ids: distinct, 1..2^24-1, fewer than 65,535.
 
     Returns:

@@ -90,11 +90,6 @@ def decode_rgb(data: bytes) -> np.ndarray:
     return rgb
 
 
-def decode_ids(data: bytes) -> np.ndarray:
-    """Decodes a panoptic PNG to segment ids, uint32 [H, W], 0 for unlabelled; raises as `decode_colours` does."""
-    return rgb_to_ids(decode_rgb(data))
-
-
 def read_rgb(path: str | Path) -> np.ndarray:
     """Reads a panoptic PNG's colours, uint8 [H, W, 3].
 
@@ -114,6 +109,11 @@ def read_rgb(path: str | Path) -> np.ndarray:
         raise DataError(f"The panoptic PNG {path} cannot be read: {error}.") from None
     except ValueError as error:
         raise DataError(f"The panoptic PNG {path} is broken: {error}.", "Write it again or fetch it again.") from None
+
+
+def read_segment_ids(path: str | Path) -> np.ndarray:
+    """Reads the segment ids of a panoptic PNG, uint32 [H, W], 0 for unlabelled; raises as `read_rgb` does."""
+    return rgb_to_ids(read_rgb(path))
 
 
 def _decode_plain(data: bytes) -> np.ndarray | None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from panoptic_cli.inspection.samples import save_drawing
-from panoptic_cli.pipeline.record_errors import record_error
+from panoptic_cli.pipeline.record_errors import explained_records
 
 
 def draw_augmented(
@@ -36,12 +36,7 @@ def draw_augmented(
         DataError: a record cannot be used; names file and record.
     """
     drawn: list[Path] = []
-    try:
+    with explained_records(pattern):
         for place, example in enumerate(dataset.take(count).as_numpy_iterator()):
             drawn.append(save_drawing(draw_example(example), output_dir, f"augmented-{place:03d}"))
-    except tf.errors.OpError as error:
-        explanation = record_error(error, pattern)
-        if explanation is None:
-            raise
-        raise explanation from error
     return drawn

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +31,8 @@ from panoptic_cli.inspection.shared_checks import (
     examine_picture,
 )
 from panoptic_cli.inspection.statistics import Counts, Spread
+
+_Content = TypeVar("_Content")
 
 
 @dataclass
@@ -112,9 +116,22 @@ def _find(folder: Path, name: str, findings: Findings) -> Path:
     return path
 
 
-def _missing(name: str, path: Path, picture: Picture) -> str:
-    near = near_matches(path)
-    return f"{name} (image {picture.id})" + (f", but there is {listed(near, 3)}" if near else "")
+def _read(
+    what: str, name: str, path: Path, picture: Picture, findings: Findings, decode: Callable[[bytes], _Content]
+) -> _Content | None:
+    """Returns what is in a file, None if it cannot be read."""
+    try:
+        return decode(path.read_bytes())
+    except FileNotFoundError:
+        near = near_matches(path)
+        hint = f", but there is {listed(near, 3)}" if near else ""
+        findings.add(f"{what} missing", f"{name} (image {picture.id}){hint}")
+    except TooLargeError as error:
+        findings.add(f"{what} too large", f"{name}: {error}")
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else None
+        findings.add(f"{what} unreadable", f"{name}: {cause or error}")
+    return None
 
 
 def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> None:
@@ -142,16 +159,8 @@ def _count(picture: Picture, table: CategoryTable, contents: PictureCounts) -> N
 def _check_file(path: Path, picture: Picture, exif: Exif | None, result: PictureResults) -> tuple[int, int] | None:
     """Returns the (height, width) that annotations of the file must have; None if the file cannot be read."""
     findings, name = result.findings, picture.file_name
-    try:
-        facts = examine_picture(path.read_bytes())
-    except FileNotFoundError:
-        findings.add("picture missing", _missing(name, path, picture))
-        return None
-    except TooLargeError as error:
-        findings.add("picture too large", f"{name}: {error}")
-        return None
-    except (OSError, ValueError) as error:
-        findings.add("picture unreadable", f"{name}: {_cause(error)}")
+    facts = _read("picture", name, path, picture, findings, examine_picture)
+    if facts is None:
         return None
     result.contents.digests[name] = facts.digest
     if facts.format not in (*JPEG_FORMATS, "PNG"):
@@ -179,23 +188,12 @@ def _check_orientation(name: str, facts: PictureFacts, turned: bool | None, find
         findings.add(f"EXIF orientation, picture {used}", name, "warning")
 
 
-def _cause(error: OSError | ValueError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
 def _check_mask(path: Path, picture: Picture, table: CategoryTable, result: PictureResults) -> np.ndarray | None:
     """Returns the category id of each pixel, [height, width], None if the mask cannot be read."""
     findings, name = result.findings, picture.mask_name
-    try:
-        mask = read_mask(path.read_bytes(), [segment.id for segment in picture.segments])
-    except FileNotFoundError:
-        findings.add("mask missing", _missing(name, path, picture))
-        return None
-    except TooLargeError as error:
-        findings.add("mask too large", f"{name}: {error}")
-        return None
-    except (OSError, ValueError) as error:
-        findings.add("mask unreadable", f"{name}: {_cause(error)}")
+    ids = [segment.id for segment in picture.segments]
+    mask = _read("mask", name, path, picture, findings, lambda data: read_mask(data, ids))
+    if mask is None:
         return None
     height, width = mask.runs.shape
     if mask.note is not None and mask.strangers:

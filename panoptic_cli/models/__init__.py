@@ -35,6 +35,7 @@ __all__ = [
     "data_warnings",
     "example_drawer",
     "input_size",
+    "input_size_key",
     "training_targets",
     "with_derived_classes",
     "with_input_size",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,25 @@ def record_error(error: tf.errors.OpError, pattern: str) -> DataError | None:
         damaged = DataError(f"A record of {pattern} is damaged: {decoding_reason(error)}.", _HINT)
         return _damaged_shard(pattern) or damaged
     return None
+
+
+@contextlib.contextmanager
+def explained_records(pattern: str) -> Iterator[None]:
+    """Replaces errors of a data set that are the fault of a record.
+
+    Args:
+        pattern: as for `record_error`.
+
+    Raises:
+        DataError: a record cannot be used; names file and record.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        explanation = record_error(error, pattern)
+        if explanation is None:
+            raise
+        raise explanation from error
 
 
 def unusable_record(path: str, index: int) -> DataError:

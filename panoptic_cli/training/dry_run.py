@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class DryRun:
         return asdict(self)
 
 
-def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable | None = None) -> DryRun:
+def dry_run(experiment: Experiment, model_dir: str | Path) -> DryRun:
     """Builds everything that training builds, and trains on one batch in memory.
 
     The step runs twice on that batch. The first run includes tracing and compilation.
@@ -65,14 +64,13 @@ def dry_run(experiment: Experiment, model_dir: str | Path, table: CategoryTable 
     Args:
         experiment: the resolved configuration.
         model_dir: the run directory; its newest checkpoint is restored.
-        table: the category table; None: read the one that the configuration points to.
 
     Raises:
         PanopticError: as for `trainer.train`.
     """
     from panoptic_cli.training.session import prepare
 
-    session = prepare(experiment, model_dir, table, write=False)
+    session = prepare(experiment, model_dir, write=False)
     import tensorflow as tf
 
     from panoptic_cli import devices

@@ -72,8 +72,9 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
     changes = run.check(experiment, table)
     initial = None
     if task.init_checkpoint is not None and run.latest_checkpoint() is None:
-        _check_family(experiment, find_source(task.init_checkpoint, option="--init-checkpoint"))
-        initial = check_init_checkpoint(task.init_checkpoint)
+        initial = find_source(task.init_checkpoint, option="--init-checkpoint")
+        _check_family(experiment, initial)
+        check_source(initial)
         if task.init_categories is not None:
             read_categories(task.init_categories)
     _warn_of_data(experiment, record_files, table)
@@ -139,30 +140,21 @@ def read_validation_data(
     return read_data(data.input_path, table, experiment.task.annotation_file, limit, tell=tell)
 
 
-def check_init_checkpoint(checkpoint: str) -> Source:
+def check_source(initial: Source) -> None:
     """Checks that initial weights exist on this machine, or that their bucket answers.
 
     Without a network, TensorFlow retries access to a bucket for minutes before it fails.
 
-    Args:
-        checkpoint: a prefix, file or folder, local or gs://; a published name; a repository of Hugging Face.
-
-    Returns:
-        Where they come from.
-
     Raises:
-        UsageError: the text names nothing.
         RunError: they do not exist or cannot be reached.
     """
-    source = find_source(checkpoint, option="--init-checkpoint")
-    if source.is_fetched:
-        if source.repository is None and source.published is not None and source.cached() is None:
-            _check_bucket(source.published.source)
-    elif storage.is_remote(checkpoint):
-        _check_bucket(checkpoint)
-    elif not source.exists():
-        raise RunError(f"The initial weights {checkpoint} do not exist.", INIT_HINT)
-    return source
+    if initial.is_fetched:
+        if initial.repository is None and initial.published is not None and initial.cached() is None:
+            _check_bucket(initial.published.source)
+    elif storage.is_remote(initial.text):
+        _check_bucket(initial.text)
+    elif not initial.exists():
+        raise RunError(f"The initial weights {initial.text} do not exist.", INIT_HINT)
 
 
 def _check_family(experiment: Experiment, initial: Source) -> None:

@@ -14,19 +14,19 @@ _PICTURES = 4
 _LONGEST_SIDE = 640  # pixels; every evaluation adds the pictures to the event file
 
 
-def draw_overlays(predictor: Predictor, pattern: str, count: int = _PICTURES) -> list[Image.Image]:
-    """Draws the predictions for the first pictures of some records.
+def draw_overlays(predictor: Predictor, pattern: str) -> list[Image.Image]:
+    """Draws the predictions for the first few records.
 
     Args:
         predictor: the network.
         pattern: validation records.
-        count: number of pictures.
 
     Returns:
-        RGB pictures; fewer if there are fewer records.
+        RGB pictures, at most `_PICTURES`.
     """
     drawn = []
-    for images, geometry, serialized in evaluation_dataset(pattern, predictor.preprocessing, batch_size=1, limit=count):
+    dataset = evaluation_dataset(pattern, predictor.preprocessing, batch_size=1, limit=_PICTURES)
+    for images, geometry, serialized in dataset:
         (encoded,) = schema.decode_example(serialized[0].numpy())[schema.IMAGE_ENCODED]
         pixels = predictor.preprocessing.decode(tf.constant(encoded)).numpy()
         (prediction,) = predictor.predict_prepared(images, geometry)

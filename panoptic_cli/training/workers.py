@@ -13,7 +13,6 @@ class Workers:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        self._strategy = strategy
         resolver = strategy.cluster_resolver
         spec = resolver.cluster_spec().as_dict() if _several(strategy) else {}
         tasks = [(kind, task) for kind in ("chief", "worker") for task in range(len(spec.get(kind, [])))]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from panoptic_cli.coco.image_ids import image_key
-from panoptic_cli.coco.image_names import pair_images, same_name
+from panoptic_cli.coco.image_names import NameIndex, pair_images, same_name
 from panoptic_cli.coco.picture_ids import image_ids
 from panoptic_cli.errors import DataError
 
@@ -33,6 +33,7 @@ def test_ids_have_one_form(value: Any, key: Any) -> None:
         ("1.jpg", "images\\1.png", True),
         ("a/1.jpg", "b/1.jpg", False),
         ("1.jpg", "11.jpg", False),
+        ("Town_1.JPG", "images/town_1.jpg", True),
         ("caf\u00e9.jpg", "cafe\u0301.jpg", True),
     ],
 )
@@ -53,6 +54,11 @@ def test_names_count_where_ids_are_others() -> None:
     assert pairing.pairs == {1: 3, 2: 1, 3: 9}
     assert pairing.note is not None
     assert "paired by file name (a/1.jpg is 3 there, 1 here)" in pairing.note
+
+
+def test_of_names_that_differ_in_case_alone_the_equal_one_is_found() -> None:
+    index = NameIndex({1: "a.jpg", 2: "A.jpg", 3: "b.jpg"})
+    assert [index.find(name) for name in ("A.jpg", "a.jpg", "B.JPG", "a.png")] == [2, 1, 3, None]
 
 
 def test_what_names_cannot_pair_is_refused() -> None:

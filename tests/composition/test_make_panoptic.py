@@ -39,7 +39,7 @@ def _change(path: Path, change: Callable[[Any], Any]) -> None:
 
 def _segments(annotation: dict[str, Any], folder: Path) -> list[tuple[int, int, np.ndarray]]:
     """Returns (category, crowd flag, mask) of a picture's segments, in an order that does not depend on the ids."""
-    ids = panoptic_png.decode_ids((folder / annotation["file_name"]).read_bytes())
+    ids = panoptic_png.read_segment_ids(folder / annotation["file_name"])
     found = [(s["category_id"], s["iscrowd"], ids == s["id"]) for s in annotation["segments_info"]]
     assert sum(int(mask.sum()) for *_, mask in found) == np.count_nonzero(ids)
     return sorted(found, key=lambda segment: (segment[:2], segment[2].tobytes()))
@@ -75,7 +75,7 @@ def separate(dataset: Path) -> Path:
         stuff: list[dict[str, Any]] = []
         (dataset / "semantic" / f"{split}2017").mkdir(parents=True)
         for annotation in value["annotations"]:
-            ids = panoptic_png.decode_ids((folder / annotation["file_name"]).read_bytes())
+            ids = panoptic_png.read_segment_ids(folder / annotation["file_name"])
             labels = np.zeros(ids.shape, np.uint8)
             for segment in annotation["segments_info"]:
                 if segment["category_id"] in STUFF:
@@ -130,7 +130,7 @@ def test_cocos_objects_are_painted_as_by_panopticapi(coco100: Path, tmp_path: Pa
             continue
         without_overlaps += 1
         found = annotations[image]
-        ids = panoptic_png.decode_ids((output.with_suffix("") / found["file_name"]).read_bytes())
+        ids = panoptic_png.read_segment_ids(output.with_suffix("") / found["file_name"])
         assert found["file_name"] == coco.loadImgs(image)[0]["file_name"].replace(".jpg", ".png")
         assert [s["category_id"] for s in found["segments_info"]] == [e["category_id"] for e in entries]
         assert [s["iscrowd"] for s in found["segments_info"]] == [e["iscrowd"] for e in entries]
@@ -160,9 +160,7 @@ def _box(x: int, y: int, width: int, height: int, category: int = 1) -> dict[str
 
 def _ids(output: Path) -> tuple[np.ndarray, list[dict[str, Any]]]:
     (annotation,) = _load(output)["annotations"]
-    return panoptic_png.decode_ids((output.with_suffix("") / annotation["file_name"]).read_bytes()), annotation[
-        "segments_info"
-    ]
+    return panoptic_png.read_segment_ids(output.with_suffix("") / annotation["file_name"]), annotation["segments_info"]
 
 
 def test_polygons_in_other_forms_are_drawn_and_told(tmp_path: Path, capsys: Out) -> None:

@@ -66,7 +66,7 @@ def test_it_has_what_a_data_set_may_have(generated: Path) -> None:
 def test_things_stay_mostly_visible(generated: Path) -> None:
     files = find_splits(generated, ["train"])[0]
     for picture in read_dataset(files).pictures:
-        ids = panoptic_png.decode_ids((files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.read_segment_ids(files.panoptic_masks / picture.mask_name)
         things = [s for s in picture.segments if s.category_id in (shapes.DISC, shapes.SQUARE, shapes.TRIANGLE)]
         # Things are painted in the order of both lists, so they pair up.
         for segment, annotation in zip(things, picture.objects or (), strict=True):
@@ -83,7 +83,7 @@ def test_classes_differ_in_colour(generated: Path) -> None:
     sums: dict[int, list[np.ndarray]] = {}
     for picture in read_dataset(files).pictures:
         image = np.asarray(Image.open(files.image_dir / picture.file_name)).astype(np.float32)
-        ids = panoptic_png.decode_ids((files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.read_segment_ids(files.panoptic_masks / picture.mask_name)
         for segment in picture.segments:
             sums.setdefault(segment.category_id, []).append(image[ids == segment.id])
     pixels = {category: np.concatenate(parts) for category, parts in sums.items()}

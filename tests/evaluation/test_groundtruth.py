@@ -61,42 +61,41 @@ def test_a_record_without_panoptic_masks_is_named() -> None:
         GroundTruth.from_record(record, TABLE)
 
 
-def test_objects_without_crowd_flags_and_areas_are_plain_objects() -> None:
-    categories = np.array([[190, 5, 5], [190, 5, 190]], np.uint8)
+EDGES = (schema.OBJECT_XMIN, schema.OBJECT_YMIN, schema.OBJECT_XMAX, schema.OBJECT_YMAX)
+
+
+def _record_of_one_object(
+    categories: np.ndarray, edges: tuple[float, ...], more: dict[str, Any] | None = None
+) -> bytes:
+    """Returns a record of a category mask whose pixels of category 5 are an object with these edges, 0..1."""
+    height, width = categories.shape
+    mask = encode_png((categories == 5).astype(np.uint8))
     features: dict[str, Any] = {
         schema.IMAGE_SOURCE_ID: [b"7"],
-        schema.IMAGE_HEIGHT: np.array([2]),
-        schema.IMAGE_WIDTH: np.array([3]),
+        schema.IMAGE_HEIGHT: np.array([height]),
+        schema.IMAGE_WIDTH: np.array([width]),
         schema.CATEGORY_MASK: [encode_png(categories)],
-        schema.INSTANCE_MASK: [encode_png((categories == 5).astype(np.uint8))],
+        schema.INSTANCE_MASK: [mask],
         schema.OBJECT_LABEL: np.array([5]),
-        schema.OBJECT_MASK: [encode_png((categories == 5).astype(np.uint8))],
-        **dict(zip(EDGES, (np.array([value], np.float32) for value in (1 / 3, 0, 1, 1)), strict=True)),
+        schema.OBJECT_MASK: [mask],
+        **dict(zip(EDGES, (np.array([value], np.float32) for value in edges), strict=True)),
     }
-    (found,) = GroundTruth.from_record(schema.encode_example(features), TABLE).objects
+    return schema.encode_example(features | (more or {}))
+
+
+def test_objects_without_crowd_flags_and_areas_are_plain_objects() -> None:
+    categories = np.array([[190, 5, 5], [190, 5, 190]], np.uint8)
+    (found,) = GroundTruth.from_record(_record_of_one_object(categories, (1 / 3, 0, 1, 1)), TABLE).objects
     assert (found["category_id"], found["iscrowd"], found["area"]) == (5, 0, 3.0)
     assert found["bbox"] == pytest.approx([1, 0, 2, 2], rel=1e-6)
-
-
-EDGES = (schema.OBJECT_XMIN, schema.OBJECT_YMIN, schema.OBJECT_XMAX, schema.OBJECT_YMAX)
 
 
 @pytest.mark.parametrize(("stated", "counted"), [(1500.0, False), (1.0, True), (0.0, True), (90_000.0, True)])
 def test_an_area_of_another_class_of_size_is_counted(stated: float, counted: bool) -> None:
     categories = np.zeros((50, 50), np.uint8)
     categories[:40, :40] = 5
-    features: dict[str, Any] = {
-        schema.IMAGE_SOURCE_ID: [b"7"],
-        schema.IMAGE_HEIGHT: np.array([50]),
-        schema.IMAGE_WIDTH: np.array([50]),
-        schema.CATEGORY_MASK: [encode_png(categories)],
-        schema.INSTANCE_MASK: [encode_png((categories == 5).astype(np.uint8))],
-        schema.OBJECT_LABEL: np.array([5]),
-        schema.OBJECT_MASK: [encode_png((categories == 5).astype(np.uint8))],
-        schema.OBJECT_AREA: np.array([stated], np.float32),
-        **dict(zip(EDGES, (np.array([value], np.float32) for value in (0, 0, 0.8, 0.8)), strict=True)),
-    }
-    truth = GroundTruth.from_record(schema.encode_example(features), TABLE, categories={5: 190})
+    record = _record_of_one_object(categories, (0, 0, 0.8, 0.8), {schema.OBJECT_AREA: np.array([stated], np.float32)})
+    truth = GroundTruth.from_record(record, TABLE, categories={5: 190})
     assert truth.recounted == counted
     assert truth.objects[0]["area"] == (1600.0 if counted else stated)
     assert [s.category_id for s in truth.segments] == [190]

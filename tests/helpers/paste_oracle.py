@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-
-from panoptic_cli.results.detection_entries import compress_masks
-
-
-def paste_masks_rle(
-    masks: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
-) -> list[dict[str, Any]]:
-    """Pastes masks as `paste_runs` does, and compresses them to {"size": [height, width], "counts": str}."""
-    return compress_masks(paste_runs(masks, boxes, height, width, threshold), (height, width))
 
 
 def paste_runs(
@@ -38,27 +27,6 @@ def paste_runs(
         _runs(*_paste(mask, box, height, width, threshold), height, width)
         for mask, box in zip(np.asarray(masks), np.asarray(boxes, np.float64), strict=True)
     ]
-
-
-def dense_paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Returns float64 [height, width]: the value at every pixel, one by one, from the definition above."""
-    cells = len(mask)
-    y1, x1, y2, x2 = (float(c) for c in box)
-    values = np.zeros((height, width))
-
-    def at(row: int, column: int) -> float:
-        return float(mask[row, column]) if 0 <= row < cells and 0 <= column < cells else 0.0
-
-    for y in range(height):
-        v = (y + 0.5 - y1) / (y2 - y1) * cells - 0.5
-        for x in range(width):
-            u = (x + 0.5 - x1) / (x2 - x1) * cells - 0.5
-            row, column = int(np.floor(v)), int(np.floor(u))
-            fy, fx = v - row, u - column
-            top = at(row, column) * (1 - fx) + at(row, column + 1) * fx
-            bottom = at(row + 1, column) * (1 - fx) + at(row + 1, column + 1) * fx
-            values[y, x] = top * (1 - fy) + bottom * fy
-    return values
 
 
 def _paste(mask: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float) -> tuple[np.ndarray, int, int]:

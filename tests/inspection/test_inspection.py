@@ -41,7 +41,7 @@ def _first_object(root: Path, **fields: Any) -> None:
 
 def _stray_pixel(root: Path) -> None:
     with Image.open(_mask(root)) as opened:
-        ids = panoptic_png.decode_ids(_mask(root).read_bytes())
+        ids = panoptic_png.read_segment_ids(_mask(root))
         assert opened.size[0] > 0
     ys, xs = np.nonzero(ids == 0) if (ids == 0).any() else np.nonzero(ids)
     was_void = ids[ys[0], xs[0]] == 0

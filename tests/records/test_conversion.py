@@ -59,7 +59,7 @@ def test_records_contain_what_the_files_contain(generated: Path, tmp_path: Path)
         encoded = (plan.files.image_dir / picture.file_name).read_bytes()
         assert features[schema.IMAGE_ENCODED] == [encoded]
         assert features[schema.IMAGE_FORMAT] == [b"jpeg"]
-        ids = panoptic_png.decode_ids((plan.files.panoptic_masks / picture.mask_name).read_bytes())
+        ids = panoptic_png.read_segment_ids(plan.files.panoptic_masks / picture.mask_name)
         places = masks.decode_png(features[schema.SEGMENT_MASK][0])
         by_place = np.array([0, *features[schema.SEGMENT_ID]])
         np.testing.assert_array_equal(by_place[places], ids)  # exact: the panoptic PNG can be restored

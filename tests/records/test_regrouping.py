@@ -38,7 +38,7 @@ def _split_a_stuff_segment(data: Path) -> int:
     stuff = [s for s in picture.segments if not dataset.table.by_id[s.category_id].isthing]
     largest = max(stuff, key=lambda s: s.area or 0)
     path = data / "panoptic_val2017" / picture.mask_name
-    ids = panoptic_png.decode_ids(path.read_bytes())
+    ids = panoptic_png.read_segment_ids(path)
     rows, columns = np.nonzero(ids == largest.id)
     half = columns > np.median(columns)
     ids[rows[half], columns[half]] = 1

@@ -55,7 +55,7 @@ def test_the_json_describes_the_png(tmp_path: Path) -> None:
     assert [a["file_name"] for a in content["annotations"]] == [f"{i:03}.png" for i in range(5)]
     assert sorted(p.name for p in (tmp_path / "out" / "pred").iterdir()) == [f"{i:03}.png" for i in range(5)]
     for annotation in content["annotations"]:
-        ids = panoptic_png.rgb_to_ids(panoptic_png.read_rgb(tmp_path / "out" / "pred" / annotation["file_name"]))
+        ids = panoptic_png.read_segment_ids(tmp_path / "out" / "pred" / annotation["file_name"])
         assert {s["id"] for s in annotation["segments_info"]} == set(np.unique(ids[ids > 0]).tolist())
         for segment in annotation["segments_info"]:
             rows, columns = np.nonzero(ids == segment["id"])

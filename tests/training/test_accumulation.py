@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,16 +59,11 @@ def without_statistics(experiment: Experiment, table: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import keras
-
+def _fakes(monkeypatch: pytest.MonkeyPatch, restored_policy: None) -> None:
     from panoptic_cli import models
 
-    before = keras.config.dtype_policy()
     use_fakes(monkeypatch, dataset=dataset)
     monkeypatch.setattr(models, "create_network", without_statistics)
-    yield
-    keras.config.set_dtype_policy(before)
 
 
 def train(folder: Path, parts: int = 1, strategy: Any = None, **settings: Any) -> list[dict[str, Any]]:

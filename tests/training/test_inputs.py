@@ -16,6 +16,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError, PanopticError, RunError, UsageError
 from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training import inputs
+from panoptic_cli.weights.sources import find_source
 
 
 @pytest.fixture
@@ -190,7 +191,7 @@ def test_initial_weights_are_needed_by_a_new_run_only(tmp_path: Path) -> None:
 
 def test_initial_weights_at_what_cannot_be_a_bucket() -> None:
     with pytest.raises(RunError, match=r"gs://my bucket/ckpt-1 cannot be reached: .*control characters"):
-        inputs.check_init_checkpoint("gs://my bucket/ckpt-1")
+        inputs.check_source(find_source("gs://my bucket/ckpt-1", option="--init-checkpoint"))
 
 
 def test_the_checks_need_no_tensorflow(records: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,7 @@ PARTS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _policy_restored() -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    yield
-    keras.config.set_dtype_policy(before)
+pytestmark = pytest.mark.usefixtures("restored_policy")
 
 
 def experiment(folder: Path, precision: str = "float32", **more: Any) -> Experiment:

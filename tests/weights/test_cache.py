@@ -47,9 +47,7 @@ def test_a_fetched_checkpoint_is_used_without_a_network(
 def test_the_address_may_be_a_prefix(garden: Garden) -> None:
     place = garden.published.source + "/ckpt-22500"
     prefix = module.fetch_published(garden.published.model_copy(update={"source": place}))
-    assert (
-        Path(prefix).read_bytes if False else Path(f"{prefix}.index").read_bytes() == garden.files["ckpt-22500.index"]
-    )
+    assert Path(f"{prefix}.index").read_bytes() == garden.files["ckpt-22500.index"]
 
 
 def test_without_a_state_file_the_last_checkpoint_is_meant(garden: Garden) -> None:

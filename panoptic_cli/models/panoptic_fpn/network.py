@@ -113,10 +113,8 @@ class PanopticFPN(PanopticNetwork):
         self.backbone.freeze(5)
 
     def backbone_layers(self) -> list[list[keras.Variable]]:
-        """Returns the variables of the backbone: the stem's, then those of each residual block."""
-        backbone = self.backbone
-        stem = [*backbone.stem_conv.variables, *backbone.stem_norm.variables]
-        return [stem, *(block.variables for block in backbone.blocks)]
+        """Returns the variables of the backbone by layer."""
+        return self.backbone.variables_by_layer()
 
     def pyramid(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
         """Computes {level: features} in the compute dtype from prepared images, float32 [batch, h, w, 3]."""

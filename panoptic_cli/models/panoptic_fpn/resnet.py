@@ -122,6 +122,11 @@ class ResNet(keras.layers.Layer):
         for layer in frozen:
             layer.trainable = False
 
+    def variables_by_layer(self) -> list[list[keras.Variable]]:
+        """Returns the variables of the stem, then those of each residual block."""
+        stem = [*self.stem_conv.variables, *self.stem_norm.variables]
+        return [stem, *(block.variables for block in self.blocks)]
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables."""
         self.stem_conv.build((None, None, None, input_shape[-1]))

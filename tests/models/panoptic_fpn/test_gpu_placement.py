@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import keras
 import pytest
 import tensorflow as tf
 from gpu_placement import Copy, Placement
@@ -30,11 +27,7 @@ ALLOWED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _policy_restored() -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    yield
-    keras.config.set_dtype_policy(before)
+pytestmark = pytest.mark.usefixtures("restored_policy")
 
 
 def check(copies: list[Copy], kinds: set[str]) -> None:
