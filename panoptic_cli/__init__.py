@@ -1,3 +1,3 @@
 """Panoptic CLI: train, evaluate and export Panoptic FPN models with TensorFlow."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
