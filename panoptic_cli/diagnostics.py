@@ -16,6 +16,7 @@ from typing import Any
 
 from panoptic_cli import __version__, gpus, startup
 from panoptic_cli.errors import DeviceError, one_line
+from panoptic_cli.images.limits import machine_memory
 from panoptic_cli.transfer.aria2c import find_aria2c
 from panoptic_cli.transfer.sizes import free_space
 from panoptic_cli.weights.cache import cache_folder
@@ -72,7 +73,7 @@ def diagnose(data_dir: Path, variables: Iterable[str], device_timeout: float | N
         "panoptic": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "machine": {"cores": _cores(), "memory_bytes": _memory()},
+        "machine": {"cores": _cores(), "memory_bytes": machine_memory()},
         "disk": {"data_dir": str(data_dir), "exists": data_dir.is_dir(), "free_bytes": free_space(data_dir)},
         "cache": describe_caches() | {"free_bytes": free_space(cache_folder())},
         "packages": package_versions(),
@@ -187,11 +188,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _memory() -> int | None:
-    """Returns the machine's memory in bytes, None if unknown."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

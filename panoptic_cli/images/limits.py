@@ -18,10 +18,16 @@ def max_pixels() -> int:
     given = os.environ.get(MAX_PIXELS_VARIABLE, "")
     if given.isdecimal() and int(given):
         return int(given)
+    memory = machine_memory()
+    return _FALLBACK if memory is None else memory // _BYTES
+
+
+def machine_memory() -> int | None:
+    """Returns the machine's memory in bytes, None if the system does not tell it."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _BYTES
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return _FALLBACK
+        return None
 
 
 def check_size(width: int, height: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from panoptic_cli.errors import TransferError
+from panoptic_cli.transfer.checksums import checksum
 from panoptic_cli.transfer.storage_errors import ChecksumMismatchError, as_transfer_error
-from panoptic_cli.transfer.upload_plan import checksum
 
 _ATTEMPTS = 3  # for a whole object; the client library also repeats each request
 _TIMEOUT = 10.0  # seconds without an answer

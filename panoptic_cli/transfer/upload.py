@@ -11,6 +11,7 @@ from typing import IO, Any
 from panoptic_cli import console
 from panoptic_cli.errors import DataError, TransferError, counted, summarize
 from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.transfer.checksums import checksum
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.sizes import human_size
 from panoptic_cli.transfer.storage_errors import (
@@ -20,7 +21,7 @@ from panoptic_cli.transfer.storage_errors import (
     explain,
     is_worth_resending,
 )
-from panoptic_cli.transfer.upload_plan import Destination, Upload, checksum, list_files, plan_uploads
+from panoptic_cli.transfer.upload_plan import Destination, Upload, list_files, plan_uploads
 
 _CHUNK = 32 << 20  # bytes of a resumable request: the memory of a worker, and the loss when a connection drops
 _ATTEMPTS = 3  # for a whole object

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import google_crc32c
-
 from panoptic_cli import console
 from panoptic_cli.errors import DataError, UsageError
+from panoptic_cli.transfer.checksums import checksum
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.storage_errors import as_transfer_error
 
-_BLOCK = 1 << 20
 Action = Literal["upload", "replace", "unchanged"]
 
 
@@ -138,29 +134,6 @@ def plan_uploads(bucket: Any, paths: list[Path], root: Path, destination: Destin
                 action = "unchanged" if existing[name] == (size, crc) else "replace"
             planned.append(Upload(path, name, size, crc, action))
     return planned
-
-
-def checksum(path: Path, report: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """Returns a file's size in bytes and its CRC32C in Cloud Storage's format.
-
-    Args:
-        path: the file.
-        report: called with the bytes read so far.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    size, crc = 0, google_crc32c.Checksum()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                crc.update(block)
-                size += len(block)
-                if report is not None:
-                    report(size)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from None
-    return size, base64.b64encode(crc.digest()).decode("ascii")
 
 
 def _object_name(path: Path, root: Path, destination: Destination) -> str:

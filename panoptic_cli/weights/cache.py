@@ -20,10 +20,10 @@ from typing import Any
 from panoptic_cli import console, files
 from panoptic_cli.errors import DataError, TransferError
 from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.transfer.checksums import checksum
 from panoptic_cli.transfer.objects import DiskError, RemoteObject, fetch_object
 from panoptic_cli.transfer.progress import byte_progress
 from panoptic_cli.transfer.sizes import free_space, human_size
-from panoptic_cli.transfer.upload_plan import checksum
 from panoptic_cli.weights.checkpoint_objects import checkpoint_objects, is_whole
 from panoptic_cli.weights.published import Published
 
