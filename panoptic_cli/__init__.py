@@ -1,3 +1,3 @@
-"""Panoptic CLI: train, evaluate and export Panoptic FPN models with TensorFlow."""
+"""Panoptic CLI: train, evaluate and export panoptic segmentation models (EoMT and Panoptic FPN) in TensorFlow."""
 
 __version__ = "0.2.0"

@@ -12,7 +12,7 @@ from panoptic_cli.categories import Category, CategoryTable, whole_number
 from panoptic_cli.coco import json_entries
 from panoptic_cli.coco.category_names import pair_categories
 from panoptic_cli.coco.image_ids import ImageIds
-from panoptic_cli.coco.image_pairs import pair_images
+from panoptic_cli.coco.image_numbers import number_images
 from panoptic_cli.coco.json_entries import SoundObject
 from panoptic_cli.coco.json_fields import FieldError
 from panoptic_cli.coco.json_index import JsonIndex
@@ -91,7 +91,7 @@ def read_objects(
     known_images = set(images.ids.tolist())
     malformed = {problem.picture for problem in problems} - known_images
     categories = pair_categories(index, table, added, panoptic, notes, problems)
-    ids = pair_images(index, panoptic, ids, known_images, notes, problems)
+    ids = number_images(index, panoptic, ids, known_images, notes, problems)
     areas = _Areas()
     foreign = 0
     file = index.file.path

@@ -1,4 +1,4 @@
-"""Pairing the images of an instances JSON with those of a panoptic JSON, by id or by file name."""
+"""Numbering the images of an instances JSON like those of its panoptic JSON: by id, or by file name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Image(NamedTuple):
     height: int
 
 
-def pair_images(
+def number_images(
     instances: JsonIndex,
     panoptic: JsonIndex,
     ids: ImageIds,
