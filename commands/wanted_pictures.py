@@ -117,6 +117,6 @@ def _find_pictures(pictures: list[str], list_file: Path | None, output: Path) ->
 
 def _with_ids(files: list[Path], image_info: Path | None) -> dict[Path, int | str]:
     """Returns {file: image id}."""
-    from panoptic_cli.coco.picture_ids import image_ids
+    from panoptic_cli.coco.image_info import choose_image_ids
 
-    return image_ids(files, image_info)
+    return choose_image_ids(files, image_info)

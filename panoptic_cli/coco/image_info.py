@@ -1,9 +1,9 @@
-"""The list of pictures in a COCO JSON: which id each file has, and how large it is."""
+"""Which image id each picture file has: by the list of pictures in a COCO JSON, or by the names of the files."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +12,7 @@ from panoptic_cli.categories import whole_number
 from panoptic_cli.coco.category_names import category_names
 from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.image_ids import ImageId, image_key
+from panoptic_cli.coco.image_names import NameIndex
 from panoptic_cli.errors import DataError, counted, listed
 from panoptic_cli.files import read_json
 
@@ -138,3 +139,42 @@ def _find(folder: Path, name: str) -> tuple[Path, str | None]:
             return path, note
     path, _ = find_file(folder, plain.name)
     return path, _IN_FOLDERS
+
+
+def choose_image_ids(pictures: Sequence[Path], image_info: Path | None = None) -> dict[Path, ImageId]:
+    """Chooses the image ids of picture files.
+
+    Ids in the order of the files would be those of other pictures in another file, and be scored as such.
+
+    Args:
+        pictures: files.
+        image_info: a COCO JSON whose `images` have the ids, found by file name; None: ids are the numbers that the
+            names are, as in COCO, or else the names themselves.
+
+    Raises:
+        DataError: `image_info` cannot be read or lacks a picture.
+    """
+    if image_info is not None:
+        return _listed_ids(pictures, image_info)
+    numbers = [int(p.stem) for p in pictures if p.stem.isascii() and p.stem.isdecimal() and len(p.stem) < 19]
+    if len(numbers) == len(pictures) == len(set(numbers)):
+        return dict(zip(pictures, numbers, strict=True))
+    names = [path.name for path in pictures]
+    return dict(zip(pictures, names if len(set(names)) == len(names) else map(str, pictures), strict=True))
+
+
+def _listed_ids(pictures: Sequence[Path], image_info: Path) -> dict[Path, ImageId]:
+    names = {picture.image_id: picture.file_name for picture in read_image_info(image_info).pictures}
+    index = NameIndex(names)
+    found = {path: index.find(str(path)) for path in pictures}
+    missing = [path for path, identifier in found.items() if identifier is None]
+    ids = {path: identifier for path, identifier in found.items() if identifier is not None}
+    if missing:
+        raise DataError(
+            f"{image_info} does not list {len(missing):,} of {counted(len(pictures), 'pictures')}: "
+            f"{listed(missing, 3)}.",
+            "Predict only pictures that it lists, or omit --image-info.",
+        )
+    if len(set(ids.values())) < len(ids):
+        raise DataError(f"{image_info} has one entry for several of the pictures.", "Predict one folder at a time.")
+    return ids

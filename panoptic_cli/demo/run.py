@@ -112,7 +112,7 @@ def run_demo(
         outcome = trainer.train(experiment, run, table)
         if outcome.exit_code:
             raise KeyboardInterrupt  # interrupted training ends the demo; the same command continues it
-    from panoptic_cli.coco.picture_ids import image_ids
+    from panoptic_cli.coco.image_info import choose_image_ids
     from panoptic_cli.evaluation.evaluator import Evaluator
     from panoptic_cli.export.saved_model import export_saved_model
     from panoptic_cli.images.contact_sheet import write_contact_sheet
@@ -127,7 +127,7 @@ def run_demo(
         export_saved_model(model, run / "saved_model")
     with stage("predict", f"Predicting {_PICTURES_SHOWN} held-out pictures into {predictions}"):
         pictures = find_pictures([str(data / "val2017")])[:_PICTURES_SHOWN]
-        summary = predict_pictures(Predictor(model), image_ids(pictures), predictions, source=model.source)
+        summary = predict_pictures(Predictor(model), choose_image_ids(pictures), predictions, source=model.source)
         overlay = predictions / "overlay.png"
         write_contact_sheet(summary.overlays, overlay)
     return DemoResult(evaluation, overlay, run, run / "saved_model", seconds)

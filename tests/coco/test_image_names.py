@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from panoptic_cli.coco.image_ids import image_key
+from panoptic_cli.coco.image_info import choose_image_ids
 from panoptic_cli.coco.image_names import NameIndex, pair_images, same_name
-from panoptic_cli.coco.picture_ids import image_ids
 from panoptic_cli.errors import DataError
 
 
@@ -69,7 +69,7 @@ def test_what_names_cannot_pair_is_refused() -> None:
 
 def test_ids_of_pictures() -> None:
     def ids(*names: str) -> list[int | str]:
-        return list(image_ids([Path(name) for name in names]).values())
+        return list(choose_image_ids([Path(name) for name in names]).values())
 
     assert ids("000000000139.jpg", "x/10.jpg", "9.jpg") == [139, 10, 9]
     assert ids("1.jpg", "cat.jpg") == ["1.jpg", "cat.jpg"]
@@ -80,9 +80,9 @@ def test_ids_from_a_file(tmp_path: Path) -> None:
     info = tmp_path / "info.json"
     images = [{"id": 7, "file_name": "cat.jpg"}, {"id": "8", "file_name": "val/dog.jpg"}]
     info.write_text(json.dumps({"images": images}))
-    assert list(image_ids([Path("here/val/dog.jpg"), Path("here/cat.jpg")], info).values()) == [8, 7]
+    assert list(choose_image_ids([Path("here/val/dog.jpg"), Path("here/cat.jpg")], info).values()) == [8, 7]
     with pytest.raises(DataError, match=r"info.json does not list 1 of 2 pictures: here/cow.jpg"):
-        image_ids([Path("here/cat.jpg"), Path("here/cow.jpg")], info)
+        choose_image_ids([Path("here/cat.jpg"), Path("here/cow.jpg")], info)
     info.write_text("[]")
     with pytest.raises(DataError, match="no list of images"):
-        image_ids([Path("here/cat.jpg")], info)
+        choose_image_ids([Path("here/cat.jpg")], info)

@@ -13,8 +13,7 @@ from PIL import ExifTags, Image
 from predictions import detections_of, prediction_of
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.coco.image_info import ListedPicture
-from panoptic_cli.coco.picture_ids import image_ids
+from panoptic_cli.coco.image_info import ListedPicture, choose_image_ids
 from panoptic_cli.errors import DataError
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import read_picture
@@ -64,7 +63,7 @@ def predict(
     album: list[Path], output: Path, before: Callable[[int], None] = lambda number: None, **options: Any
 ) -> FakePredictor:
     predictor = FakePredictor(before)
-    predict_pictures(predictor, image_ids(album), output, **{"source": "ckpt-1", **options})
+    predict_pictures(predictor, choose_image_ids(album), output, **{"source": "ckpt-1", **options})
     return predictor
 
 
