@@ -61,8 +61,8 @@ def test_a_bad_picture_is_an_error_of_one_line_and_other_shards_are_kept(
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--runner-option", "a=b"], "--runner-option needs --runner"),
-        (["--runner-option", "a=b", "--dry-run"], "--runner-option needs --runner"),
+        (["--runner-option", "a=b"], "--runner-option is for Apache Beam"),
+        (["--runner-option", "a=b", "--dry-run"], "--runner-option is for Apache Beam"),
         pytest.param(
             ["--runner", "DirectRunner"],
             "pip install 'panoptic-cli[beam]'",

@@ -28,7 +28,7 @@ def test_the_input_is_a_square_of_whole_patches() -> None:
     assert models.input_size(models.with_input_size(experiment, 64, 64)) == (64, 64)
     with pytest.raises(ConfigError, match="square"):
         models.with_input_size(experiment, 64, 128)
-    with pytest.raises(ConfigError, match="multiple of patch_size 8"):
+    with pytest.raises(ConfigError, match="multiple of patch_size 16"):
         models.with_input_size(experiment, 100, 100)
 
 
