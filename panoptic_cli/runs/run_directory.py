@@ -16,12 +16,14 @@ for its file systems.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from panoptic_cli import __version__, config, storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.config import Experiment
 from panoptic_cli.errors import DataError, RunError, UsageError, listed, summarize
+from panoptic_cli.locks import folder_lock
 from panoptic_cli.records.files import absolute_pattern, list_record_files
 from panoptic_cli.runs import resuming
 from panoptic_cli.weights import checkpoint_files
@@ -150,7 +153,7 @@ class RunDirectory:
         Raises:
             RunError: the directory cannot be written.
         """
-        try:
+        with self._writing():
             storage.make_directory(self.path)
             is_new = not self.is_run
             if is_new:
@@ -159,11 +162,27 @@ class RunDirectory:
                 self._write_json(_RECORDS, list_record_files(experiment.task.train_data.input_path))
             self._write_json(_ENVIRONMENT, [*self._sessions(), _describe_session()])
             storage.write_text(self.file(_CONFIG), config.dump(with_absolute_paths(experiment)))
-        except OSError as error:
-            raise RunError(
-                f"The run directory {self.path} cannot be written: {error.strerror or error}.",
-                "Give another --model-dir.",
-            ) from error
+
+    @contextlib.contextmanager
+    def only_training(self) -> Iterator[None]:
+        """Keeps other trainings out of a local directory within the block. Makes it, and leaves none if it stays empty.
+
+        Raises:
+            RunError: another training is running in the directory, or it cannot be written.
+        """
+        if storage.is_remote(self.path):
+            yield
+            return
+        is_new = not storage.exists(self.path)
+        with self._writing():
+            storage.make_directory(self.path)
+        try:
+            with folder_lock(Path(self.path), "panoptic train", "give another --model-dir"):
+                yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):  # it holds a run
+                    os.rmdir(self.path)
 
     def withdraw(self) -> None:
         """Makes this no run again: a start that failed before its first checkpoint does not block the next one."""
@@ -183,6 +202,16 @@ class RunDirectory:
             if text is not None:
                 kept = [line for line in text.splitlines() if _step_of(line) <= step]
                 storage.write_text(path, "".join(f"{line}\n" for line in kept))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"The run directory {self.path} cannot be written: {error.strerror or error}.",
+                "Give another --model-dir.",
+            ) from error
 
     def _check_empty(self) -> None:
         names = storage.list_directory(self.path)

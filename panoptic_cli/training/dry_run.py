@@ -70,7 +70,7 @@ def dry_run(experiment: Experiment, model_dir: str | Path) -> DryRun:
     """
     from panoptic_cli.training.session import prepare
 
-    session = prepare(experiment, model_dir, write=False)
+    session = prepare(experiment, model_dir)
     import tensorflow as tf
 
     from panoptic_cli import devices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def prepare(
     table: CategoryTable | None = None,
     *,
     strategy: tf.distribute.Strategy | None = None,
-    write: bool = True,
+    lock: contextlib.ExitStack | None = None,
 ) -> Session:
     """Builds everything that training needs and restores the newest checkpoint.
 
@@ -85,11 +86,12 @@ def prepare(
         model_dir: the run directory, created if missing.
         table: the category table; None: read the one that the configuration points to.
         strategy: the devices; None: those of `runtime`.
-        write: whether the run directory may be written.
+        lock: gets what keeps other trainings out of the run directory until it is closed; None: the directory is not
+            written.
 
     Raises:
-        PanopticError: see `inputs.check`; or the devices do not exist, or a checkpoint or the initial weights do not
-            fit.
+        PanopticError: see `inputs.check`; or the devices do not exist, a checkpoint or the initial weights do not fit,
+            or another training is running in the directory.
     """
     checked = inputs.check(experiment, model_dir, table)
     initial = None if checked.initial is None else checked.initial.fetch()
@@ -106,7 +108,9 @@ def prepare(
     devices.set_precision(experiment.runtime, on_cpu=devices.on_cpu(strategy))
     chief = devices.is_chief(strategy)
     run = RunDirectory(model_dir)
-    for change in checked.changes if chief and write else ():
+    if chief and lock is not None:
+        lock.enter_context(run.only_training())
+    for change in checked.changes if chief and lock is not None else ():
         console.info(f"Changed since the last start: {change.key} is {change.ours!r}, was {change.theirs!r}.")
     keras.utils.set_random_seed(experiment.trainer.seed)
     workers = Workers(strategy)
@@ -124,7 +128,7 @@ def prepare(
             "of them.",
             "Give a --model-dir that all workers share, for example a bucket.",
         )
-    if chief and write:  # at last, so that a start that fails leaves nothing
+    if chief and lock is not None:  # at last, so that a start that fails leaves nothing
         run.start(experiment, checked.table)
         run.record_devices(devices.describe(strategy))
     return Session(experiment, checked.table, run, strategy, workers, chief, model, checkpoints, start, loaded)

@@ -97,7 +97,13 @@ def train(
             out, or another worker stopped.
         KeyboardInterrupt: a second Ctrl-C stopped a worker of a cluster.
     """
-    session = prepare(experiment, model_dir, table, strategy=strategy)
+    with contextlib.ExitStack() as lock:
+        return _train(prepare(experiment, model_dir, table, strategy=strategy, lock=lock))
+
+
+def _train(session: Session) -> TrainResult:
+    """Trains, unless the run is finished."""
+    experiment = session.experiment
     start, end, run = session.start, experiment.trainer.train_steps, session.run
     if start >= end:
         console.info(f"The run {run} is already finished: step {start} of {end}.")

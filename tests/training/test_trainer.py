@@ -20,6 +20,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.config import Experiment, load_experiment
 from panoptic_cli.errors import DataError, RunError, TrainingError, UsageError
 from panoptic_cli.runs.categories import load_categories
+from panoptic_cli.runs.run_directory import RunDirectory
 from panoptic_cli.training import trainer
 
 
@@ -243,6 +244,17 @@ def test_a_start_that_fails_does_not_block_the_next(tmp_path: Path, monkeypatch:
     use_fakes(monkeypatch)
     assert run(tiny_experiment(trainer__seed=5), tmp_path).status == "finished"
     assert [step for step, _ in read_losses(tmp_path)] == list(range(1, 13))
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    with (
+        RunDirectory(directory).only_training(),
+        pytest.raises(RunError, match=rf"Another panoptic train is running in {directory}\. .*another --model-dir"),
+    ):
+        run(tiny_experiment(), directory)
+    assert not directory.exists()
+    assert run(tiny_experiment(), directory).status == "finished"
 
 
 def test_errors_come_before_anything_is_written(tmp_path: Path) -> None:
