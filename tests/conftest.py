@@ -166,6 +166,14 @@ def tiny_predictor(tiny_model: LoadedModel) -> Predictor:
 
 
 @pytest.fixture
+def harmless_sigterm() -> Iterator[None]:
+    """Lets code that does not handle SIGTERM go on, so that a test of that fails instead of ending pytest."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
 def restored_policy() -> Iterator[None]:
     """Restores Keras' dtype policy after one test."""
     import keras

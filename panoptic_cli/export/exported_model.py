@@ -55,7 +55,9 @@ class ExportedModel:
             )
             self._loaded = tf.saved_model.load(path)  # kept because it owns the variables
             self._serve = self._loaded.signatures.get("above_score")
-        except (OSError, tf.errors.OpError, KeyError, TypeError, ValueError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # TensorFlow raises a different class for each kind of damage
             raise DataError(
                 f"The SavedModel {path} cannot be loaded: {one_line(error, 200)}.", "Export the model again."
             ) from None

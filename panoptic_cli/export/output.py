@@ -13,6 +13,7 @@ import tensorflow as tf
 from panoptic_cli import storage
 from panoptic_cli.errors import DataError, RunError, one_line
 from panoptic_cli.files import atomic_path
+from panoptic_cli.interrupts import terminate_as_interrupt
 
 _MAIN_FILE = "saved_model.pb"  # a folder without it is not a SavedModel; in a bucket it is written last
 
@@ -55,12 +56,12 @@ def whole(output: str) -> Iterator[Path]:
     """
     try:
         if storage.is_remote(output):
-            with tempfile.TemporaryDirectory() as scratch:
+            with terminate_as_interrupt(), tempfile.TemporaryDirectory() as scratch:
                 local = Path(scratch) / "model"
                 yield local
                 _copy(local, output)
         else:
-            with atomic_path(Path(output)) as partial:
+            with terminate_as_interrupt(), atomic_path(Path(output)) as partial:
                 yield partial
     except (OSError, tf.errors.OpError) as error:
         reason = one_line(error, 200)

@@ -19,6 +19,7 @@ from panoptic_cli.errors import DataError, counted
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import TURNED_NOTE, read_picture
+from panoptic_cli.interrupts import no_second_interrupt, terminate_as_interrupt
 from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
 from panoptic_cli.results.submission import write_submission
@@ -77,7 +78,7 @@ def predict_pictures(
 ) -> PredictionSummary:
     """Predicts pictures; records the ones that cannot be read, and continues with the rest.
 
-    What is done when an error or Ctrl-C ends it is kept, and the same call goes on from there.
+    What is done when an error, Ctrl-C or SIGTERM ends it is kept, and the same call goes on from there.
 
     Args:
         predictor: the model.
@@ -107,16 +108,19 @@ def predict_pictures(
     notes: Counter[str] = Counter()
     writer = PredictionWriter(output_dir, predictor.table, folders=("overlay",), task=task)
     try:
-        failed = _predict(predictor, work, writer, batch_size, alpha if overlays else None, exif, notes)
-        names = writer.png_names
-        if failed or not names:
-            submission = None
-        if names:
-            writer.close(lambda folder: write_submission(folder, submission) if submission is not None else None)
+        with terminate_as_interrupt():
+            failed = _predict(predictor, work, writer, batch_size, alpha if overlays else None, exif, notes)
+            names = writer.png_names
+            if failed or not names:
+                submission = None
+            if names:
+                writer.close(lambda folder: write_submission(folder, submission) if submission is not None else None)
     except BaseException:
         if writer.done and writer.is_open:
+            with no_second_interrupt():
+                kept = writer.keep()
             console.warn(
-                f"{len(writer.done):,} of {counted(len(pictures), 'pictures')} are done and kept in {writer.keep()}. "
+                f"{len(writer.done):,} of {counted(len(pictures), 'pictures')} are done and kept in {kept}. "
                 "Run the same command again to go on."
             )
         raise

@@ -6,10 +6,10 @@ segment id as r + 256 g + 65536 b, and one JSON that lists the segments.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ class PredictionWriter:
         self._pictures: list[tuple[dict[str, Any], dict[str, Any], int]] = []
         self._file_names: set[str] = set()
         self._image_ids: set[int | str] = set()
+        self._continued: Path | None = None  # the folder with what is continued
         self._partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
         try:
             remove(self._partial)
@@ -189,8 +190,8 @@ class PredictionWriter:
         try:
             self._move_into(self.output_dir)
             (self.output_dir / _TASK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds what another task left
-                (self.output_dir / _UNFINISHED).rmdir()
+            if self._continued == self.output_dir / _UNFINISHED:
+                remove(self._continued)
         finally:
             self.abort()
 
@@ -200,9 +201,13 @@ class PredictionWriter:
         Returns:
             The folder: `output_dir`, or the folder "unfinished" in it, if there are other predictions.
         """
-        folder = self.output_dir
-        if (folder / "pred.json").exists():
+        folder = self._continued or self.output_dir
+        if self._continued is None and (folder / "pred.json").exists():
             folder = folder / _UNFINISHED
+        for name in self._names[:-2]:  # a picture that is not finished may have filled the disk
+            for path in (self._partial / name).iterdir():
+                if path.name not in self._file_names:
+                    remove(path)
         self._finish()
         self._move_into(folder)
         write_json(folder / _TASK, self._task)
@@ -210,16 +215,17 @@ class PredictionWriter:
         return folder
 
     def _take_back(self) -> None:
-        """Moves what `keep` left of the same task to the temporary folder."""
+        """Takes over what `keep` left of the same task, and leaves it in place: this process may be killed."""
         for folder in (self.output_dir, self.output_dir / _UNFINISHED):
             if self._task is None or not (folder / _TASK).is_file() or not (folder / "pred.json").is_file():
                 continue
             if read_json(folder / _TASK, "task") != self._task:
                 continue
             content = read_json(folder / "pred.json", "predictions")
-            for name in reversed(self._names):
-                (folder / name).rename(self._partial / name)
-            (folder / _TASK).unlink()
+            for name in self._names[:-2]:
+                shutil.copytree(folder / name, self._partial / name, copy_function=_link)
+            shutil.copyfile(folder / "detections.json", self._partial / "detections.json")
+            self._continued = folder
             with (self._partial / "detections.json").open("r+b") as stream:
                 end = stream.seek(-len(_END), os.SEEK_END)
                 stream.truncate()
@@ -268,3 +274,11 @@ class PredictionWriter:
         self._open = False
         self._detections.close()
         remove(self._partial)
+
+
+def _link(source: str, target: str) -> None:
+    """Makes a file appear at another place, too, without a copy where the disk can do so."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

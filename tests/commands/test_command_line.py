@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from panoptic_cli.commands import main
+from panoptic_cli.commands import evaluate, main
 from panoptic_cli.commands.main import app, run
 
 from panoptic_cli import diagnostics
@@ -158,3 +160,14 @@ def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyP
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("harmless_sigterm")
+def test_sigterm_interrupts_an_evaluation_like_ctrl_c() -> None:
+    class Evaluator:
+        def evaluate(self, **_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    evaluator: Any = Evaluator()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate._evaluate("ckpt-1", evaluator, evaluate._Output(None, None, False))

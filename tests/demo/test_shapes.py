@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,14 @@ def test_the_same_seed_gives_the_same_bytes(generated: Path, tmp_path: Path) -> 
     shapes.generate(tmp_path / "other", train=1, val=1, seed=2)
     name = "train2017/000000100000.jpg"
     assert (tmp_path / "other" / name).read_bytes() != (generated / name).read_bytes()
+
+
+@pytest.mark.usefixtures("harmless_sigterm")
+def test_sigterm_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "_generate_split", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        shapes.generate(tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_does_not_depend_on_how_many_there_are(generated: Path, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +56,38 @@ def test_a_folder_without_a_saved_model_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="not a SavedModel of panoptic export"):
         ExportedModel(tmp_path)
+
+
+def test_a_model_that_is_cut_short_is_one_error(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    from panoptic_cli.export.exported_model import ExportedModel
+    from panoptic_cli.export.saved_model import ASSET
+
+    module = tf.Module()
+    module.weights = tf.Variable(tf.zeros([100]))
+    tf.saved_model.save(module, tmp_path)
+    categories = [{"id": 1, "name": "cat", "isthing": 1}]
+    description = {"step": 1, "input_type": "image_tensor", "preprocessing": {}, "batch_size": None}
+    (tmp_path / "assets" / ASSET).write_text(json.dumps({"categories": categories, **description}))
+    (data,) = (tmp_path / "variables").glob("*.data*")
+    data.write_bytes(b"")
+    with pytest.raises(DataError, match=f"{tmp_path} cannot be loaded: .* Export the model again"):
+        ExportedModel(tmp_path)
+
+
+@pytest.mark.usefixtures("harmless_sigterm")
+def test_sigterm_leaves_no_partial_model(tmp_path: Path) -> None:
+    from panoptic_cli.export.output import whole
+
+    def stopped() -> None:
+        with whole(str(tmp_path / "exported")) as partial:
+            partial.mkdir()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_that_the_saved_model_determines_are_refused(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import read_picture
 from panoptic_cli.inference import pictures as pictures_module
 from panoptic_cli.inference.pictures import PredictionSummary, predict_pictures
+from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
 
 TABLE = CategoryTable.from_list([{"id": 5, "name": "cat", "isthing": 1}], "test")
@@ -89,6 +93,36 @@ def test_the_same_call_goes_on(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "out", "whole"]
     assert predict(album, tmp_path / "out").seen == 12  # it was finished, so this is a new prediction
+
+
+def test_what_is_kept_survives_a_kill_of_the_next_process(album: list[Path], tmp_path: Path) -> None:
+    def killed(number: int) -> None:
+        if number == 4:
+            shutil.copytree(tmp_path / "out", tmp_path / "killed")
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(album, tmp_path / "out", stop_at(6, KeyboardInterrupt()))
+    predict(album, tmp_path / "out", killed)
+    assert predict(album, tmp_path / "killed").seen == 7
+    assert contents(tmp_path / "killed") == contents(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("harmless_sigterm")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_signals_keep_what_is_done(
+    album: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: signal.Signals
+) -> None:
+    def again(*arguments: Any) -> None:
+        os.kill(os.getpid(), end)
+        move(*arguments)
+
+    move = PredictionWriter._move_into
+    monkeypatch.setattr(PredictionWriter, "_move_into", again)
+    with pytest.raises(KeyboardInterrupt):
+        predict(album, tmp_path / "out", lambda number: os.kill(os.getpid(), end) if number == 6 else None)
+    monkeypatch.undo()
+    assert predict(album, tmp_path / "out").seen == 7
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "out"]
 
 
 @pytest.mark.parametrize("other", [{"source": "ckpt-2"}, {"alpha": 0.1}])
