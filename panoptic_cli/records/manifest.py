@@ -78,7 +78,7 @@ def clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
     prefix = plan.files.name
     entries: dict[str, dict[str, Any]] = {}
     if plan.manifest_path.is_file():
-        value = read_json(plan.manifest_path, "manifest")
+        value = _read(plan)
         shards = value.get("shards") if isinstance(value, dict) else None
         for entry in shards if isinstance(shards, list) else []:
             if _is_entry(entry):
@@ -95,6 +95,14 @@ def clear_stale(plan: ConversionPlan) -> dict[str, dict[str, Any]]:
         remove(path)
     remove_partial(plan)
     return entries
+
+
+def _read(plan: ConversionPlan) -> Any:
+    try:
+        return read_json(plan.manifest_path, "manifest")
+    except DataError as error:
+        console.warn(f"{error.message} All shards of {plan.files.name} are made again.")
+        return None
 
 
 def write_categories(plan: ConversionPlan, table: CategoryTable, together: frozenset[str] = frozenset()) -> None:

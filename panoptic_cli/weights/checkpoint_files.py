@@ -73,4 +73,7 @@ def _read_state(folder: str, field: str) -> list[str]:
 
 def _unescape(value: str) -> str:
     r"""Undoes the escapes of text protocol buffers, which write a byte that is not ASCII as \303."""
-    return value.encode().decode("unicode_escape").encode("latin-1").decode("utf-8", errors="replace")
+    try:
+        return value.encode().decode("unicode_escape").encode("latin-1").decode("utf-8", errors="replace")
+    except ValueError:  # damaged
+        return value

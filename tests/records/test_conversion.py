@@ -126,6 +126,16 @@ def test_only_missing_or_stale_shards_are_made_again(dataset: Path, tmp_path: Pa
     assert _convert(dataset, target, shards=3, on_bad_data="skip").kept_shards == 0
 
 
+def test_a_damaged_manifest_is_made_again(generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _convert(generated, tmp_path, shards=3)
+    before = _contents(tmp_path)
+    manifest = tmp_path / "val.manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:200])
+    assert _convert(generated, tmp_path, shards=3).kept_shards == 0
+    assert f"{manifest} is not valid JSON" in " ".join(capsys.readouterr().err.split())
+    assert _contents(tmp_path) == before
+
+
 def test_a_damaged_shard_is_made_again(generated: Path, tmp_path: Path) -> None:
     _convert(generated, tmp_path, shards=3)
     before = _contents(tmp_path)

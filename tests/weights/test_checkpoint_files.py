@@ -46,6 +46,12 @@ def test_a_state_file_that_names_a_missing_checkpoint(tmp_path: Path) -> None:
         checkpoint_files.find_checkpoint(tmp_path)
 
 
+def test_a_damaged_state_file_names_no_checkpoint(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "ckpt-3")
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "ckpt-\\"\n')
+    assert checkpoint_files.latest(str(tmp_path)) is None
+
+
 def test_local_checkpoints_are_found_without_tensorflow(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoints" / "ckpt-3")
     (tmp_path / "checkpoints" / "checkpoint").write_text('model_checkpoint_path: "ckpt-3"\n')
