@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.eomt import Eomt
-from panoptic_cli.models.eomt.layers import Linear, linear, truncated_normal
+from panoptic_cli.models.eomt.layers import Linear, after, linear, truncated_normal
 from panoptic_cli.models.platform import Platform
 
 # Bytes of the scores of a chunk. On a CPU, the size does not matter for the speed; elsewhere, larger ones keep the
@@ -145,7 +145,7 @@ def attend(
         queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return _gradient(chunks, queries, keys, values, upstream)
+            return _gradient(chunks, *after(upstream, queries, keys, values), upstream)
 
         return _attend(chunks, queries, keys, values), gradient
 

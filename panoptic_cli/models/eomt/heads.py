@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from panoptic_cli.config.eomt import Eomt
-from panoptic_cli.models.eomt.layers import LayerNorm, Linear, activation, uniform
+from panoptic_cli.models.eomt.layers import LayerNorm, Linear, activation, after, uniform
 from panoptic_cli.models.platform import Platform
 
 
@@ -35,6 +36,33 @@ class Prediction(NamedTuple):
         pixels = tf.reshape(self.features, [-1, height * width, channels])
         masks = tf.matmul(self.embeddings, pixels, transpose_b=True)
         return tf.reshape(tf.cast(masks, tf.float32), [-1, self.embeddings.shape[1], height, width])
+
+
+@tf.custom_gradient
+def _in_order(
+    x: tf.Tensor, class_logits: tf.Tensor, embeddings: tf.Tensor, features: tf.Tensor
+) -> tuple[tuple[tf.Tensor, ...], Callable[..., tuple[tf.Tensor, ...]]]:
+    def gradient(to_x: tf.Tensor, *to_prediction: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return (to_x, *after(to_x, *to_prediction))
+
+    return (tf.identity(x), tf.identity(class_logits), tf.identity(embeddings), tf.identity(features)), gradient
+
+
+def gradients_in_order(x: tf.Tensor, prediction: Prediction) -> tuple[tf.Tensor, Prediction]:
+    """Makes the gradient of a prediction wait for that of the blocks after it.
+
+    All predictions go into one loss. Otherwise TensorFlow would compute the gradients of all heads at once, as soon as
+    the loss is known, and keep what each of them needs for it in memory together.
+
+    Args:
+        x: the tokens that the prediction was made from, [batch, tokens, channels].
+        prediction: of `Heads`.
+
+    Returns:
+        Both as they are; the later blocks must be given these tokens.
+    """
+    x, *outputs = _in_order(x, *prediction)
+    return x, Prediction(*outputs)
 
 
 class MaskHead(keras.layers.Layer):

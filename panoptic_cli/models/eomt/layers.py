@@ -30,6 +30,16 @@ def uniform(fan_in: int) -> keras.initializers.Initializer:
     return keras.initializers.RandomUniform(-bound, bound)
 
 
+def after(upstream: tf.Tensor, *tensors: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns tensors of the forward pass for a gradient, to be used once its upstream gradient is known.
+
+    Without it, TensorFlow computes what a gradient computes again as soon as the tensors exist, in the forward pass,
+    and keeps it in memory until the gradient needs it.
+    """
+    with tf.control_dependencies([upstream]):
+        return tuple(tf.identity(tensor) for tensor in tensors)
+
+
 @tf.custom_gradient
 def _gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Computes the exact GELU, unlike tf.nn.gelu without erfc, which ONNX does not have.
@@ -37,14 +47,15 @@ def _gelu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     The gradient keeps the input only; TensorFlow's own would keep four tensors of its size.
     """
 
-    def error() -> tf.Tensor:
+    def error(x: tf.Tensor) -> tf.Tensor:
         return tf.math.erf(x * tf.constant(0.5**0.5, x.dtype))
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        density = tf.exp(tf.square(x) * -0.5) * tf.constant((2 * math.pi) ** -0.5, x.dtype)
-        return upstream * (0.5 * (1.0 + error()) + x * density)
+        (again,) = after(upstream, x)
+        density = tf.exp(tf.square(again) * -0.5) * tf.constant((2 * math.pi) ** -0.5, x.dtype)
+        return upstream * (0.5 * (1.0 + error(again)) + again * density)
 
-    return 0.5 * x * (1.0 + error()), gradient  # in this order, which oneDNN's kernel replaces
+    return 0.5 * x * (1.0 + error(x)), gradient  # in this order, which oneDNN's kernel replaces
 
 
 def truncated_normal(config: Eomt) -> keras.initializers.Initializer:
@@ -135,7 +146,8 @@ def _normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) 
         factor = tf.math.rsqrt(variance + epsilon)
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            normal, rows = (x - mean) * factor, list(range(x.shape.rank - 1))
+            again, center = after(upstream, x, mean)
+            normal, rows = (again - center) * factor, list(range(x.shape.rank - 1))
             scaled = upstream * gamma
             shares = tf.reduce_mean(scaled, axis=-1, keepdims=True)
             slopes = tf.reduce_mean(scaled * normal, axis=-1, keepdims=True)

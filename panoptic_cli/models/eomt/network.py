@@ -17,7 +17,7 @@ from panoptic_cli.models.eomt.blocks import Block
 from panoptic_cli.models.eomt.checkpoint_names import hugging_face_variables
 from panoptic_cli.models.eomt.embeddings import Embeddings, Queries, RotaryPositions
 from panoptic_cli.models.eomt.fusion import Fusion, Thresholds
-from panoptic_cli.models.eomt.heads import Heads, Prediction
+from panoptic_cli.models.eomt.heads import Heads, Prediction, gradients_in_order
 from panoptic_cli.models.eomt.layers import LayerNorm
 from panoptic_cli.models.eomt.losses import SegmentTargets
 from panoptic_cli.models.eomt.masking import open_patches
@@ -140,7 +140,8 @@ class Eomt(PanopticNetwork):
             if place == 0:
                 x = self.queries(x)
             if place >= 0:
-                found.append(self._predict(x, images, platform, training))
+                x, prediction = gradients_in_order(x, self._predict(x, images, platform, training))
+                found.append(prediction)
                 if draws is None:
                     draw = uniform_by_picture(images.shape[0], [self.config.num_queries], fold(seeds[-2], place))
                 else:
