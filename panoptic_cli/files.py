@@ -29,13 +29,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     remove(partial)
     try:
-        yield partial
+        with named_in_errors(path):
+            yield partial
         if partial.is_dir() and path.is_dir():
             _replace_folder(partial, path)
         else:
             partial.replace(path)
     except BaseException:
         remove(partial)
+        raise
+
+
+@contextlib.contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Gives an OSError of the block a path if it has none: a full disk is reported without one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -42,6 +43,11 @@ def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: p
         _folder(partial, "new")
     assert (target / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_reported_with_the_path(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"), atomic_path(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_an_error_while_writing_leaves_the_file_as_it_was(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from panoptic_cli import console
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.coco.image_info import ListedPicture
 from panoptic_cli.errors import DataError, counted
+from panoptic_cli.files import named_in_errors
 from panoptic_cli.images.drawing import draw_panoptic
 from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import TURNED_NOTE, read_picture
@@ -108,7 +109,7 @@ def predict_pictures(
     notes: Counter[str] = Counter()
     writer = PredictionWriter(output_dir, predictor.table, folders=("overlay",), task=task)
     try:
-        with terminate_as_interrupt():
+        with terminate_as_interrupt(), named_in_errors(output_dir):
             failed = _predict(predictor, work, writer, batch_size, alpha if overlays else None, exif, notes)
             names = writer.png_names
             if failed or not names:

@@ -18,7 +18,7 @@ from typing import Any
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
-from panoptic_cli.files import read_json, remove, write_json
+from panoptic_cli.files import named_in_errors, read_json, remove, write_json
 from panoptic_cli.images import panoptic_png
 from panoptic_cli.results.detection_entries import detection_entries
 from panoptic_cli.results.prediction import Prediction
@@ -163,10 +163,11 @@ class PredictionWriter:
         height, width = prediction.segment_map.shape
         info = segment_entries(prediction.segment_map, prediction.segments)
         detections = detection_entries(image_id, prediction.detections, (height, width), min_score)
-        (self._partial / "pred" / name).write_bytes(panoptic_png.encode_ids(prediction.segment_map))
-        for entry in detections:
-            self._detections.write(self._separator + json.dumps(entry))
-            self._separator = ",\n"
+        with named_in_errors(self.output_dir):
+            (self._partial / "pred" / name).write_bytes(panoptic_png.encode_ids(prediction.segment_map))
+            for entry in detections:
+                self._detections.write(self._separator + json.dumps(entry))
+                self._separator = ",\n"
         annotation = {"image_id": image_id, "file_name": name, "segments_info": info}
         if is_turned:
             annotation[TURNED] = True
@@ -240,17 +241,18 @@ class PredictionWriter:
         """Writes the ends of the JSON files."""
         if self._detections.closed:
             return
-        if self._pictures:
-            self._detections.truncate(self._pictures[-1][-1])
-        self._detections.write(_END)
-        self._detections.flush()
         content = {
             "images": [image for image, _, _ in self._pictures],
             "annotations": [annotation for _, annotation, _ in self._pictures],
             "categories": self._table.to_list(),
         }
-        (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-        self._detections.close()
+        with named_in_errors(self.output_dir):
+            if self._pictures:
+                self._detections.truncate(self._pictures[-1][-1])
+            self._detections.write(_END)
+            self._detections.flush()
+            (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+            self._detections.close()
 
     def _move_into(self, folder: Path) -> None:
         """Replaces earlier files with the new ones; an interruption restores the earlier ones."""

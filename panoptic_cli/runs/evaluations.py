@@ -26,13 +26,15 @@ class Evaluations:
         self.run = run
 
     def lines(self) -> list[dict[str, Any]]:
-        """Returns the lines of evaluations.jsonl in order, without incomplete ones."""
+        """Returns the lines of evaluations.jsonl in order, without incomplete and damaged ones."""
         found = []
-        for line in (storage.read_text(self.run.evaluations) or "").splitlines():
+        for text in (storage.read_text(self.run.evaluations) or "").splitlines():
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
+                line = json.loads(text)
+                int(line["step"])
+            except (ValueError, KeyError, TypeError):
                 continue
+            found.append(line)
         return found
 
     def steps(self) -> set[int]:

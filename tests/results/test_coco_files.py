@@ -140,6 +140,19 @@ def test_an_abort_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["detections.json", "metrics.json", "pred", "pred.json"]
 
 
+def test_a_full_disk_is_reported_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer = PredictionWriter(tmp_path / "out", TABLE)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/out'"):
+        writer.add(1, "a.jpg", random_prediction(np.random.default_rng(4)))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/out'"):
+        writer.close()
+
+
 def test_pictures_of_one_name_keep_their_own_png(tmp_path: Path) -> None:
     prediction = random_prediction(np.random.default_rng(4))
     with PredictionWriter(tmp_path / "out", TABLE) as writer:
