@@ -117,6 +117,12 @@ def test_evaluations_of_other_pictures_are_not_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "best" / "ckpt-1.index").exists()
 
 
+def test_damaged_lines_are_no_evaluations(tmp_path: Path) -> None:
+    lines = '{"step": 1, "PQ": 0.5}', '{"stem": 2, "PQ": 0.5}', '{"step": "x"}', "[3]", '{"step": 4'
+    (tmp_path / "evaluations.jsonl").write_text("\n".join(lines))
+    assert Evaluations(RunDirectory(tmp_path)).steps() == {1}
+
+
 def test_a_checkpoint_that_is_gone_does_not_replace_the_best(tmp_path: Path) -> None:
     (tmp_path / "ckpt-1.index").write_text("one")
     keep(f"{tmp_path}/ckpt-1", f"{tmp_path}/best")
