@@ -306,7 +306,6 @@ def _print_plan(source: ModelSource, data: EvaluationData) -> int:
 def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
     """Evaluates a model; returns the exit code."""
     from panoptic_cli.evaluation.report_data import ReportData
-    from panoptic_cli.interrupts import terminate_as_interrupt
 
     report = ReportData(evaluator.model.table) if shown.needs_report else None
 
@@ -314,8 +313,7 @@ def _evaluate(subject: str, evaluator: Evaluator, shown: _Output) -> int:
         if not result.partial:
             shown.write(subject, result.to_dict(), report)
 
-    with terminate_as_interrupt():
-        result = evaluator.evaluate(output_dir=shown.folder, report=report, keep_partial=True, scored=scored)
+    result = evaluator.evaluate(output_dir=shown.folder, report=report, keep_partial=True, scored=scored)
     data = result.to_dict()
     written = result.partial or shown.write(subject, data, report)
     mean_iou = result.semantic["mIoU"] if result.semantic else None

@@ -17,6 +17,7 @@ import typer
 
 from panoptic_cli import __version__, console
 from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line, plain_check
+from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.startup import own_process
 
 from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, models, predict, train, upload
@@ -200,7 +201,8 @@ def main() -> None:
     """Entry point of the console script."""
     own_process()
     try:
-        code = run(sys.argv[1:])
+        with terminate_as_interrupt():
+            code = run(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first one is handled
         code = INTERRUPTED
     if code == INTERRUPTED:

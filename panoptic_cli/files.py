@@ -51,31 +51,32 @@ def named_in_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def check_writable(path: Path, option: str) -> None:
+def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
     """Checks that a file can be written, hours before it is: writes an empty one beside it, and leaves no trace.
 
     Args:
         path: the file.
         option: the option that names it, for the message.
+        folder: whether it is a folder instead, which replaces one that exists.
 
     Raises:
         DataError: it cannot be written.
     """
     made: list[Path] = []
     try:
-        if path.is_dir():
+        if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        for folder in reversed(path.parents):
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.", f"Give another {option}.") from None
     finally:
-        for folder in reversed(made):
-            folder.rmdir()
+        for parent in reversed(made):
+            parent.rmdir()
 
 
 def _replace_folder(new: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ from panoptic_cli.errors import RunError
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, work: str, hint: str) -> Iterator[None]:
+def folder_lock(folder: Path, work: str, hint: str, name: Path | None = None) -> Iterator[None]:
     """Locks a folder against other processes that do the same work.
 
     The operating system releases the lock when the process ends for any reason. Systems without such locks (Windows,
@@ -22,6 +22,7 @@ def folder_lock(folder: Path, work: str, hint: str) -> Iterator[None]:
         folder: an existing folder.
         work: the command that works in it, for the message: "panoptic download".
         hint: what the user can do instead of waiting.
+        name: the folder that the user knows, for the message; None: `folder`.
 
     Raises:
         RunError: another process works in the folder.
@@ -37,7 +38,8 @@ def folder_lock(folder: Path, work: str, hint: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise RunError(f"Another {work} is running in {folder}.", f"Wait until it ends, or {hint}.") from None
+                message = f"Another {work} is running in {name or folder}."
+                raise RunError(message, f"Wait until it ends, or {hint}.") from None
         yield
     finally:
         os.close(descriptor)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from panoptic_cli import storage
 from panoptic_cli.errors import DataError, RunError, one_line
-from panoptic_cli.files import atomic_path
+from panoptic_cli.files import atomic_path, check_writable
 from panoptic_cli.interrupts import terminate_as_interrupt
 
 _MAIN_FILE = "saved_model.pb"  # a folder without it is not a SavedModel; in a bucket it is written last
@@ -25,23 +25,28 @@ def check_folder(output: str) -> None:
         output: the path as `storage.normalize` returns it.
 
     Raises:
-        DataError: the folder exists and is neither a SavedModel nor empty.
+        DataError: the folder exists and is neither a SavedModel nor empty, or it cannot be written.
         RunError: the bucket cannot be reached.
     """
-    if storage.exists(f"{output}/{_MAIN_FILE}") or not storage.list_directory(output):
-        return
-    raise DataError(f"{output} exists and is not a SavedModel.", "Choose another --output or remove the folder first.")
+    if not storage.exists(f"{output}/{_MAIN_FILE}") and storage.list_directory(output):
+        raise DataError(
+            f"{output} exists and is not a SavedModel.", "Choose another --output or remove the folder first."
+        )
+    if not storage.is_remote(output):
+        check_writable(Path(output), "--output", folder=True)
 
 
 def check_file(output: str) -> None:
     """Checks that a file may be written.
 
     Raises:
-        DataError: a folder of that name exists.
+        DataError: a folder of that name exists, or the file cannot be written.
         RunError: the bucket cannot be reached.
     """
     if storage.is_directory(output):
         raise DataError(f"{output} is a folder, not a file.", "Set --output to a file name.")
+    if not storage.is_remote(output):
+        check_writable(Path(output), "--output")
 
 
 @contextlib.contextmanager

@@ -77,10 +77,11 @@ def export_portable(model: LoadedModel, output: str | Path, file_format: str) ->
             f"The network cannot be converted to {file_format}: {reason}.",
             "Export a SavedModel, which supports all operations.",
         ) from error
+    # Both are complete before either is in place: the description of another model would mislead.
     with whole(f"{output}.json") as partial:
         write_json(partial, description)
-    with whole(output) as partial:
-        partial.write_bytes(content)
+        with whole(output) as partial_model:
+            partial_model.write_bytes(content)
     return {file_format: output, **description}
 
 

@@ -6,6 +6,7 @@ segment id as r + 256 g + 65536 b, and one JSON that lists the segments.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
 from panoptic_cli.files import named_in_errors, read_json, remove, write_json
 from panoptic_cli.images import panoptic_png
+from panoptic_cli.locks import folder_lock
 from panoptic_cli.results.detection_entries import detection_entries
 from panoptic_cli.results.prediction import Prediction
 from panoptic_cli.results.segment_entries import segment_entries
@@ -76,16 +78,20 @@ class PredictionWriter:
         self._file_names: set[str] = set()
         self._image_ids: set[int | str] = set()
         self._continued: Path | None = None  # the folder with what is continued
-        self._partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
+        self._partial = output_dir.with_name(f".{output_dir.name}.partial")
+        self._lock = contextlib.ExitStack()
         try:
-            remove(self._partial)
-            self._partial.mkdir(parents=True)
+            self._partial.mkdir(parents=True, exist_ok=True)
+            lock = folder_lock(self._partial, "prediction", "give another --output", output_dir)
+            self._lock.enter_context(lock)
+            self._clear()
             self._take_back()
             for name in self._names[:-2]:
                 (self._partial / name).mkdir(exist_ok=True)
             # Written at once: with a hundred masks per picture, they would take too much memory.
             self._detections = (self._partial / "detections.json").open("a", encoding="utf-8")
         except OSError as error:
+            self._lock.close()
             raise DataError(
                 f"Predictions cannot be written to {output_dir}: {error.strerror}.", "Give another --output."
             ) from error
@@ -257,25 +263,44 @@ class PredictionWriter:
     def _move_into(self, folder: Path) -> None:
         """Replaces earlier files with the new ones; an interruption restores the earlier ones."""
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = {folder / name: self._partial / f"earlier-{name}" for name in self._names}
+        earlier = self._earlier(folder)
+        earlier.mkdir(exist_ok=True)  # an attempt before may have failed
         try:
-            for path, aside in reversed(earlier.items()):
-                if os.path.lexists(path):
-                    path.rename(aside)
+            for name in reversed(self._names):
+                if os.path.lexists(folder / name):
+                    (folder / name).rename(earlier / name)
             for name in self._names:
                 (self._partial / name).rename(folder / name)
         except BaseException:
-            for path, aside in earlier.items():
-                if os.path.lexists(aside):
-                    remove(path)
-                    aside.rename(path)
+            self._restore(folder)
             raise
+
+    def _earlier(self, folder: Path) -> Path:
+        """Returns where the earlier files of a folder are while the new ones move into it."""
+        return self._partial / ("earlier" if folder == self.output_dir else f"earlier-{_UNFINISHED}")
+
+    def _restore(self, folder: Path) -> None:
+        for aside in self._earlier(folder).iterdir():
+            remove(folder / aside.name)
+            aside.rename(folder / aside.name)
+
+    def _clear(self) -> None:
+        """Removes what a killed process left, after it restored the earlier files that the process was replacing."""
+        if (self._partial / "pred.json").exists():  # the last of the new files, so not all were in place
+            for folder in (self.output_dir, self.output_dir / _UNFINISHED):
+                if self._earlier(folder).is_dir():
+                    self._restore(folder)
+        for path in self._partial.iterdir():
+            remove(path)
 
     def abort(self) -> None:
         """Discards everything that is not in place; does nothing after `close`."""
+        if not self._open:
+            return
         self._open = False
         self._detections.close()
         remove(self._partial)
+        self._lock.close()
 
 
 def _link(source: str, target: str) -> None:

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from panoptic_cli.commands import evaluate, main
+from panoptic_cli.commands import main
 from panoptic_cli.commands.main import app, run
 
 from panoptic_cli import diagnostics
@@ -163,11 +162,16 @@ def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("harmless_sigterm")
-def test_sigterm_interrupts_an_evaluation_like_ctrl_c() -> None:
-    class Evaluator:
-        def evaluate(self, **_: object) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
+def test_sigterm_interrupts_any_command_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(arguments: list[str]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
 
-    evaluator: Any = Evaluator()
-    with pytest.raises(KeyboardInterrupt):
-        evaluate._evaluate("ckpt-1", evaluator, evaluate._Output(None, None, False))
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(main, "run", stopped)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from predictions import detections_of, prediction_of
 from pycocotools import mask as mask_utils
 
 from panoptic_cli.categories import CategoryTable
-from panoptic_cli.errors import DataError
+from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.evaluation.file_scoring import score_files
 from panoptic_cli.evaluation.panoptic_quality import PanopticQuality
 from panoptic_cli.evaluation.result_files import ResultFiles
@@ -177,7 +178,7 @@ def test_an_interrupted_exchange_leaves_the_earlier_files(tmp_path: Path, monkey
     rename = Path.rename
 
     def stopped(self: Path, target: Path) -> Path:
-        if target == output / "detections.json" and "earlier" not in self.name:
+        if target == output / "detections.json" and self.parent.name != "earlier":
             raise KeyboardInterrupt
         return rename(self, target)
 
@@ -193,3 +194,50 @@ def test_an_interrupted_exchange_leaves_the_earlier_files(tmp_path: Path, monkey
         writers[1].close()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["1.png", "detections.json", "out", "pred", "pred.json"]
     assert json.loads((output / "pred.json").read_text())["annotations"][0]["image_id"] == 1
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
+    with (
+        PredictionWriter(tmp_path / "out", TABLE),
+        pytest.raises(RunError, match=rf"Another prediction is running in {tmp_path}/out\. .*another --output"),
+    ):
+        PredictionWriter(tmp_path / "out", TABLE)
+    PredictionWriter(tmp_path / "out", TABLE).abort()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial"
+    (left / "pred").mkdir(parents=True)
+    (left / "pred" / "1.png").write_bytes(b"half")
+    with PredictionWriter(tmp_path / "out", TABLE) as writer:
+        writer.add(2, "b.jpg", random_prediction(np.random.default_rng(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out" / "pred").iterdir()] == ["b.png"]
+
+
+@pytest.mark.parametrize("moved", range(1, 7))
+def test_a_kill_while_files_are_replaced_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    def write(file_name: str) -> None:
+        with PredictionWriter(tmp_path / "out", TABLE) as writer:
+            writer.add(1, file_name, random_prediction(np.random.default_rng(4)))
+
+    def rename(path: Path, target: Path) -> Path:
+        count[0] += 1
+        move(path, target)
+        if count[0] == moved:
+            shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-killed")
+        return target
+
+    write("earlier.jpg")
+    move, count = Path.rename, [0]
+    monkeypatch.setattr(Path, "rename", rename)
+    write("later.jpg")
+    monkeypatch.undo()
+    out = tmp_path.parent / f"{tmp_path.name}-killed" / "out"
+    PredictionWriter(out, TABLE).abort()
+    name = "later" if moved == 6 else "earlier"
+    assert [path.name for path in (out / "pred").iterdir()] == [f"{name}.png"]
+    assert json.loads((out / "pred.json").read_text())["annotations"][0]["file_name"] == f"{name}.png"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]

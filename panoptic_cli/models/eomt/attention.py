@@ -145,7 +145,8 @@ def attend(
         queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return _gradient(chunks, *after(upstream, queries, keys, values), upstream)
+            again = after(upstream, queries, keys, values)
+            return _gradient(chunks, again[0], again[1], again[2], upstream)
 
         return _attend(chunks, queries, keys, values), gradient
 
