@@ -32,7 +32,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = pytest.mark.skip(reason=f"reference data not found: {SHARED} is absent")
     for item in items:
-        if "shared" in item.keywords and not SHARED.is_dir():
+        is_shared = "shared" in item.keywords or "shared" in getattr(item, "fixturenames", ())
+        if is_shared and not SHARED.is_dir():
             item.add_marker(missing)
 
 
@@ -43,7 +44,7 @@ def _default_console() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with reference figures and coco100 (mark the test `shared`)."""
+    """The folder with reference figures and coco100. Tests without it that read its files have the mark `shared`."""
     return SHARED
 
 

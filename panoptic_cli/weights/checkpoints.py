@@ -72,6 +72,9 @@ class Checkpoints:
         max_to_keep: how many checkpoints are kept.
         chief: whether this process writes the folder. The other workers of a cluster take part in each save, because
             reading a variable that is averaged over replicas needs all of them, but they throw their files away.
+
+    Raises:
+        RunError: TensorFlow's state file in the folder is damaged.
     """
 
     def __init__(
@@ -100,7 +103,10 @@ class Checkpoints:
         self._scratch = None if chief else tempfile.TemporaryDirectory()
         self._directory = directory
         place, kept = (directory, max_to_keep) if self._scratch is None else (self._scratch.name, 1)
-        self._manager = tf.train.CheckpointManager(checkpoint, place, max_to_keep=kept)
+        try:
+            self._manager = tf.train.CheckpointManager(checkpoint, place, max_to_keep=kept)
+        except UnicodeDecodeError:  # of the state file; other damage makes it name no checkpoint
+            raise _no_newest(directory) from None
         self.saved_step: int | None = None
         self.saved_prefix: str | None = None
 
@@ -136,13 +142,17 @@ class Checkpoints:
         prefix = checkpoint_files.latest(self._directory)
         if prefix is None:
             if storage.exists(f"{self._directory}/{checkpoint_files.STATE_FILE}"):  # a restart would lose the run
-                raise RunError(
-                    f"The newest checkpoint of {self._directory} is missing.",
-                    "Edit the file named 'checkpoint' to point to an existing one, or give another --model-dir.",
-                )
+                raise _no_newest(self._directory)
             return 0
         self.saved_step, self.saved_prefix = _restore(prefix, self._groups), prefix
         return self.saved_step
+
+
+def _no_newest(directory: str) -> RunError:
+    return RunError(
+        f"The file {directory}/{checkpoint_files.STATE_FILE} does not name a checkpoint that exists.",
+        'Replace its contents by a line such as: model_checkpoint_path: "ckpt-1000". Or give another --model-dir.',
+    )
 
 
 def load_network(network: keras.Model, source: str | os.PathLike[str]) -> LoadedNetwork:

@@ -125,8 +125,16 @@ def test_a_lost_checkpoint_does_not_start_over(tmp_path: Path) -> None:
     for path in tmp_path.glob("ckpt-4.*"):
         path.unlink()
     _, again = build(tmp_path)
-    with pytest.raises(RunError, match="missing"):
+    with pytest.raises(RunError, match="does not name a checkpoint that exists"):
         again.restore_latest()
+
+
+def test_a_damaged_state_file_does_not_start_over(tmp_path: Path) -> None:
+    _, checkpoints = build(tmp_path)
+    checkpoints.save(4)
+    (tmp_path / "checkpoint").write_bytes(b'model_checkpoint_path: "\x8bckpt-4"\n')
+    with pytest.raises(RunError, match=f"{tmp_path}/checkpoint does not name a checkpoint that exists"):
+        build(tmp_path)
 
 
 def test_foreign_checkpoints_are_told_apart(tmp_path: Path) -> None:

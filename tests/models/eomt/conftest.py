@@ -27,7 +27,7 @@ def table() -> CategoryTable:
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Returns the folder of a shared network's checkpoint, written once."""
     from eomt_checkpoints import write_checkpoint
 
