@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -152,6 +153,12 @@ class Heads(keras.layers.Layer):
         patches = grid[0] * grid[1]
         queries, _, pixels = tf.split(x, [self.queries, tokens - self.queries - patches, patches], axis=1)
         pixels = tf.reshape(pixels, [-1, *grid, width])
+        # The upscaling is cheap, and what its gradient needs is the largest part of a step's memory.
+        upscale = functools.partial(self._upscale, platform=platform, training=training)
+        pixels = tf.recompute_grad(upscale)(pixels) if training else upscale(pixels)
+        return Prediction(self.classes(queries), self.masks(queries), tf.cast(pixels, self.compute_dtype))
+
+    def _upscale(self, pixels: tf.Tensor, platform: Platform, training: bool) -> tf.Tensor:
         for block in self.upscale:
             pixels = block(pixels, platform=platform, training=training)
-        return Prediction(self.classes(queries), self.masks(queries), tf.cast(pixels, self.compute_dtype))
+        return pixels
