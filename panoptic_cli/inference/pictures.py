@@ -109,7 +109,7 @@ def predict_pictures(
     notes: Counter[str] = Counter()
     writer = PredictionWriter(output_dir, predictor.table, folders=("overlay",), task=task)
     try:
-        with terminate_as_interrupt(), named_in_errors(output_dir):
+        with terminate_as_interrupt():
             failed = _predict(predictor, work, writer, batch_size, alpha if overlays else None, exif, notes)
             names = writer.png_names
             if failed or not names:
@@ -210,4 +210,5 @@ def _draw(
         scores=dict(enumerate(prediction.detections.scores.tolist(), start=1)),
         alpha=alpha,
     )
-    drawn.save(writer.folder("overlay") / writer.png_name(picture.name), format="PNG", compress_level=3)
+    with named_in_errors(writer.output_dir):
+        drawn.save(writer.folder("overlay") / writer.png_name(picture.name), format="PNG", compress_level=3)

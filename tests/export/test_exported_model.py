@@ -76,6 +76,19 @@ def test_a_model_that_is_cut_short_is_one_error(tmp_path: Path) -> None:
         ExportedModel(tmp_path)
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_export(tmp_path: Path) -> None:
+    from panoptic_cli.export.output import check_file, check_folder
+
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for check in (check_file, check_folder):
+        with pytest.raises(DataError, match=f"{tmp_path}/file/model cannot be written"):
+            check(f"{tmp_path}/file/model")
+    check_folder(f"{tmp_path}/empty")
+    check_file(f"{tmp_path}/new/model.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
 @pytest.mark.usefixtures("harmless_sigterm")
 def test_sigterm_leaves_no_partial_model(tmp_path: Path) -> None:
     from panoptic_cli.export.output import whole
