@@ -156,15 +156,16 @@ def attend(
 def _chunks(tokens: int, most: int, open_patches: tf.Tensor | None) -> list[_Rows]:
     """Divides the rows evenly into chunks of at most `most`; those with closed pairs are apart."""
     if open_patches is None:
-        return [_Rows(stop - start, None) for start, stop in _ranges(0, tokens, most)]
+        return [_Rows(stop - start, None) for start, stop in ranges(0, tokens, most)]
     masked, patches = open_patches.shape[1:]
     bias = tf.where(open_patches, 0.0, _CLOSED)
     bias = tf.pad(bias, [[0, 0], [0, 0], [tokens - patches, 0]])[:, None]
-    closed = [_Rows(stop - start, bias[:, :, start:stop]) for start, stop in _ranges(0, masked, most)]
-    return closed + [_Rows(stop - start, None) for start, stop in _ranges(masked, tokens, most)]
+    closed = [_Rows(stop - start, bias[:, :, start:stop]) for start, stop in ranges(0, masked, most)]
+    return closed + [_Rows(stop - start, None) for start, stop in ranges(masked, tokens, most)]
 
 
-def _ranges(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+def ranges(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """Divides start..stop evenly into ranges of at most `most`."""
     count = math.ceil((stop - start) / most)
     step = math.ceil((stop - start) / count)
     return [(place, min(place + step, stop)) for place in range(start, stop, step)]

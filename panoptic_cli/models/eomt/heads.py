@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.eomt import Eomt
+from panoptic_cli.models.eomt.attention import CHUNK_BYTES, ranges
 from panoptic_cli.models.eomt.layers import LayerNorm, Linear, activation, after, uniform
 from panoptic_cli.models.platform import Platform
 
@@ -110,16 +111,41 @@ class UpscaleBlock(keras.layers.Layer):
     def call(self, x: tf.Tensor, platform: Platform = "cpu", training: bool = False) -> tf.Tensor:
         """Computes [batch, 2 * height, 2 * width, channels] from [batch, height, width, channels]."""
         height, width = x.shape[1:3]
-        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias)
-        pixels = tf.reshape(x, [-1, self.width])
-        pairs = tf.concat([bias, bias], axis=0)
-        rows = [self.activation(tf.nn.bias_add(tf.matmul(pixels, kernel[row]), pairs)) for row in (0, 1)]
-        y = tf.concat([tf.reshape(row, [-1, height, 2 * width * self.width]) for row in rows], axis=-1)
+        y = tf.concat([self._doubled(x, row) for row in (0, 1)], axis=-1)
         y = tf.reshape(y, [-1, 2 * height, 2 * width, self.width])
-        depthwise = tf.convert_to_tensor(self.depthwise)
-        y = tf.nn.depthwise_conv2d(y, depthwise, strides=[1, 1, 1, 1], padding="SAME")
-        y = self.norm(tf.reshape(y, [-1, 4 * height * width, self.width]), platform=platform, training=training)
-        return tf.reshape(y, [-1, 2 * height, 2 * width, self.width])
+        return self._finish(y, "SAME", platform, training)
+
+    def stripe(self, x: tf.Tensor, start: int, stop: int, platform: Platform = "cpu") -> tf.Tensor:
+        """Computes what `call` computes from some rows: rows 2 * start to 2 * stop, without the stop, of its result.
+
+        The depthwise convolution needs one more row on either side: the lower one of the pixels above, and the upper
+        one of the pixels below. Beyond the edges is 0.
+        """
+        height, width = x.shape[1:3]
+        lower = self._doubled(x[:, max(start - 1, 0) : stop], 1)
+        upper = self._doubled(x[:, start : min(stop + 1, height)], 0)
+        lower = tf.pad(lower, [[0, 0], [1, 0], [0, 0]]) if start == 0 else lower
+        upper = tf.pad(upper, [[0, 0], [0, 1], [0, 0]]) if stop == height else upper
+        edge = tf.zeros_like(lower[:, :, : self.width])
+        y = tf.concat([edge, lower, edge, edge, upper, edge], axis=-1)
+        y = tf.reshape(y, [-1, 2 * (stop - start + 1), 2 * width + 2, self.width])
+        return self._finish(y, "VALID", platform, training=False)
+
+    def _doubled(self, x: tf.Tensor, row: int) -> tf.Tensor:
+        """Returns the upper (0) or lower (1) of the two rows that each row of pixels becomes, activated.
+
+        Shape: [batch, height, 2 * width * channels].
+        """
+        bias = tf.convert_to_tensor(self.bias)
+        y = tf.matmul(tf.reshape(x, [-1, self.width]), tf.convert_to_tensor(self.kernel)[row])
+        y = self.activation(tf.nn.bias_add(y, tf.concat([bias, bias], axis=0)))
+        return tf.reshape(y, [-1, x.shape[1], 2 * x.shape[2] * self.width])
+
+    def _finish(self, y: tf.Tensor, padding: str, platform: Platform, training: bool) -> tf.Tensor:
+        y = tf.nn.depthwise_conv2d(y, tf.convert_to_tensor(self.depthwise), strides=[1, 1, 1, 1], padding=padding)
+        _, height, width, channels = y.shape
+        y = self.norm(tf.reshape(y, [-1, height * width, channels]), platform=platform, training=training)
+        return tf.reshape(y, [-1, height, width, channels])
 
 
 class Heads(keras.layers.Layer):
@@ -149,14 +175,47 @@ class Heads(keras.layers.Layer):
             platform: what the graph is traced for.
             training: whether gradients will be computed.
         """
-        tokens, width = x.shape[1:]
-        patches = grid[0] * grid[1]
-        queries, _, pixels = tf.split(x, [self.queries, tokens - self.queries - patches, patches], axis=1)
-        pixels = tf.reshape(pixels, [-1, *grid, width])
+        queries, pixels = self._divided(x, grid)
         # The upscaling is cheap, and what its gradient needs is the largest part of a step's memory.
         upscale = functools.partial(self._upscale, platform=platform, training=training)
         pixels = tf.recompute_grad(upscale)(pixels) if training else upscale(pixels)
         return Prediction(self.classes(queries), self.masks(queries), tf.cast(pixels, self.compute_dtype))
+
+    def logits(self, x: tf.Tensor, grid: tuple[int, int], platform: Platform = "cpu") -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the class and mask logits of an inference, without the features of all pixels in memory at once.
+
+        The last upscaling block is computed in stripes of rows, which the queries are compared with one by one.
+
+        Args:
+            x: as in `call`.
+            grid: likewise.
+            platform: what the graph is traced for.
+
+        Returns:
+            `Prediction.class_logits` and `Prediction.mask_logits`.
+        """
+        queries, pixels = self._divided(x, grid)
+        classes, embeddings = self.classes(queries), self.masks(queries)
+        for block in self.upscale[:-1]:
+            pixels = block(pixels, platform=platform)
+        height, width, channels = pixels.shape[1:]
+        rows = max(1, CHUNK_BYTES[platform] // (4 * pixels.dtype.size * width * channels))
+        if not self.upscale or rows >= height:
+            features = self.upscale[-1](pixels, platform=platform) if self.upscale else pixels
+            return classes, Prediction(classes, embeddings, tf.cast(features, self.compute_dtype)).mask_logits
+        parts: list[tf.Tensor] = []
+        for start, stop in ranges(0, height, rows):
+            (part,) = after(parts[-1], pixels) if parts else (pixels,)  # or all stripes may be in memory at once
+            features = tf.cast(self.upscale[-1].stripe(part, start, stop, platform), self.compute_dtype)
+            parts.append(Prediction(classes, embeddings, features).mask_logits)
+        return classes, tf.concat(parts, axis=2)
+
+    def _divided(self, x: tf.Tensor, grid: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the queries, [batch, queries, channels], and the patches, [batch, height, width, channels]."""
+        tokens, width = x.shape[1:]
+        patches = grid[0] * grid[1]
+        queries, _, pixels = tf.split(x, [self.queries, tokens - self.queries - patches, patches], axis=1)
+        return queries, tf.reshape(pixels, [-1, *grid, width])
 
     def _upscale(self, pixels: tf.Tensor, platform: Platform, training: bool) -> tf.Tensor:
         for block in self.upscale:

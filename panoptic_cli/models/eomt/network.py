@@ -100,8 +100,8 @@ class Eomt(PanopticNetwork):
             if number == self._first_query_block:
                 x = self.queries(x)
             x = block(x, rotation=rotation, platform=platform)
-        found = self._predict(x, images, platform)
-        return {"class_logits": found.class_logits, "mask_logits": found.mask_logits}
+        classes, masks = self.heads.logits(self.norm(x, platform=platform), self._grid(images), platform)
+        return {"class_logits": classes, "mask_logits": masks}
 
     def predictions(
         self,
