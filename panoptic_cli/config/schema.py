@@ -167,6 +167,13 @@ class Warmup(Section):
     linear: Linear = Linear()
     two_stage: TwoStage = TwoStage()
 
+    @property
+    def steps(self) -> int:
+        """The optimizer steps until all rates have been at their highest."""
+        if self.type == "linear":
+            return self.linear.warmup_steps
+        return 0 if self.type is None else self.two_stage.head_steps + self.two_stage.backbone_steps
+
 
 class LayerDecay(Section):
     """Smaller learning rates for the first layers of the backbone (arXiv 2106.08254): rate^(layers above)."""

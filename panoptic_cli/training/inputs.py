@@ -13,7 +13,7 @@ from pathlib import Path
 from panoptic_cli import config, console, devices, models, storage
 from panoptic_cli.categories import CategoryTable, read_categories
 from panoptic_cli.config import Experiment
-from panoptic_cli.errors import RunError
+from panoptic_cli.errors import RunError, counted
 from panoptic_cli.evaluation.evaluation_data import EvaluationData, read_data
 from panoptic_cli.records.files import count_records, find_record_files
 from panoptic_cli.records.sample import sample_records
@@ -77,12 +77,12 @@ def check(experiment: Experiment, model_dir: str | Path, table: CategoryTable | 
         check_source(initial)
         if task.init_categories is not None:
             read_categories(task.init_categories)
-    _warn_of_data(experiment, record_files, table)
+    _warn(experiment, record_files, table)
     return TrainingInputs(record_files, table, changes, initial)
 
 
-def _warn_of_data(experiment: Experiment, record_files: list[str], table: CategoryTable) -> None:
-    """Says what is doubtful about the records, and which settings do not fit them."""
+def _warn(experiment: Experiment, record_files: list[str], table: CategoryTable) -> None:
+    """Says what is doubtful about the records, and which settings fit neither them nor each other."""
     task = experiment.task
     warnings = set_problems(task.train_data.input_path, table)
     sample = sample_records(record_files, table)
@@ -99,6 +99,13 @@ def _warn_of_data(experiment: Experiment, record_files: list[str], table: Catego
     if not table.things or not table.stuff:
         kind = "a thing" if table.stuff else "stuff"
         warnings.append(f"None of the {len(table.categories):,} categories is {kind}. Check isthing in the categories.")
+    steps, warmup = experiment.trainer.train_steps, experiment.trainer.optimizer_config.warmup
+    if warmup.type is not None and warmup.steps >= steps:
+        warnings.append(
+            f"The training ends after {counted(steps, 'steps')}, before its warm-up of {warmup.steps:,} has "
+            f"reached the full learning rate. Lower trainer.optimizer_config.warmup.{warmup.type}, or give --epochs "
+            "instead of --steps, which shortens the warm-up, too."
+        )
     for warning in warnings:
         console.warn(warning)
 

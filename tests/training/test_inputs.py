@@ -203,3 +203,28 @@ def test_the_checks_need_no_tensorflow(records: Path, tmp_path: Path) -> None:
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"trainer.optimizer_config.warmup.linear.warmup_steps": 11}, None),
+        (
+            {"trainer.optimizer_config.warmup.linear.warmup_steps": 12},
+            "The training ends after 12 steps, before its warm-up of 12 has reached the full learning rate. Lower "
+            "trainer.optimizer_config.warmup.linear,",
+        ),
+        ({"trainer.optimizer_config.warmup.type": None, "trainer.train_steps": 1}, None),
+    ],
+)
+def test_a_warm_up_as_long_as_the_training_is_told(
+    shapes_records: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    words: str | None,
+) -> None:
+    settings = {"task.train_data.input_path": f"{shapes_records}/train-*", **settings}
+    inputs.check(tiny_experiment(**settings), tmp_path / "run")
+    error = " ".join(capsys.readouterr().err.split())
+    assert words in error if words else "warning" not in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,12 @@ TOKENS = 5 + 1 + GRID[0] * GRID[1]  # queries, the class token, patches
 
 
 def heads(upscale_blocks: int) -> Heads:
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_queries": 5, "num_upscale_blocks": upscale_blocks}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_queries": 5,
+        "num_upscale_blocks": upscale_blocks,
+    }
     layer = Heads(EomtConfig(image_size=64, **sizes), num_classes=3)
     for number, variable in enumerate(layer.variables):  # biases that matter at the edges of pictures and stripes
         variable.assign(tf.random.stateless_normal(variable.shape, [0, number], stddev=0.3))
