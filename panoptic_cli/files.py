@@ -1,4 +1,4 @@
-"""Write files and folders so that an interrupted run never leaves a partial one; read JSON files."""
+"""Write files so that an interrupted run never leaves a partial one; read JSON files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from panoptic_cli.errors import DataError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` on success, removes it on any error.
 
+    A killed process leaves the temporary file: see `remove_left`. For folders and large files there is
+    `locks.locked_path`.
+
     Args:
-        path: the file or folder to write. Missing parents are created. An existing file or folder is replaced.
+        path: the file to write. Missing parents are created. An existing file is replaced.
 
     Yields:
-        A path on the same file system that does not exist yet: write the file or create the folder there.
+        A path on the same file system that does not exist yet: write the file there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -31,13 +34,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with named_in_errors(path):
             yield partial
-        if partial.is_dir() and path.is_dir():
-            _replace_folder(partial, path)
-        else:
-            partial.replace(path)
+        partial.replace(path)
     except BaseException:
         remove(partial)
         raise
+
+
+def remove_left(folder: Path, pattern: str) -> None:
+    """Removes the temporary files of killed processes that wrote the files of a pattern, while no process writes them.
+
+    Args:
+        folder: where the files are.
+        pattern: their names, as for `Path.glob`; "**/*" for all files in all folders.
+    """
+    place, _, name = pattern.rpartition("/")
+    for path in folder.glob(f"{place}/.{name}.*.partial" if place else f".{name}.*.partial"):
+        remove(path)
 
 
 @contextlib.contextmanager
@@ -77,19 +89,6 @@ def check_writable(path: Path, option: str, *, folder: bool = False) -> None:
     finally:
         for parent in reversed(made):
             parent.rmdir()
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    remove(old)  # left by a killed process with the same number, which is common in containers
-    try:
-        path.rename(old)
-        new.rename(path)
-    except BaseException:
-        if not path.exists():  # interrupted between the two renames
-            old.rename(path)
-        raise
-    remove(old)
 
 
 def remove(path: Path) -> None:

@@ -13,38 +13,6 @@ from panoptic_cli.errors import DataError
 from panoptic_cli.files import atomic_path, read_json
 
 
-def _folder(path: Path, content: str) -> None:
-    path.mkdir(parents=True)
-    (path / "file").write_text(content)
-
-
-def test_a_folder_is_replaced(tmp_path: Path) -> None:
-    target = tmp_path / "set"
-    _folder(target, "old")
-    _folder(tmp_path / f".set.{os.getpid()}.old", "left by a killed process with our number")
-    with atomic_path(target) as partial:
-        _folder(partial, "new")
-    assert (target / "file").read_text() == "new"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "set"
-    _folder(target, "old")
-    rename = Path.rename
-
-    def interrupted(self: Path, to: Path) -> Path:
-        if self.name.endswith(".partial"):  # the old folder is already renamed
-            raise KeyboardInterrupt
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic_path(target) as partial:
-        _folder(partial, "new")
-    assert (target / "file").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
 def test_a_full_disk_is_reported_with_the_path(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"), atomic_path(tmp_path / "file"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -7,6 +7,7 @@ annotation files, options, semantic PNG and panoptic PNG are unchanged. The pano
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from panoptic_cli.composition.pictures import MadePicture, make_picture
 from panoptic_cli.composition.plans import JOURNAL, CompositionPlan
 from panoptic_cli.composition.preparation import Composition, prepare
 from panoptic_cli.errors import DataError, counted
-from panoptic_cli.files import atomic_path, remove
+from panoptic_cli.files import atomic_path, remove, remove_left
 from panoptic_cli.images.encoded import PictureError
 from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import folder_lock
@@ -113,8 +114,8 @@ def _compose(composition: Composition, workers: int) -> CompositionSummary:
     skipped: Counter[str] = Counter()
     if todo:
         remove(plan.output)  # until it is written again, it would not fit the PNGs
-    for path in plan.masks_dir.rglob(".*.partial"):  # left by killed processes
-        remove(path)
+    remove_left(plan.masks_dir, "**/*")
+    remove_left(plan.output.parent, glob.escape(plan.output.name))
     with atomic_path(journal) as partial_path:
         partial_path.write_text("".join(journal_line(composition, place, picture) for place, picture in made.items()))
     units = [todo[start : start + _UNIT] for start in range(0, len(todo), _UNIT)]

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from panoptic_cli import storage
 from panoptic_cli.errors import DataError, RunError, one_line
-from panoptic_cli.files import atomic_path, check_writable
+from panoptic_cli.files import check_writable
 from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.locks import locked_path
 
 _MAIN_FILE = "saved_model.pb"  # a folder without it is not a SavedModel; in a bucket it is written last
 
@@ -57,7 +58,7 @@ def whole(output: str) -> Iterator[Path]:
         output: the path to write, local or in a bucket.
 
     Raises:
-        RunError: the path cannot be written.
+        RunError: the path cannot be written, or another process writes it.
     """
     try:
         if storage.is_remote(output):
@@ -66,7 +67,8 @@ def whole(output: str) -> Iterator[Path]:
                 yield local
                 _copy(local, output)
         else:
-            with terminate_as_interrupt(), atomic_path(Path(output)) as partial:
+            hint = "give another --output"
+            with terminate_as_interrupt(), locked_path(Path(output), "panoptic export", hint) as partial:
                 yield partial
     except (OSError, tf.errors.OpError) as error:
         reason = one_line(error, 200)

@@ -21,7 +21,7 @@ from panoptic_cli.coco.file_names import find_file
 from panoptic_cli.coco.layout import CATEGORIES_FILE
 from panoptic_cli.coco.tables import flag_conflicts
 from panoptic_cli.errors import DataError, listed
-from panoptic_cli.files import read_json, remove, write_json
+from panoptic_cli.files import read_json, remove, remove_left, write_json
 from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.regrouping import Regrouping
 
@@ -144,8 +144,8 @@ def _is_entry(value: Any) -> bool:
 
 def remove_partial(plan: ConversionPlan) -> None:
     """Removes the temporary files of killed processes."""
-    for path in plan.output_dir.glob(f".{plan.files.name}-*.partial"):
-        remove(path)
+    for pattern in (f"{plan.files.name}-*", plan.manifest_path.name):
+        remove_left(plan.output_dir, pattern)
 
 
 def _shard_files(folder: Path, prefix: str) -> Iterator[Path]:

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from panoptic_cli import console
-from panoptic_cli.files import atomic_path
+from panoptic_cli.locks import locked_path
 
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format has; the same predictions give the same bytes
 _MODE = 0o644 << 16
@@ -41,7 +41,7 @@ def write_submission(folder: Path, archive: Path) -> None:
     stem = archive.stem
     pngs = sorted((folder / "pred").iterdir())
     with (
-        atomic_path(archive) as partial,
+        locked_path(archive, "panoptic predict", "give another --output") as partial,
         zipfile.ZipFile(partial, "w") as packed,
         console.progress("Packing", len(pngs)) as advance,
     ):

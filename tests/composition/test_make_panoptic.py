@@ -392,6 +392,19 @@ def test_bad_pictures_are_skipped_on_request(tmp_path: Path, capsys: Out) -> Non
     assert [image["id"] for image in _load(tmp_path / "panoptic.json")["images"]] == [1]
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, capsys: Out) -> None:
+    source = _own(tmp_path, [_box(1, 1, 5, 5)])
+    command = ["make-panoptic", "--object-annotations", str(source), "--output", str(tmp_path / "made.json")]
+    _json(capsys, *command)
+    names = ("made/.a.png.7.partial", "made/sub/.a.png.7.partial", ".made.json.7.partial", ".other.json.7.partial")
+    left = [tmp_path / name for name in names]
+    (tmp_path / "made" / "sub").mkdir()
+    for path in left:
+        path.write_bytes(b"half")
+    _json(capsys, *command)
+    assert [path.exists() for path in left] == [False, False, False, True]
+
+
 def test_files_of_others_are_not_replaced(dataset: Path, capsys: Out) -> None:
     assert run(["make-panoptic", "--data-dir", str(dataset)]) == 1
     assert "was not made by panoptic make-panoptic" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.export.saved_model import export_saved_model
 from panoptic_cli.export.served_model import COMPACT, OUTPUTS
 from panoptic_cli.inference.predictor import LoadedModel, Predictor
+from panoptic_cli.locks import folder_lock
 from panoptic_cli.records import schema
 from panoptic_cli.results.prediction import Prediction
 
@@ -300,3 +301,21 @@ def test_a_failed_export_changes_nothing(
         export_saved_model(tiny_model, tmp_path / "old")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old" / "saved_model.pb").read_bytes() == b"whole"
+
+
+def test_what_a_killed_export_left_is_removed(
+    tiny_model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tf.saved_model, "save", small_saved_model)
+    left = tmp_path / ".exported.partial" / "new"
+    left.mkdir(parents=True)
+    (left / "saved_model.pb").write_bytes(b"half")
+    with (
+        folder_lock(left.parent, "panoptic export", "wait"),
+        pytest.raises(RunError, match=r"Another panoptic export is writing .*exported\."),
+    ):
+        export_saved_model(tiny_model, tmp_path / "exported")
+    assert (left / "saved_model.pb").exists()
+    export_saved_model(tiny_model, tmp_path / "exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+    assert (tmp_path / "exported" / "saved_model.pb").read_bytes() != b"half"

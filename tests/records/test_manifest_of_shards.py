@@ -55,6 +55,13 @@ def test_two_conversions_do_not_share_a_folder(generated: Path, tmp_path: Path) 
     _convert(generated, tmp_path)
 
 
+def test_what_a_killed_conversion_left_is_removed(generated: Path, tmp_path: Path) -> None:
+    for name in ("val-00000-of-00002.tfrecord", "val.manifest.json"):
+        (tmp_path / f".{name}.7.partial").write_bytes(b"half")
+    _convert(generated, tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_other_categories_than_those_of_an_earlier_split_are_a_warning(
     generated: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -199,7 +199,7 @@ def test_an_interrupted_exchange_leaves_the_earlier_files(tmp_path: Path, monkey
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
     with (
         PredictionWriter(tmp_path / "out", TABLE),
-        pytest.raises(RunError, match=rf"Another prediction is running in {tmp_path}/out\. .*another --output"),
+        pytest.raises(RunError, match=rf"Another prediction is writing {tmp_path}/out\. .*another --output"),
     ):
         PredictionWriter(tmp_path / "out", TABLE)
     PredictionWriter(tmp_path / "out", TABLE).abort()
