@@ -17,7 +17,7 @@ import typer
 
 from panoptic_cli import __version__, console
 from panoptic_cli.errors import INTERRUPTED, PanopticError, one_line, plain_check
-from panoptic_cli.interrupts import terminate_as_interrupt
+from panoptic_cli.interrupts import no_lost_interrupt, terminate_as_interrupt
 from panoptic_cli.startup import own_process
 
 from . import demo, doctor, download, evaluate, export, make_panoptic, make_tfrecords, models, predict, train, upload
@@ -201,7 +201,7 @@ def main() -> None:
     """Entry point of the console script."""
     own_process()
     try:
-        with terminate_as_interrupt():
+        with terminate_as_interrupt(), no_lost_interrupt():
             code = run(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first one is handled
         code = INTERRUPTED

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 _NAMES = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+_LATER = 0.1  # seconds until a lost interrupt is repeated
 
 
 @contextlib.contextmanager
@@ -30,6 +33,29 @@ def no_second_interrupt() -> Iterator[None]:
     """Ignores Ctrl-C, SIGTERM and SIGHUP inside the block, which keeps the work of an interrupted command."""
     with _handled(("SIGINT", *_NAMES), signal.SIG_IGN):
         yield
+
+
+@contextlib.contextmanager
+def no_lost_interrupt() -> Iterator[None]:
+    """Repeats a KeyboardInterrupt that comes while Python frees an object, which takes long after TensorFlow's work.
+
+    Python cannot raise it there: it prints a traceback and goes on as if nothing had happened.
+    """
+    before = sys.unraisablehook
+
+    def repeat(lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        timer = threading.Timer(_LATER, _thread.interrupt_main)  # at once, it would be raised in here and lost again
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

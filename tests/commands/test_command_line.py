@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,31 @@ def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyP
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class _Freed:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_while_an_object_is_freed_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        _Freed()
+        time.sleep(10)
+
+    monkeypatch.setattr(diagnostics, "diagnose", interrupted)
+    monkeypatch.setattr(main, "own_process", lambda: None)
+    monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "warning: interrupted\n"
 
 
 @pytest.mark.usefixtures("harmless_sigterm")
