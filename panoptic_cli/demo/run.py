@@ -14,6 +14,7 @@ from panoptic_cli.coco import layout
 from panoptic_cli.demo import shapes
 from panoptic_cli.errors import DataError, RunError
 from panoptic_cli.files import read_json
+from panoptic_cli.locks import folder_lock
 from panoptic_cli.records import conversion
 from panoptic_cli.records.plans import ConversionPlan
 
@@ -71,12 +72,10 @@ def run_demo(
         Figures and paths.
 
     Raises:
-        PanopticError: the folder contains other files, or a demo with another seed, length or configuration.
+        PanopticError: the folder contains other files, or a demo with another seed, length or configuration, or another
+            demo is running in it.
     """
-    data, run = folder / "data", folder / "run"
-    train_data, eval_data = config.default_records(data)
-    records, predictions = Path(train_data).parent, folder / "predictions"
-    seconds: dict[str, float] = {}
+    train_data, eval_data = config.default_records(folder / "data")
     experiment = config.load_experiment(
         experiment_name,
         settings=settings,
@@ -87,6 +86,15 @@ def run_demo(
             *([("trainer.train_steps", steps)] if steps is not None else []),
         ],
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder, "panoptic demo", "give another --output"):
+        return _run_stages(folder, experiment, seed)
+
+
+def _run_stages(folder: Path, experiment: config.Experiment, seed: int) -> DemoResult:
+    data, run = folder / "data", folder / "run"
+    records, predictions = Path(config.default_records(data)[0]).parent, folder / "predictions"
+    seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(name: str, what: str) -> Iterator[None]:
@@ -100,7 +108,7 @@ def run_demo(
     with stage("make-tfrecords", f"Writing records to {records}"):
         plans = [ConversionPlan(files, records, _SHARDS[files.name]) for files in layout.find_splits(data)]
         conversion.convert_all(plans, workers=2)
-    with stage("train", f"Training {experiment_name} for {experiment.trainer.train_steps} steps in {run}"):
+    with stage("train", f"Training {experiment.experiment} for {experiment.trainer.train_steps} steps in {run}"):
         from panoptic_cli.runs.categories import load_categories
         from panoptic_cli.training import inputs, trainer
 
