@@ -198,7 +198,7 @@ def _origin(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Runs the command line of this process and ends it."""
     own_process()
     try:
         with terminate_as_interrupt(), no_lost_interrupt():

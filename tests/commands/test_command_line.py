@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from panoptic_cli.commands import main
@@ -160,6 +163,25 @@ def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyP
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class _HalfImported(types.ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_during_the_imports_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import panoptic_cli.__main__ as program
+
+    monkeypatch.setitem(sys.modules, "panoptic_cli.commands", _HalfImported("panoptic_cli.commands"))
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "warning: interrupted\n"
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"panoptic": "panoptic_cli.__main__:main"}
 
 
 class _Freed:
