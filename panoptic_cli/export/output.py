@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from panoptic_cli.interrupts import terminate_as_interrupt
 from panoptic_cli.locks import locked_path
 
 _MAIN_FILE = "saved_model.pb"  # a folder without it is not a SavedModel; in a bucket it is written last
+_OPERATION_NAMES = re.compile(r"\{\{.*?\}\}|\[Op:.*")  # {{function_node ...}} the file; the reason [Op:SaveV2]
 
 
 def check_folder(output: str) -> None:
@@ -71,7 +73,7 @@ def whole(output: str) -> Iterator[Path]:
             with terminate_as_interrupt(), locked_path(Path(output), "panoptic export", hint) as partial:
                 yield partial
     except (OSError, tf.errors.OpError) as error:
-        reason = one_line(error, 200)
+        reason = one_line(_OPERATION_NAMES.sub("", str(error)))
         hint = "Check the free space and the permissions."
         if storage.is_remote(output):
             hint = "Check the address and the credentials, or export to a local folder and use panoptic upload."
