@@ -48,7 +48,7 @@ test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 15
 
 test-slow: setup test-without-tensorflow test-oldest-sample
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations 15
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 # What works without TensorFlow, and Apache Beam, which wants older versions of packages than we pin.
 BEAM := .venv-beam

@@ -28,6 +28,15 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# Modules whose slow tests take minutes, the longest first: they begin first, so that two processes end together.
+LONGEST = (
+    "test_compiled_step",
+    "test_tpu",
+    "test_same_everywhere",
+    "test_demo",
+    "test_distribution",
+    "test_workers",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_shared = "shared" in item.keywords or "shared" in getattr(item, "fixturenames", ())
         if is_shared and not SHARED.is_dir():
             item.add_marker(missing)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.hookimpl(tryfirst=True)
