@@ -108,15 +108,30 @@ class UpscaleBlock(keras.layers.Layer):
             self.norm = LayerNorm(width, 1e-6, name="norm")
         self.built = True
 
-    def call(self, x: tf.Tensor, platform: Platform = "cpu", training: bool = False) -> tf.Tensor:
-        """Computes [batch, 2 * height, 2 * width, channels] from [batch, height, width, channels]."""
+    def call(
+        self,
+        x: tf.Tensor,
+        rows: tuple[int, int] | None = None,
+        platform: Platform = "cpu",
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Computes [batch, 2 * height, 2 * width, channels] from [batch, height, width, channels].
+
+        Args:
+            x: the pixels.
+            rows: (start, stop): only what becomes of these rows is returned, [batch, 2 * (stop - start), ...].
+            platform: what the graph is traced for.
+            training: whether gradients will be computed.
+        """
         height, width = x.shape[1:3]
+        if rows is not None:
+            return self._stripe(x, *rows, platform, training)
         y = tf.concat([self._doubled(x, row) for row in (0, 1)], axis=-1)
         y = tf.reshape(y, [-1, 2 * height, 2 * width, self.width])
         return self._finish(y, "SAME", platform, training)
 
-    def stripe(self, x: tf.Tensor, start: int, stop: int, platform: Platform = "cpu") -> tf.Tensor:
-        """Computes what `call` computes from some rows: rows 2 * start to 2 * stop, without the stop, of its result.
+    def _stripe(self, x: tf.Tensor, start: int, stop: int, platform: Platform, training: bool) -> tf.Tensor:
+        """Computes a part of the result from the rows that it depends on.
 
         The depthwise convolution needs one more row on either side: the lower one of the pixels above, and the upper
         one of the pixels below. Beyond the edges is 0.
@@ -129,7 +144,7 @@ class UpscaleBlock(keras.layers.Layer):
         edge = tf.zeros_like(lower[:, :, : self.width])
         y = tf.concat([edge, lower, edge, edge, upper, edge], axis=-1)
         y = tf.reshape(y, [-1, 2 * (stop - start + 1), 2 * width + 2, self.width])
-        return self._finish(y, "VALID", platform, training=False)
+        return self._finish(y, "VALID", platform, training)
 
     def _doubled(self, x: tf.Tensor, row: int) -> tf.Tensor:
         """Returns the upper (0) or lower (1) of the two rows that each row of pixels becomes, activated.
@@ -194,19 +209,20 @@ class Heads(keras.layers.Layer):
         Returns:
             `Prediction.class_logits` and `Prediction.mask_logits`.
         """
-        queries, pixels = self._divided(x, grid)
+        queries, pixels = self._divided(tf.cast(x, self.compute_dtype), grid)  # as Keras casts what `call` gets
         classes, embeddings = self.classes(queries), self.masks(queries)
         for block in self.upscale[:-1]:
             pixels = block(pixels, platform=platform)
         height, width, channels = pixels.shape[1:]
-        rows = max(1, CHUNK_BYTES[platform] // (4 * pixels.dtype.size * width * channels))
+        bytes_of_row = 4 * tf.as_dtype(self.compute_dtype).size * width * channels
+        rows = max(1, CHUNK_BYTES[platform] // bytes_of_row)
         if not self.upscale or rows >= height:
             features = self.upscale[-1](pixels, platform=platform) if self.upscale else pixels
             return classes, Prediction(classes, embeddings, tf.cast(features, self.compute_dtype)).mask_logits
         parts: list[tf.Tensor] = []
         for start, stop in ranges(0, height, rows):
             (part,) = after(parts[-1], pixels) if parts else (pixels,)  # or all stripes may be in memory at once
-            features = tf.cast(self.upscale[-1].stripe(part, start, stop, platform), self.compute_dtype)
+            features = tf.cast(self.upscale[-1](part, rows=(start, stop), platform=platform), self.compute_dtype)
             parts.append(Prediction(classes, embeddings, features).mask_logits)
         return classes, tf.concat(parts, axis=2)
 
