@@ -141,8 +141,9 @@ def measure_step(preset: str, precision: str, *, recompute: bool) -> dict[str, f
 
 if __name__ == "__main__":
     startup.own_process()
-    startup.import_tensorflow()
     part, name, kind = sys.argv[1:4]
+    experiment = config.load_experiment(name, settings=[f"runtime.mixed_precision_dtype={kind}"])
+    startup.import_tensorflow(models.prefers_onednn(experiment))  # as in the commands
     measured = (
         measure_network(name, kind)
         if part == "network"

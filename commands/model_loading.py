@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from panoptic_cli import models
 from panoptic_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def load(source: ModelSource, gpus: int | None) -> LoadedModel:
 
     require_tensorflow()
     checkpoint = source.fetch()
-    import_tensorflow()
+    import_tensorflow(models.prefers_onednn(source.experiment))
     from panoptic_cli.inference.predictor import inference_strategy, load_model
 
     strategy = inference_strategy(source.experiment, gpus)

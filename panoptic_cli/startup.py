@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from importlib import metadata
@@ -17,10 +18,11 @@ TENSORFLOW_PACKAGES = ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tf-nig
 LIBTPU_VERSIONS = ("0.0.14", "0.0.30")
 
 # TensorFlow's C++ log lines at levels info and warning (2.21 begins them with the level, 2.20 with the time), their
-# continuation lines, and the CUDA error that appears on every machine without a GPU.
+# continuation lines, the CUDA error that appears on every machine without a GPU, and that of oneDNN on CPUs without
+# AVX-512 for half precision, which other kernels then compute.
 _NOISE = (
     rb"^(?:[IW]0000 |\d{4}-\d\d-\d\d [\d:.]+: [IW] |(?:E0000|\d{4}-\d\d-\d\d [\d:.]+: E) "
-    rb".*(?:cuInit|Unable to register cu)|WARNING: All log messages before absl|"
+    rb".*(?:cuInit|Unable to register cu|oneDNN supports DT_)|WARNING: All log messages before absl|"
     rb"\t \[\[\{\{node |To enable the following instructions: |"
     rb" *type_id: TFT_| *args \{$| *\}$| for input \d+ of a homogeneous container|\twhile inferring type of node )"
 )
@@ -46,13 +48,17 @@ def own_process() -> None:
     _state["owns_process"] = True
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(onednn: bool = False) -> None:
     """Imports TensorFlow. After `own_process`, its log lines are filtered, and on a CPU it keeps freed memory.
 
     TensorFlow 2.21 writes log lines to file descriptor 2, in the middle of progress bars, and ignores
     TF_CPP_MIN_LOG_LEVEL. So the descriptor is redirected to a small process that drops them. It is a process rather
     than a thread so that TensorFlow's last words still get out when it aborts. Python's sys.stderr is not filtered.
     PANOPTIC_DEBUG=1 keeps the stream as it is.
+
+    Args:
+        onednn: after `own_process`, use oneDNN's kernels on any x86 CPU. TensorFlow uses them by itself only on those
+            with AVX-512. TF_ENABLE_ONEDNN_OPTS in the environment takes precedence.
 
     Raises:
         DeviceError: TensorFlow is not installed, or would abort.
@@ -61,6 +67,8 @@ def import_tensorflow() -> None:
     if _state["owns_process"]:
         _state["owns_process"] = False
         _keep_freed_memory()
+        if onednn and platform.machine() in ("x86_64", "AMD64"):
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         if not os.environ.get("PANOPTIC_DEBUG"):
             _filter_descriptor()
     import tensorflow  # noqa: F401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from importlib import metadata
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_cli import startup
+from panoptic_cli import models, startup
+from panoptic_cli.config import load_experiment
 
 # A stand-in for TensorFlow. Importing it writes these lines to descriptor 2, like its C++ code.
 _TENSORFLOW = r"""
 import os
 os.write(2, b"I0000 00:00:1 2 port.cc:1] a note\nW0000 00:00:1 2 x.cc:1] a warning\n\t [[{{node Some}}]]\n")
 os.write(2, b"E0000 00:00:1 2 cuda_platform.cc:52] failed call to cuInit: no GPU\n")
+os.write(2, b"E0000 00:00:1 2 util.cc:1] oneDNN supports DT_BFLOAT16 only on platforms with AVX-512. Falling back\n")
 os.write(2, b"E0000 00:00:1 2 x.cc:1] a real error\n")
 os.write(2, b"2026-11-27 19:28:59.355795: I tensorflow/x.cc:1] a note\n2026-11-27 19:28:59.4: W x.cc:1] a warning\n")
 os.write(2, b"2026-11-27 19:28:59.3: E x.cc:1] failed call to cuInit: no GPU\n")
@@ -96,6 +99,37 @@ def test_a_library_user_gets_every_line(environment: dict[str, str]) -> None:
 
 def test_debugging_keeps_every_line(environment: dict[str, str]) -> None:
     assert "a note" in _messages(_run(environment | {"PANOPTIC_DEBUG": "1"}, "own"))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 processors have the choice")
+@pytest.mark.parametrize(
+    ("own", "onednn", "chosen", "used"),
+    [(True, True, None, "1"), (True, True, "0", "0"), (True, False, None, "unset"), (False, True, None, "unset")],
+)
+def test_a_program_uses_onednn_unless_the_user_chose(
+    environment: dict[str, str], own: bool, onednn: bool, chosen: str | None, used: str
+) -> None:
+    environment.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    environment |= {} if chosen is None else {"TF_ENABLE_ONEDNN_OPTS": chosen}
+    program = f"""
+import os
+from panoptic_cli import startup
+{own} and startup.own_process()
+startup.import_tensorflow({onednn})
+print(os.environ.get("TF_ENABLE_ONEDNN_OPTS", "unset"))
+"""
+    command = [sys.executable, "-c", program]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert process.stdout == f"{used}\n"
+
+
+def test_eomt_prefers_onednn_in_float32() -> None:
+    def prefers(preset: str, precision: str) -> bool:
+        return models.prefers_onednn(load_experiment(preset, settings=[f"runtime.mixed_precision_dtype={precision}"]))
+
+    assert prefers("eomt_coco_small_640", "float32")
+    assert not prefers("eomt_coco_small_640", "bfloat16")
+    assert not prefers("panoptic_fpn_coco", "float32")
 
 
 def _installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:

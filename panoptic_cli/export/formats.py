@@ -94,7 +94,7 @@ def export_model(
     """
     require_tensorflow()
     checkpoint = source.fetch()
-    import_tensorflow()
+    import_tensorflow(models.prefers_onednn(source.experiment))
     from panoptic_cli.export import output as output_files
     from panoptic_cli.export import portable_model, saved_model
     from panoptic_cli.inference.predictor import load_model
