@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from panoptic_cli import models
 from panoptic_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ def load(source: ModelSource, gpus: int | None) -> LoadedModel:
         RunError: the checkpoint is missing or does not fit the network.
         TransferError: the checkpoint cannot be fetched.
     """
+    from panoptic_cli import models
     from panoptic_cli.startup import import_tensorflow, require_tensorflow
 
     require_tensorflow()
