@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def test_python_dash_m() -> None:
     assert process.stdout.startswith("panoptic ")
 
 
+@pytest.fixture
+def kept_sigint() -> Iterator[None]:
+    """Restores what Ctrl-C does, which the end of a program changes."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def code_of_main() -> Any:
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    return ended.value.code
+
+
+@pytest.mark.usefixtures("kept_sigint")
 def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -155,14 +171,8 @@ def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(main.console, "warn", interrupt)
     monkeypatch.setattr(main, "app", interrupt)
     monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        assert ended.value.code == 130
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert code_of_main() == 130
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
 class _HalfImported(types.ModuleType):
@@ -189,6 +199,7 @@ class _Freed:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("kept_sigint")
 def test_an_interrupt_while_an_object_is_freed_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,27 +210,15 @@ def test_an_interrupt_while_an_object_is_freed_is_not_lost(
     monkeypatch.setattr(diagnostics, "diagnose", interrupted)
     monkeypatch.setattr(main, "own_process", lambda: None)
     monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 130
+    assert code_of_main() == 130
     assert capsys.readouterr().err == "warning: interrupted\n"
 
 
-@pytest.mark.usefixtures("harmless_sigterm")
+@pytest.mark.usefixtures("harmless_sigterm", "kept_sigint")
 def test_sigterm_interrupts_any_command_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(arguments: list[str]) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(main, "run", stopped)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 130
+    assert code_of_main() == 130
