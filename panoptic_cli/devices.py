@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _REACH_SECONDS = 10.0
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 def check_devices(
@@ -236,18 +235,20 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
-def set_precision(runtime: Runtime, *, on_cpu: bool = False) -> None:
+def set_precision(runtime: Runtime, *, on_cpu: bool = False, variables: bool = False) -> None:
     """Sets Keras' dtype policy: float32, or 16-bit computation with float32 variables.
 
     Args:
         runtime: its `mixed_precision_dtype` is used.
         on_cpu: whether the run computes on the CPU, which emulates float16.
+        variables: whether the variables are in 16 bits, too.
     """
     import keras
 
     if on_cpu and runtime.mixed_precision_dtype == "float16":
         console.warn("float16 is very slow on a CPU; use --precision bfloat16 instead.")
-    keras.config.set_dtype_policy(POLICIES[runtime.mixed_precision_dtype])
+    dtype = runtime.mixed_precision_dtype
+    keras.config.set_dtype_policy(dtype if variables or dtype == "float32" else f"mixed_{dtype}")
 
 
 def describe(strategy: tf.distribute.Strategy) -> dict[str, Any]:

@@ -251,13 +251,14 @@ def test_an_unknown_tpu_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("restored_policy")
-@pytest.mark.parametrize(("dtype", "compute"), [("float32", "float32"), ("bfloat16", "bfloat16")])
-def test_variables_are_float32_at_every_precision(dtype: Any, compute: str) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_variables_are_float32_at_every_precision_unless_they_are_to_be_rounded(dtype: Any) -> None:
     import keras
 
-    devices.set_precision(Runtime(mixed_precision_dtype=dtype))
-    layer = keras.layers.Dense(2)
-    assert (layer.compute_dtype, layer.variable_dtype) == (compute, "float32")
+    for variables, expected in ((False, "float32"), (True, dtype)):
+        devices.set_precision(Runtime(mixed_precision_dtype=dtype), variables=variables)
+        layer = keras.layers.Dense(2)
+        assert (layer.compute_dtype, layer.variable_dtype) == (dtype, expected)
 
 
 @pytest.mark.usefixtures("restored_policy")

@@ -77,6 +77,15 @@ def prefers_onednn(experiment: Experiment) -> bool:
     return experiment.task.model.type == "eomt" and experiment.runtime.mixed_precision_dtype == "float32"
 
 
+def rounds_variables(experiment: Experiment) -> bool:
+    """Returns whether an inference in 16 bits can hold the network's variables in 16 bits, with the same results.
+
+    EoMT rounds its variables wherever it computes in 16 bits, and has layers that are float32 whatever the policy. In
+    Panoptic FPN, the statistics of batch normalisation have to stay in float32.
+    """
+    return experiment.task.model.type == "eomt"
+
+
 def check_categories(experiment: Experiment, table: CategoryTable) -> None:
     """Checks that the network has a class for every category.
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from panoptic_cli import storage
@@ -172,13 +173,10 @@ def load_network(network: keras.Model, source: str | os.PathLike[str]) -> Loaded
     layout = read_layout(prefix)
     mapping = _match_all(prefix, {"network": name_variables(network.variables)}, layout)["network"]
     averaged = {entry["name"] for entry in layout.get("average", [])}
-    _read(
-        prefix,
-        {
-            "network": {name: variable for name, variable in mapping.items() if name not in averaged},
-            "average": {name: variable for name, variable in mapping.items() if name in averaged},
-        },
-    )
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+    for name, variable in mapping.items():
+        value = read_tensor(reader, prefix, "average" if name in averaged else "network", name)
+        variable.assign(tf.cast(value, variable.dtype))  # the network may have another precision
     return LoadedNetwork(int(layout["step"]), bool(averaged))
 
 
@@ -217,6 +215,25 @@ def read_layout(prefix: str) -> dict[str, Any]:
     return dict(layout)
 
 
+def read_tensor(reader: Any, prefix: str, group: str, name: str) -> np.ndarray:
+    """Returns a variable of a checkpoint, given its reader.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    escaped = name.replace(".", "..").replace("/", ".S")  # as TensorFlow does
+    try:
+        return np.asarray(reader.get_tensor(f"{group}/{escaped}/.ATTRIBUTES/VARIABLE_VALUE"))
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
+        raise _damaged(prefix, error) from error
+
+
+def _damaged(prefix: str, error: Exception) -> RunError:
+    return RunError(
+        f"The checkpoint {prefix} cannot be restored: {one_line(error)}.", "It may be damaged: use an earlier one."
+    )
+
+
 def _match_all(prefix: str, groups: dict[str, list[_Saved]], layout: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Matches the variables of each group with names in the checkpoint: {group: {name: TensorFlow variable}}."""
     named, problems = {}, []
@@ -236,9 +253,7 @@ def _read(prefix: str, named: dict[str, dict[str, Any]]) -> None:
         status = tf.train.Checkpoint(**named).read(prefix)
         status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise RunError(
-            f"The checkpoint {prefix} cannot be restored: {one_line(error)}.", "It may be damaged: use an earlier one."
-        ) from error
+        raise _damaged(prefix, error) from error
 
 
 def _match(ours: list[_Saved], entries: list[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from panoptic_cli.errors import RunError, one_line, summarize
+from panoptic_cli.errors import RunError, summarize
 from panoptic_cli.models.class_axes import ClassAxis
 from panoptic_cli.models.network import PanopticNetwork
-from panoptic_cli.weights.checkpoints import base_name, name_variables, read_layout
+from panoptic_cli.weights.checkpoints import base_name, name_variables, read_layout, read_tensor
 from panoptic_cli.weights.fitting import Axes, Shape, assign, first_that_fits, fit, missing_backbone
 from panoptic_cli.weights.loaded import Loaded
 
@@ -50,11 +49,11 @@ def initialize_from_own(
             else "The backbone has to fit: use the configuration with which it was trained.",
         )
     averaged = {entry["name"] for entry in layout.get("average", [])}
-    reader = tf.train.load_checkpoint(prefix)
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
 
     def read(name: str) -> np.ndarray:
         key = names[name]
-        return _tensor(reader, prefix, "average" if key in averaged else "network", key)
+        return read_tensor(reader, prefix, "average" if key in averaged else "network", key)
 
     parameters = assign(variables, found, read)
     count = len(found.whole) + len(found.rows)
@@ -75,14 +74,3 @@ def _pair(ours: list[str], theirs: list[str]) -> dict[str, str]:
         return dict(zip(ours, theirs, strict=True))
     known = set(theirs)
     return {name: name for name in ours if name in known}
-
-
-def _tensor(reader: Any, prefix: str, group: str, name: str) -> np.ndarray:
-    """Returns a variable of a checkpoint. TensorFlow escapes the slashes of a name."""
-    escaped = name.replace(".", "..").replace("/", ".S")
-    try:
-        return np.asarray(reader.get_tensor(f"{group}/{escaped}/.ATTRIBUTES/VARIABLE_VALUE"))
-    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-        raise RunError(
-            f"The checkpoint {prefix} cannot be restored: {one_line(error)}.", "It may be damaged: use an earlier one."
-        ) from error

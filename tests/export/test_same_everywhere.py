@@ -204,6 +204,25 @@ def test_the_description_and_the_output_name_the_weights(family: str, exported: 
     assert (exported / "printed.txt").read_text().count("averaged weights (EMA) of step 7") == len(_INPUT_TYPES)
 
 
+@pytest.mark.usefixtures("restored_policy")
+def test_half_precision_is_the_same_everywhere_and_takes_half_of_the_space(
+    family: str, exported: Path, checkpoint: tuple[str, ...], ten: TenPictures, tmp_path: Path
+) -> None:
+    if family == "panoptic_fpn":
+        pytest.skip("its variables stay float32")
+    half = ["--precision", "bfloat16"]
+    assert run(["export", *checkpoint, *half, "--output", str(tmp_path / "model")]) == 0
+    pictures = [*map(str, ten.files[-4:])]
+    assert run(["predict", *pictures, *checkpoint, *half, "--output", str(tmp_path / "one")]) == 0
+    assert run(["predict", *pictures, "--saved-model", str(tmp_path / "model"), "--output", str(tmp_path / "two")]) == 0
+    same(read(tmp_path / "one"), read(tmp_path / "two"))
+    small, large = (
+        sum(p.stat().st_size for p in (f / "variables").iterdir())
+        for f in (tmp_path / "model", exported / "image_tensor")
+    )
+    assert small < 0.6 * large
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_predict_writes_the_same_files_from_a_saved_model(
     exported: Path, checkpoint: tuple[str, ...], ten: TenPictures, tmp_path: Path, batch_size: int

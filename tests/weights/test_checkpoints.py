@@ -75,6 +75,20 @@ def test_network_alone_from_a_run_a_folder_or_a_prefix(tmp_path: Path) -> None:
             np.testing.assert_array_equal(ours, again)
 
 
+@pytest.mark.usefixtures("restored_policy")
+def test_a_network_in_half_precision_gets_rounded_values(tmp_path: Path) -> None:
+    model, checkpoints = build(tmp_path)
+    for variable in model.network.variables:
+        variable.assign(np.random.default_rng(0).integers(1, 2**20, variable.shape).astype(variable.dtype))
+    checkpoints.save(1)
+    keras.config.set_dtype_policy("bfloat16")
+    half = create_network(tiny_experiment(), TABLE)
+    load_network(half, tmp_path)
+    assert "bfloat16" in {v.dtype for v in half.variables}
+    for ours, again in zip(values(model.network.variables), values(half.variables), strict=True):
+        np.testing.assert_array_equal(ours.astype(again.dtype), again)
+
+
 def test_the_last_ones_are_kept_also_after_a_restart(tmp_path: Path) -> None:
     _, checkpoints = build(tmp_path, keep=2)
     checkpoints.save(1)

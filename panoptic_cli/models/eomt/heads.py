@@ -214,8 +214,7 @@ class Heads(keras.layers.Layer):
         for block in self.upscale[:-1]:
             pixels = block(pixels, platform=platform)
         height, width, channels = pixels.shape[1:]
-        # A pixel becomes four.
-        bytes_of_row = 4 * tf.as_dtype(self.compute_dtype).size * width * channels
+        bytes_of_row = 4 * 4 * width * channels  # a pixel becomes four, which are normalised in float32
         rows = max(1, CHUNK_BYTES[platform] // bytes_of_row)
         if not self.upscale or rows >= height:
             features = self.upscale[-1](pixels, platform=platform) if self.upscale else pixels

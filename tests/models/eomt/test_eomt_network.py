@@ -183,6 +183,21 @@ def test_half_precision_is_close_and_returns_float32(name: str, policy: str, loa
         assert np.sqrt(np.mean(error**2)) < limit * np.std(figures.values[f"off_{kind}"])
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["tiny_gelu", "tiny_swiglu", "dinov3_gated"])
+def test_variables_in_half_precision_change_nothing(name: str, dtype: str, load: Load) -> None:
+    found = []
+    for policy in (f"mixed_{dtype}", dtype):
+        keras.config.set_dtype_policy(policy)
+        network = load(name)
+        found.append(run(network, Figures(name).images))
+        kernels = {str(v.dtype) for v in network.variables if v.path.endswith("kernel")}
+        assert kernels == {"float32", dtype if policy == dtype else "float32"}  # the classes' is float32
+    for key, value in found[0].items():
+        np.testing.assert_array_equal(found[1][key], value)
+
+
 def tiny(table: CategoryTable, **fields: Any) -> Eomt:
     sizes: dict[str, Any] = {
         "image_size": 64,
