@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.eomt import Eomt
+from panoptic_cli.models.eomt import onednn
 from panoptic_cli.models.eomt.layers import Linear, after, linear, truncated_normal
 from panoptic_cli.models.platform import Platform
 
@@ -88,7 +89,8 @@ class Attention(keras.layers.Layer):
         if rotation is not None:
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         queries *= tf.constant(self.head_dim**-0.5, queries.dtype)
-        found = attend(queries, keys, values, open_patches, CHUNK_BYTES[platform])
+        whole = platform == "cpu" and onednn.computes(queries.dtype)
+        found = attend(queries, keys, values, open_patches, CHUNK_BYTES[platform], casts=not whole)
         return self.projection(tf.reshape(tf.transpose(found, [0, 2, 1, 3]), [-1, tokens, width]))
 
     def _bias(self) -> tf.Tensor | None:
@@ -120,6 +122,7 @@ def attend(
     values: tf.Tensor,
     open_patches: tf.Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES["cpu"],
+    casts: bool = True,
 ) -> tf.Tensor:
     """Computes softmax(queries @ keys^T) @ values, the softmax in float32.
 
@@ -132,6 +135,7 @@ def attend(
         open_patches: bool [batch, q, patches]: which of the last tokens, the patches, each of the first q tokens may
             attend to. All other pairs are open. None: all pairs are.
         chunk_bytes: limit for the scores of a picture that are in memory at once.
+        casts: whether TensorFlow's softmax has to be given float32 to compute in it.
 
     Returns:
         The same shape as queries.
@@ -148,7 +152,7 @@ def attend(
             again = after(upstream, queries, keys, values)
             return _gradient(chunks, again[0], again[1], again[2], upstream)
 
-        return _attend(chunks, queries, keys, values), gradient
+        return _attend(chunks, queries, keys, values, casts), gradient
 
     return compute(queries, keys, values)
 
@@ -176,17 +180,23 @@ def _divided(chunks: list[_Rows], x: tf.Tensor) -> list[tf.Tensor]:
     return [x] if len(chunks) == 1 else tf.split(x, [rows.number for rows in chunks], axis=2)
 
 
-def _probabilities(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    """Returns float32 [batch, heads, rows, tokens], given the queries of the rows and what is added to the scores."""
-    scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
+def _probabilities(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None, casts: bool = True) -> tf.Tensor:
+    """Returns [batch, heads, rows, tokens], given the queries of the rows and what is added to the scores.
+
+    It is float32, or of the queries' type if there is nothing to add and no need for casts.
+    """
+    scores = tf.matmul(queries, keys, transpose_b=True)
+    if bias is None and not casts:
+        return tf.nn.softmax(scores)
+    scores = tf.cast(scores, tf.float32)
     return tf.nn.softmax(scores if bias is None else scores + bias)
 
 
-def _attend(chunks: list[_Rows], queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def _attend(chunks: list[_Rows], queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, casts: bool) -> tf.Tensor:
     parts: list[tf.Tensor] = []
     for rows, part in zip(chunks, _divided(chunks, queries), strict=True):
         with tf.control_dependencies(parts[-1:]):  # or TensorFlow computes the scores of all chunks first
-            found = _probabilities(part, keys, rows.bias)
+            found = _probabilities(part, keys, rows.bias, casts)
             parts.append(tf.matmul(tf.cast(found, values.dtype), values))
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
 

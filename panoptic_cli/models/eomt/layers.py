@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from panoptic_cli.config.eomt import Activation, Eomt
+from panoptic_cli.models.eomt import onednn
 from panoptic_cli.models.platform import Platform
 
 
@@ -117,10 +118,13 @@ def linear(
 
 
 class LayerNorm(keras.layers.Layer):
-    """Layer normalisation over the channels, in float32 whatever the policy."""
+    """Layer normalisation over the channels, in float32 whatever the policy.
+
+    The result is float32, but where oneDNN computes it with bfloat16 outside.
+    """
 
     def __init__(self, channels: int, epsilon: float, **options: Any) -> None:
-        super().__init__(dtype="float32", **options)
+        super().__init__(dtype="float32", autocast=False, **options)
         self.epsilon = epsilon
         self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones")
         self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros")
@@ -129,9 +133,10 @@ class LayerNorm(keras.layers.Layer):
     def call(self, x: tf.Tensor, platform: Platform = "cpu", training: bool = False) -> tf.Tensor:
         """Normalises [batch, tokens, channels]."""
         gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if platform == "cpu" and not training and _fuses_layer_norm() and not tf.executing_eagerly():
-            return _fused(x, gamma, beta, self.epsilon)
-        return _normalize(x, gamma, beta, self.epsilon)
+        if platform == "cpu" and not training and onednn.is_used() and not tf.executing_eagerly():
+            x = x if onednn.computes(x.dtype) else tf.cast(x, tf.float32)
+            return _fused(x, tf.cast(gamma, x.dtype), tf.cast(beta, x.dtype), self.epsilon)
+        return _normalize(tf.cast(x, tf.float32), gamma, beta, self.epsilon)
 
 
 def _normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -177,12 +182,3 @@ def _fused(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> t
     y = tf.reshape(y, tf.shape(x))
     y.set_shape(x.shape)  # not tf.ensure_shape, an operation that the optimizer would not expect here
     return y * gamma + beta
-
-
-def _fuses_layer_norm() -> bool:
-    """Whether TensorFlow's CPU kernels are oneDNN's."""
-    try:
-        from tensorflow.python.util import _pywrap_util_port
-    except ImportError:  # not part of TensorFlow's interface
-        return False
-    return bool(_pywrap_util_port.IsMklEnabled())

@@ -1,0 +1,71 @@
+"""The forms of half precision for CPUs on which oneDNN computes in it, with float32 inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from panoptic_cli.models.eomt import onednn
+from panoptic_cli.models.eomt.attention import attend
+from panoptic_cli.models.eomt.layers import LayerNorm
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache() -> Iterator[None]:
+    onednn._has_bfloat16.cache_clear()
+    yield
+    onednn._has_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fma avx2", False), ("avx2 avx512f avx512_bf16", True), ("avx_ne_convert", True)]
+)
+@pytest.mark.parametrize("used", [False, True])
+def test_instructions_and_tensorflow_decide(
+    flags: str, expected: bool, used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(onednn, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(onednn, "is_used", lambda: used)
+    assert onednn.computes(tf.bfloat16) == (expected and used)
+    assert onednn.computes(tf.float32) == used
+    assert not onednn.computes(tf.float16)
+
+
+def test_an_unknown_machine_does_not_compute_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "_CPU_INFO", Path("/nowhere"))
+    monkeypatch.setattr(onednn, "is_used", lambda: True)
+    assert not onednn.computes(tf.bfloat16)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_attention_without_casts_is_as_exact_as_the_type(graph: bool) -> None:
+    q, k, v = (tf.random.stateless_normal([1, 2, 50, 16], [3, seed]) for seed in range(3))
+    expected = attend(q, k, v)
+
+    def half(*parts: tf.Tensor) -> tf.Tensor:
+        return attend(*(tf.cast(x, tf.bfloat16) for x in parts), casts=False)
+
+    found = (tf.function(half) if graph else half)(q, k, v)
+    assert found.dtype == tf.bfloat16
+    # bfloat16 has 8 bits; values are of the order of 1, and each is a mean with weights that are rounded, too.
+    np.testing.assert_allclose(tf.cast(found, tf.float32), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.skipif(not onednn.is_used(), reason="TensorFlow does not use oneDNN here (TF_ENABLE_ONEDNN_OPTS=1)")
+def test_layer_normalisation_of_bfloat16_in_the_form_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = LayerNorm(16, 1e-6)
+    layer.gamma.assign(tf.linspace(0.5, 1.5, 16))
+    layer.beta.assign(tf.linspace(-1.0, 1.0, 16))
+    x = tf.cast(tf.random.stateless_normal([2, 9, 16], [1, 2]) + 3, tf.bfloat16)
+    expected = layer(x)  # eager, which has the plain form
+    assert expected.dtype == tf.float32
+    monkeypatch.setattr(onednn, "computes", lambda dtype: True)
+    found = tf.function(lambda x: layer(x))(x)
+    assert found.dtype == tf.bfloat16
+    # Factors, offsets and results are rounded to 8 bits; the results are up to 4.
+    np.testing.assert_allclose(tf.cast(found, tf.float32), expected, rtol=0, atol=0.04)
