@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Row, peak_memory_mb, platform, run_in_process, seconds, shapes_records
-from panoptic_cli import config, models
+from panoptic_cli import config, devices, models
 from panoptic_cli.categories import read_categories
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def training(folder: Path) -> Iterator[Row]:
     yield "proposals of such a step, from random boxes", kernel * 1000, "ms", ratio
     yield "peak memory", peak_memory_mb(), "MB", ""
     yield from _coco_step("float32")
-    if _has_bfloat16():
+    if devices.cpu_computes_bfloat16():
         yield from _coco_step("bfloat16")
 
 
@@ -67,14 +66,6 @@ def _proposals(suppression: Suppression) -> Callable[[], Any]:
         return propose(scores, offsets, anchors, size, model.roi_generator, training=True, suppression=suppression)
 
     return functools.partial(step, scores, offsets)
-
-
-def _has_bfloat16() -> bool:
-    """Returns whether the processor computes in bfloat16; others emulate it, and a step takes minutes."""
-    try:
-        return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()) is not None
-    except OSError:
-        return True
 
 
 def _coco_step(precision: str) -> Iterator[Row]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoptic_cli import console, gpus
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _REACH_SECONDS = 10.0
+_CPU_INFO = Path("/proc/cpuinfo")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}  # the last on ARM
 
 
 def check_devices(
@@ -235,6 +239,21 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Returns the features of the CPU by Linux' names, such as avx512f; none on other systems."""
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(word for line in lines if line.startswith(("flags", "Features")) for word in line.split()[2:])
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16, which others emulate; True if it is not known."""
+    return not cpu_flags() or bool(cpu_flags() & _BFLOAT16)
+
+
 def set_precision(runtime: Runtime, *, on_cpu: bool = False, variables: bool = False) -> None:
     """Sets Keras' dtype policy: float32, or 16-bit computation with float32 variables.
 
@@ -245,9 +264,12 @@ def set_precision(runtime: Runtime, *, on_cpu: bool = False, variables: bool = F
     """
     import keras
 
-    if on_cpu and runtime.mixed_precision_dtype == "float16":
-        console.warn("float16 is very slow on a CPU; use --precision bfloat16 instead.")
     dtype = runtime.mixed_precision_dtype
+    if on_cpu and dtype == "float16":
+        better = "bfloat16" if cpu_computes_bfloat16() else "float32"
+        console.warn(f"float16 is very slow on a CPU; use --precision {better} instead.")
+    if on_cpu and dtype == "bfloat16" and not cpu_computes_bfloat16():
+        console.warn("This CPU has no instructions for bfloat16; --precision float32 is faster.")
     keras.config.set_dtype_policy(dtype if variables or dtype == "float32" else f"mixed_{dtype}")
 
 

@@ -262,6 +262,31 @@ def test_variables_are_float32_at_every_precision_unless_they_are_to_be_rounded(
 
 
 @pytest.mark.usefixtures("restored_policy")
-def test_float16_on_a_cpu_suggests_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
-    devices.set_precision(Runtime(mixed_precision_dtype="float16"), on_cpu=True)
-    assert "use --precision bfloat16 instead" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "dtype", "words"),
+    [
+        ("flags\t: avx2 avx512_bf16", "float16", "use --precision bfloat16 instead"),
+        ("flags\t: avx2", "float16", "use --precision float32 instead"),
+        ("Features : asimd bf16", "bfloat16", ""),
+        ("flags\t: avx2 avx512f", "bfloat16", "no instructions for bfloat16; --precision float32 is faster"),
+        ("flags\t: avx2", "float32", ""),
+        ("", "bfloat16", ""),  # an unknown system
+    ],
+)
+def test_slow_precisions_on_a_cpu_are_told(
+    flags: str,
+    dtype: Any,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    devices.cpu_flags.cache_clear()
+    try:
+        devices.set_precision(Runtime(mixed_precision_dtype=dtype), on_cpu=True)
+    finally:
+        devices.cpu_flags.cache_clear()
+    printed = capsys.readouterr().err
+    assert words in printed if words else printed == ""

@@ -120,7 +120,7 @@ def linear(
 class LayerNorm(keras.layers.Layer):
     """Layer normalisation over the channels, in float32 whatever the policy.
 
-    The result is float32, but where oneDNN computes it with bfloat16 outside.
+    The result is float32, except where oneDNN's kernel takes and returns bfloat16.
     """
 
     def __init__(self, channels: int, epsilon: float, **options: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import re
-from pathlib import Path
 
 import tensorflow as tf
 
-_CPU_INFO = Path("/proc/cpuinfo")
+from panoptic_cli import devices
+
+# Where TensorFlow gives oneDNN operations on bfloat16.
+_BFLOAT16 = {"avx512f", "avx_ne_convert"}
 
 
 @functools.cache
@@ -23,13 +24,4 @@ def is_used() -> bool:
 
 def computes(dtype: tf.DType) -> bool:
     """Whether oneDNN's kernels compute with a type: with float32 inside, whatever the type of inputs and results."""
-    return is_used() and (dtype == tf.float32 or (dtype == tf.bfloat16 and _has_bfloat16()))
-
-
-@functools.cache
-def _has_bfloat16() -> bool:
-    """Whether TensorFlow gives oneDNN operations on bfloat16: on x86 CPUs with these instructions."""
-    try:
-        return re.search(r"\b(avx512f|avx_ne_convert)\b", _CPU_INFO.read_text()) is not None
-    except OSError:  # not Linux
-        return False
+    return is_used() and (dtype == tf.float32 or (dtype == tf.bfloat16 and bool(devices.cpu_flags() & _BFLOAT16)))
