@@ -77,7 +77,7 @@ def measure_network(preset: str, precision: str) -> dict[str, float]:
     from panoptic_cli.inference.predictor import LoadedModel, Predictor
 
     experiment = config.load_experiment(preset, settings=[f"runtime.mixed_precision_dtype={precision}"])
-    devices.set_precision(experiment.runtime, variables=models.rounds_variables(experiment))  # as in load_model
+    devices.set_precision(experiment.runtime, half_variables=models.rounds_variables(experiment))  # as in load_model
     table = coco_panoptic_categories()
     model = models.create_network(experiment, table)
     predictor = Predictor(LoadedModel(experiment, table, model, "random", None))

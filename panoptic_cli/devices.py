@@ -254,13 +254,13 @@ def cpu_computes_bfloat16() -> bool:
     return not cpu_flags() or bool(cpu_flags() & _BFLOAT16)
 
 
-def set_precision(runtime: Runtime, *, on_cpu: bool = False, variables: bool = False) -> None:
-    """Sets Keras' dtype policy: float32, or 16-bit computation with float32 variables.
+def set_precision(runtime: Runtime, *, on_cpu: bool = False, half_variables: bool = False) -> None:
+    """Sets Keras' dtype policy: float32, or 16-bit computation with float32 or 16-bit variables.
 
     Args:
         runtime: its `mixed_precision_dtype` is used.
         on_cpu: whether the run computes on the CPU, which emulates float16.
-        variables: whether the variables are in 16 bits, too.
+        half_variables: whether the variables are in 16 bits, too, where the computation is.
     """
     import keras
 
@@ -270,7 +270,7 @@ def set_precision(runtime: Runtime, *, on_cpu: bool = False, variables: bool = F
         console.warn(f"float16 is very slow on a CPU; use --precision {better} instead.")
     if on_cpu and dtype == "bfloat16" and not cpu_computes_bfloat16():
         console.warn("This CPU has no instructions for bfloat16; --precision float32 is faster.")
-    keras.config.set_dtype_policy(dtype if variables or dtype == "float32" else f"mixed_{dtype}")
+    keras.config.set_dtype_policy(dtype if half_variables or dtype == "float32" else f"mixed_{dtype}")
 
 
 def describe(strategy: tf.distribute.Strategy) -> dict[str, Any]:

@@ -255,8 +255,8 @@ def test_an_unknown_tpu_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variables_are_float32_at_every_precision_unless_they_are_to_be_rounded(dtype: Any) -> None:
     import keras
 
-    for variables, expected in ((False, "float32"), (True, dtype)):
-        devices.set_precision(Runtime(mixed_precision_dtype=dtype), variables=variables)
+    for half_variables, expected in ((False, "float32"), (True, dtype)):
+        devices.set_precision(Runtime(mixed_precision_dtype=dtype), half_variables=half_variables)
         layer = keras.layers.Dense(2)
         assert (layer.compute_dtype, layer.variable_dtype) == (dtype, expected)
 

@@ -103,7 +103,7 @@ def load_model(
     if strategy is None and experiment.runtime.num_gpus == 0:
         _hide_gpus()
     on_cpu = not tf.config.get_visible_devices("GPU")
-    devices.set_precision(experiment.runtime, on_cpu=on_cpu, variables=models.rounds_variables(experiment))
+    devices.set_precision(experiment.runtime, on_cpu=on_cpu, half_variables=models.rounds_variables(experiment))
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         network = models.create_network(experiment, table)
         loaded = weights.load_weights(network, str(checkpoint))

@@ -89,8 +89,8 @@ class Attention(keras.layers.Layer):
         if rotation is not None:
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         queries *= tf.constant(self.head_dim**-0.5, queries.dtype)
-        whole = platform == "cpu" and onednn.computes(queries.dtype)
-        found = attend(queries, keys, values, open_patches, CHUNK_BYTES[platform], casts=not whole)
+        casts = platform != "cpu" or not onednn.computes(queries.dtype)
+        found = attend(queries, keys, values, open_patches, CHUNK_BYTES[platform], casts)
         return self.projection(tf.reshape(tf.transpose(found, [0, 2, 1, 3]), [-1, tokens, width]))
 
     def _bias(self) -> tf.Tensor | None:

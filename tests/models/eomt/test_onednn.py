@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from panoptic_cli import devices
+from panoptic_cli.config.eomt import Eomt
 from panoptic_cli.models.eomt import onednn
-from panoptic_cli.models.eomt.attention import attend
+from panoptic_cli.models.eomt.attention import Attention, attend
 from panoptic_cli.models.eomt.layers import LayerNorm
 
 
@@ -39,6 +41,17 @@ def test_attention_without_casts_is_as_exact_as_the_type(graph: bool) -> None:
     assert found.dtype == tf.bfloat16
     # bfloat16 has 8 bits; values are of the order of 1, and each is a mean with weights that are rounded, too.
     np.testing.assert_allclose(tf.cast(found, tf.float32), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.usefixtures("restored_policy")
+@pytest.mark.parametrize("computes", [False, True])
+def test_softmax_gets_bfloat16_where_onednn_computes_it(computes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "computes", lambda dtype: computes)
+    keras.config.set_dtype_policy("bfloat16")
+    layer = Attention(Eomt(image_size=64, hidden_size=32, num_attention_heads=2))
+    graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec([1, 9, 32], tf.bfloat16)).graph
+    found = {op.inputs[0].dtype for op in graph.get_operations() if op.type == "Softmax"}
+    assert found == {tf.bfloat16 if computes else tf.float32}
 
 
 @pytest.mark.skipif(not onednn.is_used(), reason="TensorFlow does not use oneDNN here (TF_ENABLE_ONEDNN_OPTS=1)")
