@@ -47,7 +47,7 @@ def no_lost_interrupt() -> Iterator[None]:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             before(lost)
             return
-        timer = threading.Timer(_LATER, _thread.interrupt_main)  # at once, it would be raised in here and lost again
+        timer = threading.Timer(_LATER, _interrupt_main)  # at once, it would be raised in here and lost again
         timer.daemon = True
         timer.start()
 
@@ -56,6 +56,16 @@ def no_lost_interrupt() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _interrupt_main() -> None:
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL):
+        return
+    main = threading.main_thread().ident
+    if sys.platform == "win32" or main is None:
+        _thread.interrupt_main()
+    else:  # a real signal, because it also ends a wait for the network or a sleep
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from panoptic_cli import console
+from panoptic_cli import console, startup
 
 if TYPE_CHECKING:  # a fast test is not to wait for TensorFlow
     from panoptic_cli.inference.predictor import LoadedModel, Predictor
@@ -57,8 +57,11 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _default_console() -> None:
+def _default_process() -> Iterator[None]:
     console.configure(verbosity=0, json_output=False)
+    yield
+    # A test that owns the process lets a later one redirect the error stream of all that follow.
+    assert not startup._state["owns_process"]
 
 
 @pytest.fixture(scope="session")

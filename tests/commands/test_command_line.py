@@ -10,7 +10,7 @@ import sys
 import time
 import tomllib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,28 +149,29 @@ def test_python_dash_m() -> None:
 
 
 @pytest.fixture
-def kept_sigint() -> Iterator[None]:
-    """Restores what Ctrl-C does, which the end of a program changes."""
+def code_of_main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """Runs `panoptic doctor` as a program, in a process that is not its own, and returns its exit code."""
+
+    def code() -> Any:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        return ended.value.code
+
+    monkeypatch.setattr(main, "own_process", lambda: None)  # it would redirect the errors of the tests that follow
+    monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
     before = signal.getsignal(signal.SIGINT)
-    yield
+    yield code
     signal.signal(signal.SIGINT, before)
 
 
-def code_of_main() -> Any:
-    with pytest.raises(SystemExit) as ended:
-        main.main()
-    return ended.value.code
-
-
-@pytest.mark.usefixtures("kept_sigint")
-def test_a_second_interrupt_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, code_of_main: Callable[[], Any]
+) -> None:
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "own_process", lambda: None)
     monkeypatch.setattr(main.console, "warn", interrupt)
     monkeypatch.setattr(main, "app", interrupt)
-    monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
     assert code_of_main() == 130
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
@@ -199,23 +200,24 @@ class _Freed:
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.usefixtures("kept_sigint")
 def test_an_interrupt_while_an_object_is_freed_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code_of_main: Callable[[], Any]
 ) -> None:
     def interrupted(*_: object) -> None:
         _Freed()
-        time.sleep(10)
+        time.sleep(60)
 
     monkeypatch.setattr(diagnostics, "diagnose", interrupted)
-    monkeypatch.setattr(main, "own_process", lambda: None)
-    monkeypatch.setattr("sys.argv", ["panoptic", "doctor"])
+    begun = time.monotonic()
     assert code_of_main() == 130
+    assert time.monotonic() - begun < 30  # in the sleep, not after it
     assert capsys.readouterr().err == "warning: interrupted\n"
 
 
-@pytest.mark.usefixtures("harmless_sigterm", "kept_sigint")
-def test_sigterm_interrupts_any_command_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("harmless_sigterm")
+def test_sigterm_interrupts_any_command_like_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, code_of_main: Callable[[], Any]
+) -> None:
     def stopped(arguments: list[str]) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
