@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import filelock
 import pytest
 from hypothesis import settings
 
@@ -51,9 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    # Every test and its fixtures draw the same weights at every run, whichever tests ran before.
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
+    # Every test and its fixtures draw the same weights at every run, whichever tests ran before: Keras takes the seeds
+    # of initializers from here. TensorFlow's own seed is unused, and setting it would throw away all kernels.
+    random.seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -104,28 +106,44 @@ def mine(dataset: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The generated shapes set: 12 training pictures (two with a crowd) and 4 validation pictures."""
-    from panoptic_cli.demo import shapes
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Returns a folder that the first of the test processes makes, and that none of them changes."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    folder = tmp_path_factory.mktemp("shapes_set") / "shapes"
-    shapes.generate(folder, train=12, val=4, seed=3)
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        path, done = root / name, root / f".{name}.done"
+        with filelock.FileLock(root / f".{name}.lock"):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
+
     return folder
 
 
 @pytest.fixture(scope="session")
-def shapes_records(shapes_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shapes_dir(made_once: Callable[..., Path]) -> Path:
+    """The generated shapes set: 12 training pictures (two with a crowd) and 4 validation pictures."""
+    from panoptic_cli.demo import shapes
+
+    return made_once("shapes", lambda folder: shapes.generate(folder, train=12, val=4, seed=3))
+
+
+@pytest.fixture(scope="session")
+def shapes_records(shapes_dir: Path, made_once: Callable[..., Path]) -> Path:
     """A folder with the records of `shapes_dir`: train in 3 shards, val in 1."""
     from panoptic_cli.coco.dataset import read_dataset
     from panoptic_cli.coco.layout import coco_files
     from panoptic_cli.records.conversion import convert
     from panoptic_cli.records.plans import ConversionPlan
 
-    folder = tmp_path_factory.mktemp("shapes_records")
-    for split, shards in (("train", 3), ("val", 1)):
-        files = coco_files(shapes_dir, split)
-        convert(ConversionPlan(files, folder, shards), read_dataset(files), workers=1)
-    return folder
+    def make(folder: Path) -> None:
+        for split, shards in (("train", 3), ("val", 1)):
+            files = coco_files(shapes_dir, split)
+            convert(ConversionPlan(files, folder, shards), read_dataset(files), workers=1)
+
+    return made_once("shapes_records", make)
 
 
 # The smallest network that has every part. It is hardly trained, so its scores are low: the thresholds are too, so
@@ -151,24 +169,25 @@ def tiny_network() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(shapes_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(shapes_records: Path, made_once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a very small network, trained for three steps on `shapes_records`."""
     from panoptic_cli import config
     from panoptic_cli.runs.categories import load_categories
     from panoptic_cli.training import trainer
 
-    experiment = config.load_experiment(
-        "panoptic_fpn_shapes",
-        settings=[*_TINY_NETWORK, "trainer.train_steps=3", "task.train_data.global_batch_size=4"],
-        options=[
-            ("task.train_data.input_path", f"{shapes_records}/train-*"),
-            ("task.validation_data.input_path", f"{shapes_records}/val-*"),
-        ],
-    )
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    result = trainer.train(experiment, run, load_categories(experiment))
-    assert result.status == "finished"
-    return run
+    def make(run: Path) -> None:
+        experiment = config.load_experiment(
+            "panoptic_fpn_shapes",
+            settings=[*_TINY_NETWORK, "trainer.train_steps=3", "task.train_data.global_batch_size=4"],
+            options=[
+                ("task.train_data.input_path", f"{shapes_records}/train-*"),
+                ("task.validation_data.input_path", f"{shapes_records}/val-*"),
+            ],
+        )
+        assert trainer.train(experiment, run, load_categories(experiment)).status == "finished"
+
+    # Commands lock a run and write into it, so every process has its own.
+    return Path(shutil.copytree(made_once("tiny_run", make), tmp_path_factory.mktemp("tiny") / "run"))
 
 
 @pytest.fixture(scope="session")

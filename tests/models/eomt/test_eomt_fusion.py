@@ -252,12 +252,12 @@ def test_detections_follow_the_rules(size: tuple[int, int], seed: int) -> None:
     # Scores of float32; those of two detections would have to agree to 1e-6 to change their order.
     np.testing.assert_allclose(found.scores, [score for score, _, _ in expected], rtol=1e-5)
     assert found.detection_category_ids.numpy().tolist() == [category for _, category, _ in expected]
-    for place, (_, _, inside) in enumerate(expected):
-        counts = found.masks[place].numpy()
+    boxes, runs = found.boxes.numpy().tolist(), found.masks.numpy()
+    for (_, _, inside), counts, box in zip(expected, runs, boxes, strict=True):
         np.testing.assert_array_equal(painted(counts, size), inside)
         assert (counts[1:] > 0).all()
         x, y, width, height = mask_utils.toBbox(compress_masks([counts], size)[0]).tolist()
-        assert found.boxes[place].numpy().tolist() == [y, x, y + height, x + width]
+        assert box == [y, x, y + height, x + width]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -272,12 +272,14 @@ def test_every_thing_in_the_map_has_its_detection(seed: int) -> None:
         np.testing.assert_array_equal(of_segment > 0, np.isin(ids, things))
         keys = list(zip(ids.tolist(), of_segment.tolist(), strict=True))
         assert keys == sorted(set(keys))
+        segments, categories = found.segment_map.numpy(), found.detection_category_ids.numpy()
+        areas, masks = found.areas.numpy(), found.masks.numpy()
         for number, (category, detection) in enumerate(keys, start=1):
-            inside = found.segment_map.numpy() == number
-            assert found.areas[number - 1] == inside.sum() > 0
+            inside = segments == number
+            assert areas[number - 1] == inside.sum() > 0
             if detection:
-                assert found.detection_category_ids[detection - 1] == category
-                assert painted(found.masks[detection - 1].numpy(), size)[inside].all()
+                assert categories[detection - 1] == category
+                assert painted(masks[detection - 1], size)[inside].all()
         count = int((of_segment > 0).sum())
         assert count > 2
         assert len(found.scores) <= max(most, count)
