@@ -32,12 +32,13 @@ if hasattr(signal, "SIGHUP"):
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Modules whose slow tests take minutes, the longest first: they begin first, so that two processes end together.
 LONGEST = (
-    "test_compiled_step",
-    "test_tpu",
     "test_same_everywhere",
-    "test_demo",
-    "test_distribution",
+    "test_fine_tuning",
+    "test_compiled_step",
     "test_workers",
+    "test_distribution",
+    "test_tpu",
+    "test_demo",
 )
 
 

@@ -138,8 +138,9 @@ class Predictor:
             outputs: dict[str, tf.Tensor] = network(images, geometry, platform=platform)
             return outputs
 
-        # One graph serves all batch sizes, as in exported models: a smaller last batch is not traced again.
-        @tf.function(input_signature=[[share] * self.replicas])
+        # One graph serves all batch sizes, as in exported models: a smaller last batch is not traced again. AutoGraph
+        # would rewrite every function of the network, which takes longer than tracing them.
+        @tf.function(input_signature=[[share] * self.replicas], autograph=False)
         def forward(shares: Sequence[tuple[tf.Tensor, Geometry]]) -> tuple[dict[str, tf.Tensor], ...]:
             if self.replicas == 1:
                 with tf.device(device):
@@ -156,7 +157,7 @@ class Predictor:
         self._forward = forward
 
         # This runs on the host, because it loops over detections of different sizes.
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def finish(outputs: dict[str, tf.Tensor], geometry: Geometry, threshold: tf.Tensor) -> Segments:
             with tf.device("CPU:0"):
                 return network.finish(outputs, geometry, threshold)

@@ -41,7 +41,7 @@ def computed(reference_network: Any, stored: dict[str, np.ndarray]) -> dict[str,
 
     network = reference_network
 
-    @tf.function
+    @tf.function(autograph=False)
     def forward(images: tf.Tensor, geometry: Any) -> dict[str, Any]:
         backbone = network.backbone(images, training=False)
         pyramid = network.decoder(backbone, training=False)

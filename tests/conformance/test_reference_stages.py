@@ -63,7 +63,8 @@ def test_proposals_match(
     model = coco_config.task.model
     anchors = anchor_boxes(model.anchor, (512, 512), model.min_level, model.max_level)
     step = tf.function(
-        lambda s, o: propose(s, o, anchors, tf.constant(SHAPES), model.roi_generator, phase == "training", suppression)
+        lambda s, o: propose(s, o, anchors, tf.constant(SHAPES), model.roi_generator, phase == "training", suppression),
+        autograph=False,
     )
     boxes, scores = step(*draws.rpn[offsets])
     np.testing.assert_allclose(scores, stored[f"proposals_{offsets}_{phase}_scores"], rtol=0, atol=1e-6)
@@ -76,7 +77,7 @@ def test_detections_match(suppression: Any, draws: Draws, stored: dict[str, np.n
 
     from panoptic_cli.models.panoptic_fpn.detection import detect
 
-    outputs = tf.function(detect)(
+    outputs = tf.function(detect, autograph=False)(
         tf.constant(draws.class_logits),
         tf.constant(draws.box_offsets.reshape(2, 1000, 91, 4)),
         tf.constant(stored["proposals_usual_inference"]),
@@ -95,8 +96,10 @@ def test_outputs_of_the_heads_match(draws: Draws, stored: dict[str, np.ndarray],
     import tensorflow as tf
 
     network = reference_network
-    logits, offsets = tf.function(lambda x: network.detection_head(x, training=False))(draws.box_crops)
-    masks = tf.function(lambda x, c: network.mask_head(x, c, training=False))(draws.mask_crops, draws.mask_classes)
+    logits, offsets = tf.function(lambda x: network.detection_head(x, training=False), autograph=False)(draws.box_crops)
+    masks = tf.function(lambda x, c: network.mask_head(x, c, training=False), autograph=False)(
+        draws.mask_crops, draws.mask_classes
+    )
     # The sums have up to 12,544 terms, so float32 rounding is about 1e-6 of values up to 5.
     np.testing.assert_allclose(logits, stored["class_logits"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(np.reshape(offsets, (2, 20, 364)), stored["box_offsets"], rtol=0, atol=2e-5)

@@ -39,7 +39,7 @@ def examples(shared: Path, coco_labels: Any) -> list[dict[str, Any]]:
     task = load_experiment(settings=settings).task
     targets, parser = PanopticFPNTargets(task, coco_labels), task.train_data.parser
 
-    @tf.function
+    @tf.function(autograph=False)
     def make(record: tf.Tensor) -> dict[str, Any]:
         picture = augment(
             parse_record(record, targets.preprocessing), tf.constant([0, 0], tf.int64), targets.preprocessing, parser

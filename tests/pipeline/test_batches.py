@@ -71,7 +71,7 @@ def example(record: bytes, parser: Parser = PLAIN, seed: int = 0) -> dict[str, A
         data = TASK.train_data.model_copy(update={"parser": parser})
         targets = PanopticFPNTargets(TASK.model_copy(update={"train_data": data}), LABELS)
 
-        @tf.function
+        @tf.function(autograph=False)
         def make(record: tf.Tensor, seed: tf.Tensor) -> dict[str, Any]:
             picture = augment(parse_record(record, PREPROCESSING), seed, PREPROCESSING, parser)
             return {"images": picture.image, "geometry": picture.resizing.geometry, **targets(picture)}

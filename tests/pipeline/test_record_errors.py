@@ -104,7 +104,7 @@ def make_example() -> Any:
 
     make = naming(make_targets)
     signature = [tf.TensorSpec([], dtype) for dtype in (tf.string, tf.int64, tf.string)]
-    return tf.function(make, input_signature=signature)
+    return tf.function(make, input_signature=signature, autograph=False)
 
 
 @pytest.mark.parametrize("name", DEFECTS)

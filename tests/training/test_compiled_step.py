@@ -57,7 +57,7 @@ def one_step(preset: str, records: Path, compiled: bool, brighter: float = 1.0) 
     kernel = model.network.rpn_head.classifier.kernel
     kernel.assign(kernel * 100.0)
     before = [v.numpy().copy() for v in model.network.variables]
-    step = tf.function(model.train_step, jit_compile=compiled)
+    step = tf.function(model.train_step, jit_compile=compiled, autograph=False)
     result = step({**batch, "images": batch["images"] * brighter}, tf.constant(0))
     logs = {name: float(value) for name, value in result.items()}
     changes = [v.numpy() - start for v, start in zip(model.network.variables, before, strict=True)]

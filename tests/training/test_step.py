@@ -73,7 +73,7 @@ def test_steps_in_each_precision(precision: str, shapes_records: Path, batch: An
     model.compile(optimizer=optimizer)
     optimizer.build(model.network.trainable_variables)
     before = [v.numpy() for v in model.network.trainable_variables]
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step, autograph=False)
     history = [{name: float(value) for name, value in step(batch, tf.constant(i)).items()} for i in range(6)]
     for losses in history:
         assert set(losses) >= {"total_loss", *PARTS}
@@ -90,7 +90,7 @@ def test_losses_add_up_and_are_finite_without_ground_truth(shapes_records: Path,
     model = training_model(config)
     variables = model.network.trainable_variables
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(data: Any) -> tuple[dict[str, tf.Tensor], list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
             losses = model.network.losses(data, tf.constant([1, 2]), tf.constant(0), "cpu")

@@ -169,7 +169,7 @@ def test_a_signal_while_tensorflow_traces_stays_what_it_is() -> None:
     def network() -> None:
         raise Stopped(signal.SIGTERM)
 
-    @tf.function
+    @tf.function(autograph=False)
     def traced() -> None:
         network()
 

@@ -44,7 +44,7 @@ batches = strategy.distribute_datasets_from_function(
 before = [v.numpy().copy() for v in model.network.variables]  # numpy() may be a view
 
 
-@tf.function
+@tf.function(autograph=False)
 def step(batch: Any, done: tf.Tensor) -> Any:
     return strategy.run(model.train_step, args=(batch, done))
 

@@ -52,14 +52,16 @@ def test_chunks_and_their_gradients_are_those_of_the_whole(rows: int, masked: bo
     def chunked(q: Any, k: Any, v: Any, opened: Any) -> Any:
         return attend(q, k, v, opened, chunk_bytes=4 * HEADS * TOKENS * rows)
 
-    found = tf.function(gradients)(chunked) if compiled else gradients(chunked)
+    found = tf.function(gradients, autograph=False)(chunked) if compiled else gradients(chunked)
     for ours, expected in zip(found, gradients(plain), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)  # float32, sums of 21 values around 1
 
 
 def test_scores_of_one_chunk_are_in_memory_at_once() -> None:
     q, k, v, _ = inputs()
-    function = tf.function(lambda q, k, v: attend(q, k, v, chunk_bytes=1)).get_concrete_function(q, k, v)
+    function = tf.function(lambda q, k, v: attend(q, k, v, chunk_bytes=1), autograph=False).get_concrete_function(
+        q, k, v
+    )
     products = [op for op in function.graph.get_operations() if op.type == "BatchMatMulV2"]
     assert len(products) == 2 * TOKENS
     scores, results = products[::2], products[1::2]

@@ -82,7 +82,7 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> list[tf.Tensor]:
 
 def run(network: Eomt, images: tf.Tensor, platform: Any = "cpu", **options: Any) -> dict[str, np.ndarray]:
     """Runs the network as a graph."""
-    function = tf.function(lambda x: network(x, GEOMETRY, platform=platform), **options)
+    function = tf.function(lambda x: network(x, GEOMETRY, platform=platform), **options, autograph=False)
     return {key: value.numpy() for key, value in function(images).items()}
 
 
@@ -207,7 +207,7 @@ def test_training_computes_gradients_of_every_variable(fields: dict[str, Any], t
     network = tiny(table, **fields)
     images = tf.random.stateless_normal([2, 64, 64, 3], SEED)
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradients(probabilities: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             found = network.predictions(images, probabilities, SEED)

@@ -152,7 +152,7 @@ def test_a_crop_without_a_segment_is_drawn_again() -> None:
     parser = Parser(aug_scale_min=3.0, aug_scale_max=3.1, aug_rand_hflip=True)
     parsed = parse_record(tf.constant(record(segments, [7])), targets.preprocessing)
 
-    @tf.function
+    @tf.function(autograph=False)
     def drawn(seed: tf.Tensor, again: bool) -> dict[str, tf.Tensor]:
         accepts = targets.accepts if again else None
         return targets(augment(parsed, tf.stack([0, seed]), targets.preprocessing, parser, accepts))

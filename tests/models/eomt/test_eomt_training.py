@@ -142,8 +142,8 @@ def test_a_step_is_the_same_under_xla(network: Eomt, golden: tuple[dict[str, Any
         points = [Points(p.matching, p.candidates[:, :places], p.uniform[:, :places]) for p in drawn]
         return training.training_losses(found, targets, points, seed, network.config, platform)
 
-    plain = tf.function(lambda: step("cpu", 5))()
-    compiled = tf.function(lambda: step("xla", 9), jit_compile=True)()
+    plain = tf.function(lambda: step("cpu", 5), autograph=False)()
+    compiled = tf.function(lambda: step("xla", 9), jit_compile=True, autograph=False)()
     for name, value in plain.items():
         np.testing.assert_allclose(compiled[name], value, rtol=1e-4, err_msg=name)  # float32, summed in another order
 
@@ -167,7 +167,7 @@ def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[
         "segment_classes": targets.classes,
     }
 
-    @tf.function
+    @tf.function(autograph=False)
     def gradients() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             total = network.losses(batch, tf.constant([3, 5]), tf.constant(0), "cpu")["total_loss"]
@@ -176,7 +176,7 @@ def test_recomputed_blocks_give_the_same_gradients(network: Eomt, golden: tuple[
     kept = gradients()
     network.recompute = True
     try:
-        again = tf.function(gradients.python_function)()
+        again = tf.function(gradients.python_function, autograph=False)()
     finally:
         network.recompute = False
     # Tokens go to a prediction, an attention and a sum. The gradients of the last two are added first if a block is

@@ -21,7 +21,7 @@ def test_only_the_highest_scores_of_a_class_are_considered(
     config = DetectionGenerator(pre_nms_top_k=top_k, max_num_detections=5)
 
     # The heads' reshape loses the number of proposals when the batch is dynamic.
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 2]), tf.TensorSpec([None, 3, 4])])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 2]), tf.TensorSpec([None, 3, 4])], autograph=False)
     def detections(logits: tf.Tensor, proposals: tf.Tensor) -> dict[str, tf.Tensor]:
         offsets = tf.zeros([tf.shape(logits)[0], 3, 2, 4])
         if suppression not in ("kernel", "matrix"):  # their batch is static

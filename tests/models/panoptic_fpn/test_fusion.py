@@ -16,8 +16,8 @@ from panoptic_cli.models.panoptic_fpn.fusion import fuse, place_things, semantic
 from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 
 CONFIG = PanopticSegmentationGenerator()
-_place = tf.function(place_things, reduce_retracing=True)
-_labels = tf.function(semantic_labels, reduce_retracing=True)
+_place = tf.function(place_things, reduce_retracing=True, autograph=False)
+_labels = tf.function(semantic_labels, reduce_retracing=True, autograph=False)
 
 
 def pasted(box: np.ndarray, mask: np.ndarray, height: int, width: int) -> np.ndarray:

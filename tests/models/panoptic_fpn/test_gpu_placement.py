@@ -89,7 +89,9 @@ def check_training(experiment: Experiment, network: PanopticFPN, size: int) -> N
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer, auto_scale_loss=False)
     spec = batch_spec(experiment, size, 2)
-    step = tf.function(model.train_step).get_concrete_function(spec, tf.TensorSpec([], tf.int32, "number"))
+    step = tf.function(model.train_step, autograph=False).get_concrete_function(
+        spec, tf.TensorSpec([], tf.int32, "number")
+    )
     placement = Placement(step.graph.as_graph_def(add_shapes=True), on_host=("number",))
     assert len(placement.types) > 20
     assert placement.without_kernel == []
@@ -97,7 +99,7 @@ def check_training(experiment: Experiment, network: PanopticFPN, size: int) -> N
 
 
 def check_inference(network: PanopticFPN, size: int) -> None:
-    @tf.function
+    @tf.function(autograph=False)
     def infer(images: tf.Tensor, geometry: object) -> dict[str, tf.Tensor]:
         return dict(network(images, geometry, platform="gpu"))
 
@@ -134,7 +136,7 @@ def test_a_step_traced_for_the_cpu_would_leave_it() -> None:
     experiment = experiment_of("panoptic_fpn_shapes", "float32", 64)
     network = models.create_network(experiment, TABLE)
 
-    @tf.function
+    @tf.function(autograph=False)
     def infer(images: tf.Tensor, geometry: object) -> dict[str, tf.Tensor]:
         return dict(network(images, geometry, platform="cpu"))
 
@@ -145,7 +147,7 @@ def test_a_step_traced_for_the_cpu_would_leave_it() -> None:
 
 
 def test_the_walk_follows_int32_to_the_host() -> None:
-    @tf.function
+    @tf.function(autograph=False)
     def function(x: tf.Tensor) -> tf.Tensor:
         index = tf.cast(x * 2.0, tf.int32) + 1
         return tf.gather(x, index) + tf.cast(tf.shape(x)[0], tf.float32)

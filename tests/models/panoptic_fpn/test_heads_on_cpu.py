@@ -47,7 +47,7 @@ def test_training_with_winograd_convolutions_equals_plain_training(make: Callabl
                 variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         crops = tf.constant(rng.standard_normal((2, 3, size, size, CHANNELS)), tf.float32)
 
-        @tf.function
+        @tf.function(autograph=False)
         def step(crops: tf.Tensor, run: Any = run, winograd: bool = winograd, head: Any = head) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(crops)

@@ -25,7 +25,7 @@ def test_groups_equal_the_whole(filters: int) -> None:
         norm.gamma.assign(np.linspace(0.5, 2, filters))
         norm.beta.assign(np.linspace(-1, 1, filters))
 
-        @tf.function
+        @tf.function(autograph=False)
         def step(in_groups: bool = in_groups, norm: BatchNormalization = norm) -> list[tf.Tensor]:
             sources = [x, kernel, bias, norm.gamma.value, norm.beta.value, class_kernel]
             with tf.GradientTape() as tape:

@@ -16,7 +16,7 @@ from panoptic_cli.models.panoptic_fpn.fusion import finish, fuse
 from panoptic_cli.models.panoptic_fpn.label_space import LabelSpace
 from panoptic_cli.models.panoptic_fpn.masks import mask_runs
 
-_runs = tf.function(mask_runs, reduce_retracing=True)
+_runs = tf.function(mask_runs, reduce_retracing=True, autograph=False)
 
 
 def runs(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -> list[np.ndarray]:

@@ -97,7 +97,7 @@ def test_graph_and_eager_execution_give_the_same_outputs(
     before = [w.numpy() for w in network.weights]
     # The batch size is unknown, as in an exported model.
     signature = [tf.TensorSpec([None, SIZE, SIZE, 3]), geometry_spec(None)]
-    graph = tf.function(lambda images, geometry: network(images, geometry), input_signature=signature)
+    graph = tf.function(lambda images, geometry: network(images, geometry), input_signature=signature, autograph=False)
     assert_same_detections(graph(*pictures), outputs)
     for a, b in zip(before, network.weights, strict=True):
         np.testing.assert_array_equal(a, b.numpy())  # inference changes no weights
@@ -144,7 +144,7 @@ def training_outputs(network: PanopticFPN, batch: dict[str, Any], platform: Plat
 
 
 def test_training_shapes_are_static(network: PanopticFPN) -> None:
-    @tf.function
+    @tf.function(autograph=False)
     def outputs(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         return training_outputs(network, batch, "cpu")
 
@@ -188,9 +188,9 @@ def test_compiled_training_gives_the_same_outputs(network: PanopticFPN, pictures
         gradients = tape.gradient(total, variables, unconnected_gradients="zero")
         return outputs, tf.linalg.global_norm(gradients)
 
-    plain, norm = tf.function(run)("cpu", batch)
+    plain, norm = tf.function(run, autograph=False)("cpu", batch)
     network.set_weights(weights)
-    compiled, compiled_norm = tf.function(run, jit_compile=True)("xla", batch)
+    compiled, compiled_norm = tf.function(run, jit_compile=True, autograph=False)("xla", batch)
     network.set_weights(weights)
     for name, value in plain.items():
         # Rounding may decide whether one ROI is drawn; the values of all others agree.
@@ -215,10 +215,10 @@ def test_heads_one_by_one_have_the_gradient_of_all_at_once(
         return losses, [tf.convert_to_tensor(g) for g in gradients]
 
     assert FORMS[platform].one_by_one
-    losses, gradients = tf.function(run)(batch)
+    losses, gradients = tf.function(run, autograph=False)(batch)
     network.set_weights(weights)
     monkeypatch.setitem(FORMS, platform, FORMS[platform]._replace(one_by_one=False))
-    all_losses, all_gradients = tf.function(run)(batch)
+    all_losses, all_gradients = tf.function(run, autograph=False)(batch)
     moved = network.get_weights()
     network.set_weights(weights)
     assert any(not np.array_equal(a, b) for a, b in zip(weights, moved, strict=True))  # the statistics

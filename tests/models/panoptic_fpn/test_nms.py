@@ -66,7 +66,7 @@ def test_compiled_suppression_of_sorted_boxes_keeps_the_same() -> None:
     boxes, scores = boxes[None, order], scores[None, order]
     scores = np.round(scores, 1)  # many equal ones
     plain = suppress_sorted(tf.constant(boxes), tf.constant(scores), 50, 0.5, 0.25)
-    static = tf.function(lambda b, s: suppress_sorted(b, s, 50, 0.5, 0.25, "padded"), jit_compile=True)
+    static = tf.function(lambda b, s: suppress_sorted(b, s, 50, 0.5, 0.25, "padded"), jit_compile=True, autograph=False)
     compiled = static(boxes, scores)
     expected = [i for i in greedy(boxes[0], scores[0], 0.5) if scores[0, i] > 0.25][:50]
     np.testing.assert_array_equal(plain[0][0, : len(expected)], boxes[0][expected])

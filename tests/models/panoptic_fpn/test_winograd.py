@@ -24,7 +24,7 @@ def test_rows_are_convolved_exactly(size: int) -> None:
 def test_crops_take_about_a_quarter_of_the_multiplications(size: int, multiplications: int) -> None:
     shapes: list[tuple[int, ...]] = []
 
-    @tf.function
+    @tf.function(autograph=False)
     def convolve(crops: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return conv3x3(crops, kernel)
 
