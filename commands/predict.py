@@ -144,7 +144,7 @@ def predict(
     """Segment pictures: write an overlay and a panoptic PNG of each, and one pred.json in COCO's format.
 
     With --image-info and --image-dir, it predicts all pictures that the JSON lists, draws nothing, and writes the zip
-    that COCO's panoptic evaluation server takes. After Ctrl-C, the same command goes on with the rest.
+    that COCO's panoptic evaluation server takes. After Ctrl-C or a kill, the same command goes on with the rest.
 
     Examples:
         panoptic predict photo.jpg --checkpoint panoptic_fpn_r50_3x

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from panoptic_cli.categories import CategoryTable
 from panoptic_cli.errors import DataError
@@ -23,6 +23,7 @@ from panoptic_cli.files import named_in_errors, read_json, remove, write_json
 from panoptic_cli.images import panoptic_png
 from panoptic_cli.locks import folder_lock
 from panoptic_cli.results.detection_entries import detection_entries
+from panoptic_cli.results.journal import Journal, read_journal
 from panoptic_cli.results.prediction import Prediction
 from panoptic_cli.results.segment_entries import segment_entries
 
@@ -30,6 +31,7 @@ TURNED = "exif_applied"  # of an annotation of pred.json: its picture was turned
 _END = "\n]\n"  # of detections.json
 _UNFINISHED = "unfinished"  # folder of an interrupted prediction, where a finished one is in its place
 _TASK = "unfinished.json"  # beside an interrupted prediction: what it predicts
+_JOURNAL = "journal.jsonl"  # beside a prediction that is written: its task and its pictures
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,22 @@ class WrittenPrediction:
     detections: list[dict[str, Any]]
 
 
+class _Written(NamedTuple):
+    """A picture that is written, as a line of the journal.
+
+    Attributes:
+        image: its entry in pred.json.
+        annotation: its annotation there.
+        end: length of detections.json after it, in bytes. Ctrl-C leaves no half of a picture.
+        png_bytes: size of its panoptic PNG.
+    """
+
+    image: dict[str, Any]
+    annotation: dict[str, Any]
+    end: int
+    png_bytes: int
+
+
 class PredictionWriter:
     """Writes `pred.json` with `pred/*.png`, and `detections.json`, into one folder.
 
@@ -57,7 +75,8 @@ class PredictionWriter:
         output_dir: the folder; it is created if missing, and older predictions in it are replaced.
         table: the categories, which pred.json lists too.
         folders: more folders of files that belong to the predictions, like pred; see `folder`.
-        task: describes what is predicted, as JSON. What `keep` left of the same task is continued.
+        task: describes what is predicted, as JSON. What `keep`, or a killed process, left of the same task is
+            continued.
 
     Attributes:
         done: file names of the pictures that are written, also by the process that is continued.
@@ -72,22 +91,22 @@ class PredictionWriter:
         self._table = table
         self._task = task
         self._names = ("pred", *folders, "detections.json", "pred.json")  # the JSON last: it names the others
-        self._separator = "\n"
-        # Image, annotation, and the length of detections.json after them: Ctrl-C leaves no half of a picture.
-        self._pictures: list[tuple[dict[str, Any], dict[str, Any], int]] = []
+        self._pictures: list[_Written] = []
         self._file_names: set[str] = set()
         self._image_ids: set[int | str] = set()
-        self._continued: Path | None = None  # the folder with what is continued
         self._partial = output_dir.with_name(f".{output_dir.name}.partial")
         self._lock = contextlib.ExitStack()
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
             lock = folder_lock(self._partial, "prediction", "give another --output", output_dir)
             self._lock.enter_context(lock)
-            self._clear()
-            self._take_back()
+            self._continued = self._kept_folder()
+            self._pictures = self._take_over() or self._take_back()
+            self._image_ids = {picture.image["id"] for picture in self._pictures}
+            self._file_names = {picture.annotation["file_name"] for picture in self._pictures}
             for name in self._names[:-2]:
                 (self._partial / name).mkdir(exist_ok=True)
+            self._journal = None if task is None else Journal(self._partial / _JOURNAL, task, self._pictures)
             # Written at once: with a hundred masks per picture, they would take too much memory.
             self._detections = (self._partial / "detections.json").open("a", encoding="utf-8")
         except OSError as error:
@@ -97,6 +116,7 @@ class PredictionWriter:
             ) from error
         if not self._detections.tell():
             self._detections.write("[")
+        self._separator = ",\n" if self._detections.tell() > 1 else "\n"
         self._open = True
 
     def __enter__(self) -> PredictionWriter:
@@ -122,12 +142,12 @@ class PredictionWriter:
     @property
     def done(self) -> list[str]:
         """File names of the pictures that are written, also by the process that is continued."""
-        return [image["file_name"] for image, _, _ in self._pictures]
+        return [picture.image["file_name"] for picture in self._pictures]
 
     @property
     def png_names(self) -> list[str]:
         """File names of the PNGs that are written, likewise."""
-        return [annotation["file_name"] for _, annotation, _ in self._pictures]
+        return [picture.annotation["file_name"] for picture in self._pictures]
 
     def folder(self, name: str) -> Path:
         """Returns where files of one of `folders` are to be written."""
@@ -170,7 +190,7 @@ class PredictionWriter:
         info = segment_entries(prediction.segment_map, prediction.segments)
         detections = detection_entries(image_id, prediction.detections, (height, width), min_score)
         with named_in_errors(self.output_dir):
-            (self._partial / "pred" / name).write_bytes(panoptic_png.encode_ids(prediction.segment_map))
+            png_bytes = (self._partial / "pred" / name).write_bytes(panoptic_png.encode_ids(prediction.segment_map))
             for entry in detections:
                 self._detections.write(self._separator + json.dumps(entry))
                 self._separator = ",\n"
@@ -178,7 +198,11 @@ class PredictionWriter:
         if is_turned:
             annotation[TURNED] = True
         image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
-        self._pictures.append((image, annotation, self._detections.tell()))
+        with named_in_errors(self.output_dir):
+            picture = _Written(image, annotation, self._detections.tell(), png_bytes)  # tell writes what is buffered
+            if self._journal is not None:
+                self._journal.append(picture)
+        self._pictures.append(picture)
         self._image_ids.add(image_id)
         self._file_names.add(name)
         return WrittenPrediction(name, info, detections)
@@ -221,40 +245,71 @@ class PredictionWriter:
         self.abort()
         return folder
 
-    def _take_back(self) -> None:
-        """Takes over what `keep` left of the same task, and leaves it in place: this process may be killed."""
+    def _kept_folder(self) -> Path | None:
+        """Returns the folder in which `keep` left files of the same task, None if there is none."""
         for folder in (self.output_dir, self.output_dir / _UNFINISHED):
             if self._task is None or not (folder / _TASK).is_file() or not (folder / "pred.json").is_file():
                 continue
-            if read_json(folder / _TASK, "task") != self._task:
-                continue
-            content = read_json(folder / "pred.json", "predictions")
-            for name in self._names[:-2]:
-                shutil.copytree(folder / name, self._partial / name, copy_function=_link)
-            shutil.copyfile(folder / "detections.json", self._partial / "detections.json")
-            self._continued = folder
-            with (self._partial / "detections.json").open("r+b") as stream:
-                end = stream.seek(-len(_END), os.SEEK_END)
-                stream.truncate()
-            self._separator = ",\n" if end > 1 else "\n"
-            images, annotations = content["images"], content["annotations"]
-            self._pictures = [(image, entry, end) for image, entry in zip(images, annotations, strict=True)]
-            self._image_ids = {image["id"] for image in images}
-            self._file_names = {entry["file_name"] for entry in annotations}
-            return
+            if read_json(folder / _TASK, "task") == self._task:
+                return folder
+        return None
+
+    def _take_over(self) -> list[_Written]:
+        """Returns the pictures that a killed process left here, of the same task; removes everything else."""
+        if (self._partial / "pred.json").exists():  # the last of the new files, so not all were in place
+            for folder in (self.output_dir, self.output_dir / _UNFINISHED):
+                if self._earlier(folder).is_dir():
+                    self._restore(folder)
+        detections = self._partial / "detections.json"
+        size = detections.stat().st_size if detections.is_file() else 0
+        found: list[_Written] = []
+        for picture in itertools.starmap(_Written, read_journal(self._partial / _JOURNAL, self._task)):
+            png = self._partial / "pred" / picture.annotation["file_name"]
+            # A file may be shorter than it was, if the whole machine ended.
+            if picture.end > size or not png.is_file() or png.stat().st_size != picture.png_bytes:
+                break
+            found.append(picture)
+        names = {picture.annotation["file_name"] for picture in found}
+        for path in self._partial.iterdir():
+            if not found or path.name not in self._names[:-1]:
+                remove(path)
+            elif path.is_dir():
+                for file in path.iterdir():
+                    if file.name not in names:
+                        remove(file)
+        if found:
+            os.truncate(detections, found[-1].end)
+        return found
+
+    def _take_back(self) -> list[_Written]:
+        """Returns the pictures that `keep` left, with copies of their files: this process may be killed."""
+        folder = self._continued
+        if folder is None:
+            return []
+        content = read_json(folder / "pred.json", "predictions")
+        for name in self._names[:-2]:
+            shutil.copytree(folder / name, self._partial / name, copy_function=_link)
+        shutil.copyfile(folder / "detections.json", self._partial / "detections.json")
+        with (self._partial / "detections.json").open("r+b") as stream:
+            end = stream.seek(-len(_END), os.SEEK_END)
+            stream.truncate()
+        return [
+            _Written(image, entry, end, (folder / "pred" / entry["file_name"]).stat().st_size)
+            for image, entry in zip(content["images"], content["annotations"], strict=True)
+        ]
 
     def _finish(self) -> None:
         """Writes the ends of the JSON files."""
         if self._detections.closed:
             return
         content = {
-            "images": [image for image, _, _ in self._pictures],
-            "annotations": [annotation for _, annotation, _ in self._pictures],
+            "images": [picture.image for picture in self._pictures],
+            "annotations": [picture.annotation for picture in self._pictures],
             "categories": self._table.to_list(),
         }
         with named_in_errors(self.output_dir):
             if self._pictures:
-                self._detections.truncate(self._pictures[-1][-1])
+                self._detections.truncate(self._pictures[-1].end)
             self._detections.write(_END)
             self._detections.flush()
             (self._partial / "pred.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
@@ -284,21 +339,14 @@ class PredictionWriter:
             remove(folder / aside.name)
             aside.rename(folder / aside.name)
 
-    def _clear(self) -> None:
-        """Removes what a killed process left, after it restored the earlier files that the process was replacing."""
-        if (self._partial / "pred.json").exists():  # the last of the new files, so not all were in place
-            for folder in (self.output_dir, self.output_dir / _UNFINISHED):
-                if self._earlier(folder).is_dir():
-                    self._restore(folder)
-        for path in self._partial.iterdir():
-            remove(path)
-
     def abort(self) -> None:
         """Discards everything that is not in place; does nothing after `close`."""
         if not self._open:
             return
         self._open = False
         self._detections.close()
+        if self._journal is not None:
+            self._journal.close()
         remove(self._partial)
         self._lock.close()
 

@@ -95,16 +95,66 @@ def test_the_same_call_goes_on(
     assert predict(album, tmp_path / "out").seen == 12  # it was finished, so this is a new prediction
 
 
-def test_what_is_kept_survives_a_kill_of_the_next_process(album: list[Path], tmp_path: Path) -> None:
+def nothing(partial: Path) -> None:
+    """Nothing more happens to the files."""
+
+
+def half_a_line(partial: Path) -> None:
+    with (partial / "journal.jsonl").open("ab") as stream:
+        stream.write(b'[{"id": 6, "file_name"')
+
+
+def a_png_lost_its_end(partial: Path) -> None:
+    os.truncate(partial / "pred" / "3.png", 20)
+
+
+def detections_lost_their_end(partial: Path) -> None:
+    path = partial / "detections.json"
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def finished(partial: Path) -> None:
+    (partial / "pred.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("accident", "lost"),
+    [(nothing, 0), (half_a_line, 0), (a_png_lost_its_end, 3), (detections_lost_their_end, 1), (finished, 0)],
+)
+def test_a_killed_prediction_goes_on(
+    album: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    accident: Callable[[Path], None],
+    lost: int,
+) -> None:
+    def killed(number: int) -> None:
+        if number == 6:
+            shutil.copytree(tmp_path / ".out.partial", tmp_path / "killed" / ".out.partial")
+
+    predict(album, tmp_path / "out", killed)
+    accident(tmp_path / "killed" / ".out.partial")
+    capsys.readouterr()
+    assert predict(album, tmp_path / "killed" / "out").seen == 7 + lost
+    assert f"Going on after {5 - lost} of 12 pictures" in capsys.readouterr().err
+    assert contents(tmp_path / "killed") == {f"out/{name}": data for name, data in contents(tmp_path / "out").items()}
+
+
+@pytest.mark.parametrize(("left", "seen"), [(("out",), 7), (("out", ".out.partial"), 4)])
+def test_what_is_kept_survives_a_kill_of_the_next_process(
+    album: list[Path], tmp_path: Path, left: tuple[str, ...], seen: int
+) -> None:
     def killed(number: int) -> None:
         if number == 4:
-            shutil.copytree(tmp_path / "out", tmp_path / "killed")
+            for name in left:
+                shutil.copytree(tmp_path / name, tmp_path / "killed" / name)
 
     with pytest.raises(KeyboardInterrupt):
         predict(album, tmp_path / "out", stop_at(6, KeyboardInterrupt()))
     predict(album, tmp_path / "out", killed)
-    assert predict(album, tmp_path / "killed").seen == 7
-    assert contents(tmp_path / "killed") == contents(tmp_path / "out")
+    assert predict(album, tmp_path / "killed" / "out").seen == seen
+    assert contents(tmp_path / "killed" / "out") == contents(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["out"]
 
 
 @pytest.mark.usefixtures("harmless_sigterm")
@@ -131,6 +181,14 @@ def test_another_call_does_not_go_on(album: list[Path], tmp_path: Path, other: d
         predict(album, tmp_path / "out", stop_at(5, KeyboardInterrupt()))
     assert predict(album, tmp_path / "out", **other).seen == 12
     assert not (tmp_path / "out" / "unfinished.json").exists()
+
+    def killed(number: int) -> None:
+        if number == 5:
+            shutil.copytree(tmp_path / ".out.partial", tmp_path / "killed" / ".out.partial")
+
+    predict(album, tmp_path / "out", killed)
+    assert predict(album, tmp_path / "killed" / "out", **other).seen == 12
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["out"]
 
 
 def test_earlier_results_are_replaced_only_by_finished_ones(album: list[Path], tmp_path: Path) -> None:
