@@ -167,18 +167,21 @@ def check_source(initial: Source) -> None:
 def _check_family(experiment: Experiment, initial: Source) -> None:
     """Checks that initial weights are not those of another network, as far as that is known before reading them."""
     run = None if initial.is_fetched else run_of(initial.text)
+    published, preset, theirs = initial.published, "", None
     if run is not None:
-        theirs = RunDirectory(run).read_config()
-    elif initial.published is not None and initial.published.experiment is not None:
-        theirs = config.load_experiment(initial.published.experiment)
-    else:
-        return
+        config_of_run = RunDirectory(run).read_config()
+        preset, theirs = f"--experiment {config_of_run.experiment}, ", config_of_run.task.model.type
+    elif published is not None and published.experiment is not None:
+        preset = f"--experiment {published.experiment}, "
+        theirs = config.load_experiment(published.experiment).task.model.type
+    elif published is not None:
+        theirs = published.backbone_of
     ours = experiment.task.model.type
-    if theirs.task.model.type != ours:
+    if theirs is not None and theirs != ours:
         raise RunError(
-            f"The initial weights {initial.text} are those of {theirs.task.model.type}, but experiment "
-            f"{experiment.experiment} trains {ours}.",
-            f"Use --experiment {theirs.experiment}, other initial weights, or --init-checkpoint none.",
+            f"The initial weights {initial.text} are those of {theirs}, but experiment {experiment.experiment} trains "
+            f"{ours}.",
+            f"Use {preset}other initial weights, or --init-checkpoint none.",
         )
 
 

@@ -52,6 +52,7 @@ class Published(_Entry):
         experiment: the preset; None for a backbone, which only initialises a training.
         schedule: the preset's schedule.
         categories: the category table; None for a backbone.
+        backbone_of: the model family that a backbone initialises; None for a model.
     """
 
     name: str
@@ -66,11 +67,12 @@ class Published(_Entry):
     experiment: str | None = None
     schedule: str | None = None
     categories: Literal["coco_panoptic"] | None = None
+    backbone_of: Literal["panoptic_fpn", "eomt"] | None = None
 
     @model_validator(mode="after")
     def _is_a_model_or_a_backbone(self) -> Published:
-        if (self.experiment is None) != (self.categories is None):
-            raise ValueError("a model has an experiment and categories, a backbone has neither")
+        if not (self.experiment is None) == (self.categories is None) == (self.backbone_of is not None):
+            raise ValueError("a model has an experiment and categories, a backbone has backbone_of instead")
         return self
 
     @property

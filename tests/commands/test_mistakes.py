@@ -194,6 +194,11 @@ MISTAKES = [
         1,
         ("panoptic_fpn_r50_3x are those of panoptic_fpn", "experiment eomt_shapes trains eomt", "none"),
     ),
+    Mistake(
+        _TRAIN + " --experiment eomt_shapes --init-checkpoint resnet50_imagenet",
+        1,
+        ("resnet50_imagenet are those of panoptic_fpn", "trains eomt", "Use other initial weights, or"),
+    ),
     # Missing and wrong files.
     Mistake("make-tfrecords --data-dir nowhere", 1, ("nowhere", "panoptic download")),
     Mistake("inspect nowhere", 1, ("nowhere",)),
