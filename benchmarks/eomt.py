@@ -143,7 +143,7 @@ if __name__ == "__main__":
     startup.own_process()
     part, name, kind = sys.argv[1:4]
     experiment = config.load_experiment(name, settings=[f"runtime.mixed_precision_dtype={kind}"])
-    startup.import_tensorflow(models.prefers_onednn(experiment))  # as in the commands
+    startup.import_tensorflow(models.prefers_onednn(experiment, training=part == "step"))  # as in the commands
     measured = (
         measure_network(name, kind)
         if part == "network"

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from benchmarks.common import coco_network, peak_memory_mb, platform, seconds
-from panoptic_cli import config, devices, startup
+from panoptic_cli import config, devices, models, startup
 from panoptic_cli.config import Experiment
-from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
-from panoptic_cli.pipeline.preprocessing import Geometry
-from panoptic_cli.training.schedules import build_optimizer
-from panoptic_cli.training.step import TrainingModel
+
+if TYPE_CHECKING:  # the process chooses TensorFlow's kernels before it imports it
+    import tensorflow as tf
 
 SIZE, BATCH, OBJECTS = 256, 2, 8
 
 
 def random_batch(experiment: Experiment) -> dict[str, Any]:
     """Makes a batch like the pipeline's, with random pictures and boxes, in the sizes of the configuration."""
+    import tensorflow as tf
+
+    from panoptic_cli.models.panoptic_fpn.anchors import anchor_boxes
+    from panoptic_cli.pipeline.preprocessing import Geometry
+
     generator = np.random.default_rng(0)
     model, parser = experiment.task.model, experiment.task.train_data.parser
     batch, side = experiment.task.train_data.global_batch_size, model.input_size[0]
@@ -61,6 +64,8 @@ def convolution_speed(precision: str, batch: int = 16, side: int = 64, repeats: 
 
     On a GPU, one alone would measure its start.
     """
+    import tensorflow as tf
+
     x = tf.cast(tf.random.stateless_normal([batch, side, side, 256], [0, 0]), precision)
     # The outputs of a convolution are the inputs of the next one, so they have to keep their size.
     kernel = tf.cast(tf.random.stateless_normal([3, 3, 256, 256], [0, 1]) / (9 * 256) ** 0.5, precision)
@@ -76,6 +81,8 @@ def convolution_speed(precision: str, batch: int = 16, side: int = 64, repeats: 
 
 def operations(function: Any, *arguments: Any) -> float:
     """Returns the floating-point operations of a traced function, counted by TensorFlow's profiler."""
+    import tensorflow as tf
+
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     graph = function.get_concrete_function(*arguments).graph
     counted = tf.compat.v1.profiler.profile(
@@ -86,8 +93,6 @@ def operations(function: Any, *arguments: Any) -> float:
 
 def main(precision: str) -> None:
     """Times the step in one precision, and prints the figures."""
-    startup.own_process()
-    startup.import_tensorflow()  # as in the commands, freed memory is kept
     experiment = config.load_experiment(
         settings=[
             f"task.model.input_size=[{SIZE},{SIZE},3]",
@@ -95,6 +100,13 @@ def main(precision: str) -> None:
             f"runtime.mixed_precision_dtype={precision}",
         ]
     )
+    startup.own_process()  # as in the commands, freed memory is kept
+    startup.import_tensorflow(models.prefers_onednn(experiment, training=True))
+    import tensorflow as tf
+
+    from panoptic_cli.training.schedules import build_optimizer
+    from panoptic_cli.training.step import TrainingModel
+
     devices.set_precision(experiment.runtime)
     target = platform()
     model = TrainingModel(coco_network(experiment), experiment, target)

@@ -123,13 +123,21 @@ print(os.environ.get("TF_ENABLE_ONEDNN_OPTS", "unset"))
     assert process.stdout == f"{used}\n"
 
 
-def test_eomt_prefers_onednn_in_float32() -> None:
-    def prefers(preset: str, precision: str) -> bool:
-        return models.prefers_onednn(load_experiment(preset, settings=[f"runtime.mixed_precision_dtype={precision}"]))
-
-    assert prefers("eomt_coco_small_640", "float32")
-    assert not prefers("eomt_coco_small_640", "bfloat16")
-    assert not prefers("panoptic_fpn_coco", "float32")
+@pytest.mark.parametrize(
+    ("preset", "precision", "inference", "training"),
+    [
+        ("eomt_coco_small_640", "float32", True, True),
+        ("eomt_coco_small_640", "bfloat16", False, False),
+        ("panoptic_fpn_coco", "float32", False, True),
+        ("panoptic_fpn_coco", "bfloat16", False, False),
+    ],
+)
+def test_onednn_is_for_eomt_and_training_in_float32(
+    preset: str, precision: str, inference: bool, training: bool
+) -> None:
+    experiment = load_experiment(preset, settings=[f"runtime.mixed_precision_dtype={precision}"])
+    assert models.prefers_onednn(experiment) == inference
+    assert models.prefers_onednn(experiment, training=True) == training
 
 
 def _installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:

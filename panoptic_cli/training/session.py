@@ -95,7 +95,7 @@ def prepare(
     """
     checked = inputs.check(experiment, model_dir, table)
     initial = None if checked.initial is None else checked.initial.fetch()
-    import_tensorflow(models.prefers_onednn(experiment))
+    import_tensorflow(models.prefers_onednn(experiment, training=True))
     import keras
 
     from panoptic_cli.training.failures import explained
