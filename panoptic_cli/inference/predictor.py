@@ -139,7 +139,7 @@ class Predictor:
             return outputs
 
         # One graph serves all batch sizes, as in exported models: a smaller last batch is not traced again. AutoGraph
-        # would rewrite every function of the network, which takes longer than tracing them.
+        # would rewrite every function of the network: as long again, for EoMT.
         @tf.function(input_signature=[[share] * self.replicas], autograph=False)
         def forward(shares: Sequence[tuple[tf.Tensor, Geometry]]) -> tuple[dict[str, tf.Tensor], ...]:
             if self.replicas == 1:

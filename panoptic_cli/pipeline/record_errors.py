@@ -82,7 +82,7 @@ def dropping(make: Callable[..., Any], dropped: Callable[[str, int], None]) -> C
 def _try(make: Callable[..., Any], arguments: tuple[tf.Tensor, ...]) -> Any:
     """Returns whether a function works, and its result, or zeros in its place."""
     one = tf.data.Dataset.from_tensors(arguments)
-    unconverted = tf.autograph.experimental.do_not_convert(make)  # AutoGraph takes longer than tracing does
+    unconverted = tf.autograph.experimental.do_not_convert(make)  # AutoGraph would rewrite all that it calls
     made = one.map(lambda *a: (True, unconverted(*a)))
     spec = made.element_spec
     nothing = one.map(lambda *_: tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), spec))

@@ -271,7 +271,8 @@ class PredictionWriter:
             found.append(picture)
         names = {picture.annotation["file_name"] for picture in found}
         for path in self._partial.iterdir():
-            if not found or path.name not in self._names[:-1]:
+            # The journal stays until the new one replaces it: this process may fail before.
+            if not found or path.name not in (*self._names[:-1], _JOURNAL):
                 remove(path)
             elif path.is_dir():
                 for file in path.iterdir():

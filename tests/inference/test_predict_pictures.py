@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from panoptic_cli.images.orientation import Exif
 from panoptic_cli.images.pictures import read_picture
 from panoptic_cli.inference import pictures as pictures_module
 from panoptic_cli.inference.pictures import PredictionSummary, predict_pictures
+from panoptic_cli.results import coco_files
 from panoptic_cli.results.coco_files import PredictionWriter
 from panoptic_cli.results.prediction import Prediction
 
@@ -138,6 +140,24 @@ def test_a_killed_prediction_goes_on(
     assert predict(album, tmp_path / "killed" / "out").seen == 7 + lost
     assert f"Going on after {5 - lost} of 12 pictures" in capsys.readouterr().err
     assert contents(tmp_path / "killed") == {f"out/{name}": data for name, data in contents(tmp_path / "out").items()}
+
+
+def test_a_full_disk_at_the_start_of_the_next_process_loses_nothing(
+    album: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(number: int) -> None:
+        if number == 6:
+            shutil.copytree(tmp_path / ".out.partial", tmp_path / "killed" / ".out.partial")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    predict(album, tmp_path / "out", killed)
+    monkeypatch.setattr(coco_files, "Journal", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        predict(album, tmp_path / "killed" / "out")
+    monkeypatch.undo()
+    assert predict(album, tmp_path / "killed" / "out").seen == 7
 
 
 @pytest.mark.parametrize(("left", "seen"), [(("out",), 7), (("out", ".out.partial"), 4)])

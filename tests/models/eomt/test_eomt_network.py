@@ -180,13 +180,13 @@ def test_half_precision_is_close_with_variables_of_either_kind(name: str, dtype:
         kernels = {str(v.dtype) for v in network.variables if v.path.endswith("kernel")}
         assert kernels == {"float32", dtype if policy == dtype else "float32"}  # the classes' is float32
     mixed, half = outputs
+    assert {value.dtype for found in outputs for value in found.values()} == {np.dtype(np.float32)}
+    for key, value in mixed.items():
+        np.testing.assert_array_equal(half[key], value)
     for kind in ("class", "mask"):
-        found = mixed[f"{kind}_logits"]
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(half[f"{kind}_logits"], found)
         # bfloat16 has 8 bits, so each of 4 blocks changes its tokens by some thousandths; float16 has 11.
         limit = {"bfloat16": 0.08, "float16": 0.01}[dtype]
-        error = found - figures.values[f"off_{kind}"]
+        error = mixed[f"{kind}_logits"] - figures.values[f"off_{kind}"]
         assert np.sqrt(np.mean(error**2)) < limit * np.std(figures.values[f"off_{kind}"])
 
 

@@ -37,7 +37,7 @@ def test_attention_without_casts_is_as_exact_as_the_type(graph: bool) -> None:
         q, k, v = (tf.cast(x, tf.bfloat16) for x in (q, k, v))
         return attend(q, k, v, casts=False)
 
-    found = (tf.function(half) if graph else half)(q, k, v)
+    found = (tf.function(half, autograph=False) if graph else half)(q, k, v)
     assert found.dtype == tf.bfloat16
     # bfloat16 has 8 bits; values are of the order of 1, and each is a mean with weights that are rounded, too.
     np.testing.assert_allclose(tf.cast(found, tf.float32), expected, rtol=0, atol=0.05)
@@ -49,7 +49,9 @@ def test_softmax_gets_bfloat16_where_onednn_computes_it(computes: bool, monkeypa
     monkeypatch.setattr(onednn, "computes", lambda dtype: computes)
     keras.config.set_dtype_policy("bfloat16")
     layer = Attention(Eomt(image_size=64, hidden_size=32, num_attention_heads=2))
-    graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec([1, 9, 32], tf.bfloat16)).graph
+    graph = (
+        tf.function(layer.__call__, autograph=False).get_concrete_function(tf.TensorSpec([1, 9, 32], tf.bfloat16)).graph
+    )
     found = {op.inputs[0].dtype for op in graph.get_operations() if op.type == "Softmax"}
     assert found == {tf.bfloat16 if computes else tf.float32}
 
@@ -63,7 +65,7 @@ def test_layer_normalisation_of_bfloat16_in_the_form_of_onednn(monkeypatch: pyte
     expected = layer(x)  # eager, which has the plain form
     assert expected.dtype == tf.float32
     monkeypatch.setattr(onednn, "computes", lambda dtype: True)
-    found = tf.function(lambda x: layer(x))(x)
+    found = tf.function(layer.__call__, autograph=False)(x)
     assert found.dtype == tf.bfloat16
     # Factors, offsets and results are rounded to 8 bits; the results are up to 4.
     np.testing.assert_allclose(tf.cast(found, tf.float32), expected, rtol=0, atol=0.04)

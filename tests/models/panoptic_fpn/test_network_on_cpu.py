@@ -51,6 +51,7 @@ def forms(network: PanopticFPN) -> dict[Platform, Callable[..., dict[str, tf.Ten
     return {"cpu": graph("cpu"), "gpu": graph("gpu")}
 
 
+# The background's logit is raised until there are few detections, and none.
 @pytest.mark.parametrize(("background", "fewest", "most"), [(-9, 12, 12), (7, 1, 11), (30, 0, 0)])
 def test_the_forms_for_cpu_and_gpu_give_the_same_outputs(
     network: PanopticFPN, forms: dict[Platform, Callable[..., Any]], background: float, fewest: int, most: int
