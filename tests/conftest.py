@@ -29,6 +29,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# What XLA compiles is tested, not what LLVM makes of it, which takes a third of the time of these tests.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Modules whose slow tests take minutes, the longest first: they begin first, so that two processes end together.
 LONGEST = (

