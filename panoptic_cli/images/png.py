@@ -22,7 +22,7 @@ _LEVEL = 1
 def grey_png(rows: np.ndarray, width: int, bits: int, above: int = 0, below: int = 0) -> bytes:
     """Encodes a greyscale PNG from rows that begin with their filter type.
 
-    Label pictures are runs of equal bytes, and zlib-ng's deflate for runs takes a quarter of zlib's time on them. Rows
+    It is for rows with runs of equal bytes, on which zlib-ng's deflate for runs takes a quarter of zlib's time. Rows
     of zeros above and below are joined from pieces that were compressed before, so a small mask in a large picture
     costs little.
 
