@@ -25,7 +25,7 @@ from panoptic_cli.files import read_json, remove, remove_left, write_json
 from panoptic_cli.records.plans import ConversionPlan
 from panoptic_cli.records.regrouping import Regrouping
 
-SCHEMA_VERSION = 3  # increase it if the same input gives other records
+SCHEMA_VERSION = 3  # increase it if the same input gives other pixels or numbers; how they are compressed is free
 COUNTS = ("pictures", "objects", "crowds", "segments")
 
 

@@ -32,7 +32,7 @@ def test_decoding_inverts_encoding(shape: tuple[int, int], high: int, seed: int)
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_regions_take_little_space_with_8_and_16_bits(offset: int) -> None:
     y, x = np.mgrid[:400, :600]
-    labels = (x + y // 3) // 97 + 8 * (y // 130) + offset  # 400 slanted edges and a few level ones
+    labels = (x + y // 3) // 97 + 8 * (y // 130) + offset  # regions with slanted and level edges
     size = len(masks.encode_png(labels))
     assert size < 10_000  # a row has about 7 edges; 240 KB of pixels, 480 KB with 16 bits
 

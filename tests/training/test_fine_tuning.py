@@ -15,7 +15,7 @@ from panoptic_cli.config import Experiment, load_experiment
 RENAMED = {"square": "block", "grass": "meadow"}
 KEPT = ("circle", "triangle", "sky", "water")
 STAR = {"id": 40, "name": "star", "isthing": 1, "color": [9, 9, 9], "supercategory": "shape"}
-STEPS = 120  # the preset has 300; these give three quarters of its quality in two fifths of the time
+STEPS = 120  # the preset has 300; PQ of the kept categories is 78 instead of 86 then
 pytestmark = pytest.mark.slow
 
 
@@ -105,8 +105,8 @@ def test_kept_categories_start_near_where_they_were(tmp_path: Path, capsys: pyte
     with capsys.disabled():
         for name, figures in report.items():
             print(f"\n{name}: " + ", ".join(f"{k} {v:.1f}" for k, v in sorted(figures.items())), end="")
-    # Measured with 60 pictures: 85.6 before, 81.4 with the initial weights (pixels of the renamed kinds of stuff are
-    # taken for the others), 85.4 fine-tuned, 26.4 from scratch.
+    # Measured: 78.1 before, 73.6 with the initial weights (pixels of the renamed kinds of stuff are taken for the
+    # others), 79.8 fine-tuned, 2.0 from scratch.
     assert mean(start, KEPT) > 0.85 * mean(before, KEPT)
     assert mean(tuned, KEPT) > 0.9 * mean(before, KEPT)
     assert mean(plain, KEPT) < 0.5 * mean(before, KEPT)
