@@ -15,6 +15,7 @@ from panoptic_cli.config import Experiment, load_experiment
 RENAMED = {"square": "block", "grass": "meadow"}
 KEPT = ("circle", "triangle", "sky", "water")
 STAR = {"id": 40, "name": "star", "isthing": 1, "color": [9, 9, 9], "supercategory": "shape"}
+TUNING_STEPS = 30
 STEPS = 120  # the preset has 300; PQ of the kept categories is 78 instead of 86 then
 pytestmark = pytest.mark.slow
 
@@ -90,14 +91,14 @@ def test_kept_categories_start_near_where_they_were(tmp_path: Path, capsys: pyte
     capsys.readouterr()
 
     others = make_records(with_other_categories(tmp_path / "old", tmp_path / "new"))
-    second = configure(others, STEPS // 10, **{"task.init_checkpoint": str(tmp_path / "run")})
+    second = configure(others, TUNING_STEPS, **{"task.init_checkpoint": str(tmp_path / "run")})
     new_table = load_categories(second)
     start = quality(second, new_table, "initial", initial=True)
     trainer.train(second, tmp_path / "tuned", new_table)
     told = " ".join(capsys.readouterr().err.split())
     assert "8 in part (rows of 4 of 7 categories: circle, triangle, sky, water), 0 not at all" in told
     tuned = quality(second, new_table, str(tmp_path / "tuned"))
-    scratch = configure(others, STEPS // 10)
+    scratch = configure(others, TUNING_STEPS)
     trainer.train(scratch, tmp_path / "scratch", new_table)
     plain = quality(scratch, new_table, str(tmp_path / "scratch"))
 
@@ -106,7 +107,7 @@ def test_kept_categories_start_near_where_they_were(tmp_path: Path, capsys: pyte
         for name, figures in report.items():
             print(f"\n{name}: " + ", ".join(f"{k} {v:.1f}" for k, v in sorted(figures.items())), end="")
     # Measured: 78.1 before, 73.6 with the initial weights (pixels of the renamed kinds of stuff are taken for the
-    # others), 79.8 fine-tuned, 2.0 from scratch.
+    # others), 79.9 fine-tuned, 25.9 from scratch.
     assert mean(start, KEPT) > 0.85 * mean(before, KEPT)
     assert mean(tuned, KEPT) > 0.9 * mean(before, KEPT)
     assert mean(plain, KEPT) < 0.5 * mean(before, KEPT)
